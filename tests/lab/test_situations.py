@@ -1,0 +1,72 @@
+"""Situations that machines get into: each is named, or fixed by the agent, and what is printed ends it.
+
+All of them are `scripts/situations`; here is one of each kind that is quick.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.lab.cluster import STATE
+from tests.support.lab.machines import Lab
+from tests.support.lab.situation_cluster import SituationCluster, list_commands
+from tests.support.lab.situations import DETOURS, OWN_ROUTES, SITUATIONS
+
+pytestmark = pytest.mark.lab
+
+SILENT_S = 10
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Lab() as lab:
+        yield SituationCluster(lab, silent_s=SILENT_S)
+
+
+def find(name: str):
+    (found,) = (each for each in SITUATIONS if each.name == name)
+    return found
+
+
+def test_a_policy_of_ipsec_that_takes_the_mesh_is_named_and_what_is_printed_ends_it(cluster):
+    """Nothing else tells: WireGuard's own packets go on, and the kernel's routes are right."""
+    outcome = cluster.try_situation(find("IPsec takes 10.0.0.0/8"))
+    assert (outcome.how, outcome.exit_code, outcome.ends) == ("named", 1, "yes")
+    (finding,) = (each for each in outcome.findings if each["code"] == "foreign-drop")
+    assert finding["cure"].startswith(
+        "ip xfrm policy add src 10.77.0.0/20 dst 10.77.0.0/20 dir out priority 99"
+    )
+
+
+def test_stopped_workers_are_named_on_their_machine(cluster):
+    outcome = cluster.try_situation(find("workers stopped by Ctrl-Z"))
+    assert (outcome.how, outcome.exit_code, outcome.ends) == ("named", 1, "yes")
+
+
+@pytest.mark.parametrize(
+    ("cure", "typed"),
+    [
+        ("qmesh apply", ("qmesh apply",)),
+        ("run `ip link delete wg9`, then `qmesh apply`; see `man ip`", ("ip link delete wg9", "qmesh apply")),
+        ("kill -CONT 7", ("kill -CONT 7",)),
+        ("`qmesh restore FILE`, or look at it", ()),
+        ("it's", ()),
+        ("", ()),
+    ],
+)
+def test_what_is_typed_of_a_cure_are_its_commands(cure, typed):
+    assert list_commands(cure) == typed
+
+
+def test_situations_have_names_of_their_own():
+    names = [each.name for each in SITUATIONS]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("situation", [*OWN_ROUTES, *DETOURS], ids=lambda each: each.name)
+def test_what_is_the_tunnels_own_is_fixed_and_the_rest_is_named_with_the_command(cluster, situation):
+    outcome = cluster.try_situation(situation)
+    assert outcome.is_right, outcome
+    if situation.code and situation.on == "control":
+        assert "do not go into the tunnel" in cluster.machines["control"].read(f"{STATE}/agent.log")

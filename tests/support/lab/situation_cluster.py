@@ -1,0 +1,234 @@
+"""Situations that machines get into: how one is made on a lab mesh, how it is named or fixed, what ends it.
+
+The list of them is `situations.py`; `scripts/situations` tries them all, tests take some.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shlex
+import textwrap
+import time
+from collections.abc import Iterable
+from typing import Any, Final, Literal, TypeAlias
+
+from tests.support.lab.cluster import (
+    SERVICE,
+    STATE,
+    dial,
+    make_cluster,
+    start_workers,
+    stop_agent,
+)
+from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import comes_true, wait_until
+
+Where: TypeAlias = Literal["member", "control"]
+Finding: TypeAlias = dict[str, str]
+
+SILENT_S: Final = 180
+"""Seconds without a packet after which the product calls a link silent."""
+COMMANDS: Final = frozenset(
+    {
+        "chattr",
+        "chmod",
+        "ip",
+        "iptables",
+        "kill",
+        "mount",
+        "nft",
+        "qmesh",
+        "sed",
+        "sysctl",
+        "systemctl",
+        "wg",
+        "tc",
+        "umount",
+    }
+)
+"""Programs with which a command of a printed cure begins."""
+AGENT: Final = textwrap.dedent(f"""
+    import sys
+    from pathlib import Path
+    from qmesh.agent.daemon import main, observe
+    from qmesh.mesh.links import activity
+    silent_s = float(sys.argv[1])
+    activity.SILENT_S, activity.QUIET_S = silent_s, min(silent_s * 0.8, 45.0)
+    observe.AUDIT_S, main.LOOK_S = 0.5, 1.0
+    main.run_agent(Path("{STATE}"))
+""")
+"""An agent for which a link is silent after so many seconds as it is told: all else is the product's."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What happens to a machine `on` which it happens, by a shell script.
+
+    part: of the issue's ten. harm: what the mesh can't do then. code: of the finding that has to name it;
+    empty where the agent has to fix it. asked: whose `check` names it. undo: a script for after the fix.
+    by_hand: what a person does who reads the cure, where it is no command. takes_silence: whether it is
+    only known once a link is silent.
+    """
+
+    part: int
+    name: str
+    harm: str
+    spoil: str
+    code: str = ""
+    on: Where = "member"
+    asked: Where | None = None
+    undo: str = "true"
+    by_hand: str = ""
+    takes_silence: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a situation. exit_code: of `check`; how: by whom it was noticed; ends: of the cure."""
+
+    situation: Situation
+    how: Literal["named", "fixed", "silent"]
+    exit_code: int
+    noticed_s: float
+    ends: Literal["yes", "by hand", "no", ""]
+    ended_s: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it was noticed, and ended by what was printed."""
+        return self.how != "silent" and self.ends != "no"
+
+
+class SituationCluster:
+    """A control node with 3 workers and a member with 4, all of which run, and agents."""
+
+    def __init__(self, lab: Lab, *, silent_s: int = SILENT_S) -> None:
+        self.silent_s = silent_s
+        self.is_sound = True
+        """Whether the next situation can be tried on these machines."""
+        control, member = make_cluster(lab)
+        self.machines: dict[Where, Machine] = {"control": control, "member": member}
+        if silent_s != SILENT_S:
+            for machine in self.machines.values():
+                stop_agent(machine)
+                machine.start(["python", "-c", AGENT, str(silent_s)])
+        start_workers(control, "1..3")
+        start_workers(member, "4..7")
+        wait_until(self.is_whole, 60, every_s=0.5)
+        self.whole = {where: _describe_state(machine) for where, machine in self.machines.items()}
+
+    def is_whole(self) -> bool:
+        """Whether everything works and `check` finds nothing on either machine."""
+        return self.works() and not any(look(each)[1] for each in self.machines.values())
+
+    def works(self) -> bool:
+        """Whether the control process reaches every worker, and the member the membership service."""
+        return None not in dial(self.machines["control"]) and _is_served(self.machines["member"])
+
+    def try_situation(self, situation: Situation) -> Outcome:
+        """Make it, see how it is noticed, do as is printed, and see whether it is over."""
+        machine = self.machines[situation.on]
+        asked = self.machines[situation.asked or situation.on]
+        self.whole[situation.on] = _describe_state(machine)
+        began = time.monotonic()
+        machine.run(["sh", "-c", situation.spoil], timeout=60)
+        noticed_s, exit_code, findings = self._notice(situation, machine, asked, began)
+        if noticed_s is None:
+            self._restore(situation)
+            return Outcome(situation, "silent", exit_code, 0.0, "", 0.0, tuple(findings))
+        if not situation.code:
+            is_back = self._restore(situation)
+            return Outcome(situation, "fixed", exit_code, noticed_s, "" if is_back else "no", 0.0, ())
+        began = time.monotonic()
+        named = [each for each in findings if each["code"] == situation.code]
+        self._type_cures(asked, named)
+        if situation.by_hand:
+            machine.run(["sh", "-c", situation.by_hand], check=False, timeout=60)
+        is_over = comes_true(lambda: self._is_over(situation, asked), 30 + self.silent_s / 4, every_s=0.5)
+        ended_s = time.monotonic() - began
+        ends: Literal["yes", "by hand", "no"] = "no"
+        if is_over:
+            ends = "by hand" if situation.by_hand else "yes"
+        self._restore(situation)
+        return Outcome(situation, "named", exit_code, noticed_s, ends, ended_s, tuple(findings))
+
+    def _notice(
+        self, situation: Situation, machine: Machine, asked: Machine, began: float
+    ) -> tuple[float | None, int, list[Finding]]:
+        within_s = 30 + (self.silent_s + 30 if situation.takes_silence else 0)
+        seen: list[Any] = [0, []]
+
+        def is_noticed() -> bool:
+            if not situation.code:
+                return _describe_state(machine) == self.whole[situation.on] and self.works()
+            seen[:] = look(asked)
+            return any(each["code"] == situation.code for each in seen[1])
+
+        is_in_time = comes_true(is_noticed, within_s, every_s=0.1)
+        if not is_in_time and not situation.code:
+            seen[:] = look(asked)
+        return time.monotonic() - began if is_in_time else None, seen[0], seen[1]
+
+    def _type_cures(self, asked: Machine, findings: Iterable[Finding]) -> None:
+        """Type what can be typed of the cures: on the machine that was asked, or that a cure names first."""
+        machines = {machine.name: machine for machine in self.machines.values()}
+        machines["control"] = self.machines["control"]
+        for cure in dict.fromkeys(each["cure"] for each in findings):
+            found = re.match(r"on (\S+): ", cure)
+            machine = machines[found[1]] if found else asked
+            for command in list_commands(cure):
+                machine.run(["sh", "-c", command], check=False, timeout=90)
+
+    def _is_over(self, situation: Situation, asked: Machine) -> bool:
+        return situation.code not in {each["code"] for each in look(asked)[1]} and self.works()
+
+    def _restore(self, situation: Situation) -> bool:
+        """Undo the rest, and wait until all is as before."""
+        self.machines[situation.on].run(["sh", "-c", situation.undo], check=False, timeout=60)
+        is_whole = comes_true(self.is_whole, 60, every_s=0.5)
+        self.is_sound = is_whole and situation.code != "agent-missing"  # another agent has another patience
+        return is_whole
+
+
+def look(machine: Machine) -> tuple[int, list[Finding]]:
+    """`check`'s exit code and findings, but for what is no more than told."""
+    done = machine.run(["qmesh", "check", "--json"], check=False, timeout=90)
+    assert done.returncode in {0, 1}, done.stderr
+    found = json.loads(done.stdout)["findings"]
+    return done.returncode, [each for each in found if each["severity"] != "info"]
+
+
+def list_commands(cure: str) -> tuple[str, ...]:
+    """What can be typed of a cure: all of it, or what stands in backticks and has no name to be filled in."""
+    if is_command(cure):
+        return (cure,)
+    quoted = (each for each in re.findall(r"`([^`]+)`", cure) if is_command(each))
+    return tuple(each for each in quoted if not re.search(r"\b[A-Z]{4,}\b", each.replace("CONT", "")))
+
+
+def is_command(text: str) -> bool:
+    """Whether a text begins with a program that cures name."""
+    try:
+        return shlex.split(text)[0] in COMMANDS
+    except (ValueError, IndexError):
+        return False
+
+
+def _is_served(machine: Machine) -> bool:
+    call = f"import socket; socket.create_connection(('10.77.0.1', {SERVICE}), 2)"
+    return machine.run(["python", "-c", call], check=False).returncode == 0
+
+
+def _describe_state(machine: Machine) -> str:
+    """What the agent keeps: tunnel, addresses, routes, guard, reserved ports."""
+    script = (
+        "wg showconf qmesh0; (ip -o link show qmesh0; ip -o address show qmesh0) | sed 's/^[0-9]*//';"
+        " ip route show table all dev qmesh0 | grep -v cast | sort;"
+        " nft -s list table inet qmesh | sed '/set askers/,/^\\t}$/d';"
+        " nft list tables inet | grep qmesh;"
+        f" cat {STATE}/guard.nft /proc/sys/net/ipv4/ip_local_reserved_ports"
+    )
+    return machine.run(["sh", "-c", script], check=False).stdout

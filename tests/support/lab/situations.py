@@ -1,0 +1,406 @@
+"""Situations that public reports tell of, as data: `situation_cluster.py` says what each field is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.support.lab.cluster import CONFIG, STATE
+from tests.support.lab.machines import TOOLS
+from tests.support.lab.situation_cluster import Situation, Where
+
+NO_WORKER: Final = "the control process reaches no worker of the machine"
+NO_MEMBER: Final = "nothing passes between the two machines"
+NO_CONTROL: Final = "the member's answers and questions reach no control node"
+NO_NEWS: Final = "the member learns of no change"
+OPEN: Final = "strangers reach workers"
+NO_WORK: Final = "these workers get no work"
+FILE: Final = f"{CONFIG}/config.yml"
+TABLE_52: Final = "ip rule add lookup 52 priority 5270"
+VPN: Final = "ip route add default dev eth0 table 7; ip rule add not fwmark 51820 lookup 7 priority 90"
+NO_VPN: Final = "ip rule delete priority 90; ip rule delete priority 89; ip route flush table 7"
+
+
+def _route(name: str, spoil: str, undo: str = "true", **more: str) -> Situation:
+    """Of the tunnel's own routes, which the agent fixes."""
+    return Situation(part=1, name=name, harm=NO_WORKER, spoil=spoil, undo=undo, **{"on": "control", **more})  # type: ignore[arg-type]
+
+
+def _detour(name: str, spoil: str, undo: str, **more: str) -> Situation:
+    """Of routes and rules of others, which are named."""
+    facts = {"on": "control", "code": "route-collision", **more}
+    return Situation(part=1, name=name, harm=NO_WORKER, spoil=spoil, undo=undo, **facts)  # type: ignore[arg-type]
+
+
+OWN_ROUTES: Final = (
+    _route("tunnel's route deleted, control node", "ip route delete 10.77.0.0/20 dev qmesh0"),
+    _route("tunnel's route deleted, member", "ip route delete 10.77.0.0/20 dev qmesh0", on="member"),
+    _route(
+        "tunnel's route replaced by a black hole",
+        "ip route replace blackhole 10.77.0.0/20",
+        "ip route flush type blackhole",
+    ),
+    _route(
+        "tunnel's route replaced by a LAN's",
+        "ip route replace 10.77.0.0/20 dev eth0",
+        "ip route delete 10.77.0.0/20 dev eth0",
+    ),
+    _route(
+        "tunnel's route with another source", "ip route replace 10.77.0.0/20 dev qmesh0 src 192.168.0.200"
+    ),
+    _route(
+        "all routes of the interface flushed",
+        "ip route flush dev qmesh0; ip route flush table local dev qmesh0",
+    ),
+    _route("a default route by the interface", "ip route replace default dev qmesh0", on="member"),
+)
+DETOURS: Final = (
+    _detour(
+        "a VPN's table 52, a wider network",
+        f"ip route add 10.64.0.0/10 dev eth0 table 52; {TABLE_52}",
+        "ip rule delete priority 5270; ip rule delete priority 5269; ip route flush table 52",
+    ),
+    _detour("a full VPN before the main table", VPN, NO_VPN),
+    _detour("a full VPN on a member", VPN, NO_VPN, on="member"),
+    _detour(
+        "a rule for the tunnel's address as source",
+        "ip route add blackhole default table 7; ip rule add from 10.77.0.2 lookup 7 priority 90",
+        NO_VPN,
+        on="member",
+    ),
+    _detour(
+        "a rule that prohibits",
+        "ip rule add to 10.0.0.0/8 prohibit priority 90",
+        "ip rule delete priority 90; ip rule delete priority 89",
+    ),
+    _detour("no rule for the main table", "ip rule delete priority 32766", "true"),
+    _detour(
+        "suppress_prefixlength 24 for the main table",
+        "ip rule delete priority 32766; ip rule add lookup main suppress_prefixlength 24 priority 32766",
+        "ip rule flush; ip rule add lookup main priority 32766; ip rule add lookup default priority 32767",
+    ),
+    _detour("a member's address as a host route", "ip route add 10.77.0.2 dev eth0", "true"),
+    _detour("a nearer network by a router", "ip route add 10.77.0.0/29 via 192.168.0.201", "true"),
+    _detour("a black hole for a member", "ip route add blackhole 10.77.0.2", "true"),
+    _detour("an unreachable network", "ip route add unreachable 10.77.0.0/28", "true", on="member"),
+    _detour("a member's address on another interface", "ip address add 10.77.0.2/32 dev eth0", "true"),
+    _detour("a LAN of a part of the network", "ip address add 10.77.0.5/28 dev eth0", "true", on="member"),
+)
+PEER: Final = "$(wg show qmesh0 peers)"
+
+
+def _tunnel(name: str, harm: str, spoil: str, undo: str = "true", **more: str) -> Situation:
+    """Of the tunnel and its peers, which the agent fixes."""
+    return Situation(part=10, name=name, harm=harm, spoil=spoil, undo=undo, **more)  # type: ignore[arg-type]
+
+
+FIXED: Final = (
+    _tunnel("tunnel interface deleted", NO_MEMBER, "ip link delete qmesh0"),
+    _tunnel("tunnel interface down", NO_MEMBER, "ip link set qmesh0 down"),
+    _tunnel("tunnel's process killed", NO_MEMBER, "pkill -KILL wireguard-go"),
+    _tunnel("tunnel's address flushed", NO_MEMBER, "ip address flush dev qmesh0"),
+    _tunnel("a second address on the tunnel", "nothing yet", "ip address add 10.77.3.3/20 dev qmesh0"),
+    _tunnel("another MTU", "nothing yet", "ip link set qmesh0 mtu 1300"),
+    _tunnel("peer removed by wg", NO_MEMBER, f"wg set qmesh0 peer {PEER} remove"),
+    _tunnel(
+        "allowed IPs widened by wg", "nothing yet", f"wg set qmesh0 peer {PEER} allowed-ips 10.77.0.0/20"
+    ),
+    _tunnel("allowed IPs emptied by wg", NO_MEMBER, f"wg set qmesh0 peer {PEER} allowed-ips ''"),
+    _tunnel(
+        "preshared key changed by wg",
+        NO_MEMBER,
+        f"wg genpsk | wg set qmesh0 peer {PEER} preshared-key /dev/stdin",
+    ),
+    _tunnel("private key changed by wg", NO_MEMBER, "wg genkey | wg set qmesh0 private-key /dev/stdin"),
+    _tunnel("listen port changed by wg", "nothing yet", "wg set qmesh0 listen-port 50505"),
+    _tunnel(
+        "an unknown peer added by wg",
+        "a stranger is let in",
+        "wg set qmesh0 peer $(wg genkey | wg pubkey) allowed-ips 10.77.0.9/32",
+    ),
+    _tunnel("guard deleted", OPEN, "nft delete table inet qmesh"),
+    _tunnel("all rules flushed", OPEN, "nft flush ruleset"),
+    _tunnel("a rule inserted into the guard", OPEN, "nft insert rule inet qmesh arrived_at accept"),
+    _tunnel("guard's file of the next boot deleted", OPEN, f"rm {STATE}/guard.nft"),
+    _tunnel("guard's holder killed", "nothing yet", "pkill -KILL -f '[q]mesh hold'"),
+    _tunnel(
+        "reserved ports emptied", "a worker may not start", "sysctl -qw net.ipv4.ip_local_reserved_ports="
+    ),
+)
+
+
+def _rule(
+    name: str, rule: str, *, hook: str = "input", harm: str = NO_MEMBER, part: int = 4, **more: str
+) -> Situation:
+    """A foreign rule in a table of its own."""
+    script = (
+        f"nft add table inet others; nft add chain inet others c '{{ type filter hook {hook}; }}';"
+        f" nft add rule inet others c {rule}"
+    )
+    facts = {"code": "foreign-drop", "undo": "nft delete table inet others", **more}
+    return Situation(part=part, name=name, harm=harm, spoil=script, **facts)  # type: ignore[arg-type]
+
+
+FOREIGN_RULES: Final = (
+    _rule("a rule drops WireGuard's port", "udp dport 51820 drop", hook="input priority 0"),
+    _rule("the same on the control node", "udp dport 51820 drop", hook="input priority 0", on="control"),
+    _rule("a rule drops what leaves for 51820", "udp dport 51820 drop", hook="output priority 0"),
+    _rule(
+        "a rule drops the control node's calls",
+        "iifname qmesh0 tcp dport 40000-50000 drop",
+        hook="input priority 0",
+        harm=NO_WORKER,
+    ),
+    _rule(
+        "private networks are dropped", "ip saddr 10.0.0.0/8 drop", hook="input priority -300", harm=NO_WORKER
+    ),
+    _rule("connections are not tracked", "notrack", hook="prerouting priority -300", harm=NO_WORKER),
+    _rule(
+        "packets with SYN and no options of a scan",
+        "tcp flags syn / fin,syn,rst,ack drop",
+        hook="input priority 0",
+        harm=NO_WORKER,
+    ),
+    Situation(
+        part=4,
+        name="fail2ban banned the control node",
+        harm=NO_MEMBER,
+        spoil="nft add table inet f2b; nft add set inet f2b banned '{ type ipv4_addr; }';"
+        " nft add chain inet f2b c '{ type filter hook input priority -1; }';"
+        " nft add rule inet f2b c ip saddr @banned reject;"
+        " nft add element inet f2b banned '{ 192.168.0.200 }'",
+        code="foreign-drop",
+        undo="nft delete table inet f2b",
+    ),
+    Situation(
+        part=4,
+        name="iptables drops UDP",
+        harm=NO_MEMBER,
+        spoil="iptables -A INPUT -p udp -j DROP",
+        code="foreign-drop",
+        undo="iptables -F; nft delete table ip filter",
+    ),
+    Situation(
+        part=4,
+        name="netdev ingress drops WireGuard",
+        harm=NO_MEMBER,
+        spoil="nft add table netdev n;"
+        " nft add chain netdev n c '{ type filter hook ingress device eth0 priority 0; }';"
+        " nft add rule netdev n c udp sport 51820 drop",
+        code="foreign-drop",
+        undo="nft delete table netdev n",
+    ),
+    Situation(
+        part=5,
+        name="rules saved with the guard's tables",
+        harm="each load closes the ports of that day",
+        spoil="nft list ruleset >/etc/nftables.conf",
+        code="foreign-saved",
+        undo="rm -f /etc/nftables.conf",
+    ),
+    Situation(
+        part=5,
+        name="saved rules loaded after a flush",
+        harm=OPEN,
+        spoil="nft list ruleset >/root/saved; nft flush ruleset; nft -f /root/saved",
+    ),
+    Situation(
+        part=6,
+        name="a set of 20,000 networks, and the control node",
+        harm=NO_MEMBER,
+        spoil="(echo 'table inet geo { set s { type ipv4_addr; flags interval; elements = {';"
+        ' for a in $(seq 20 99); do for b in $(seq 0 249); do echo "$a.$b.7.0/24,"; done; done;'
+        " echo '192.168.0.200 } };';"
+        " echo 'chain c { type filter hook prerouting priority -310; ip saddr @s drop; } }')"
+        " | nft -f -",
+        code="foreign-drop",
+        undo="nft delete table inet geo",
+    ),
+)
+SILENCES: Final = (
+    Situation(
+        part=2,
+        name="network interface down, seen by the machine",
+        harm=NO_MEMBER,
+        spoil="ip link set eth0 down",
+        code="peer-silent",
+        undo="ip link set eth0 up",
+        by_hand="ip link set eth0 up",
+        takes_silence=True,
+    ),
+    Situation(
+        part=2,
+        name="network interface down, seen by the control node",
+        harm=NO_MEMBER,
+        spoil="ip link set eth0 down",
+        code="peer-silent",
+        asked="control",
+        undo="ip link set eth0 up",
+        by_hand="ip link set eth0 up",
+        takes_silence=True,
+    ),
+    Situation(
+        part=2,
+        name="address of the network interface gone",
+        harm=NO_MEMBER,
+        spoil="ip address flush dev eth0 scope global",
+        code="peer-silent",
+        undo="ip address add 192.168.0.201/24 dev eth0",
+        by_hand="ip address add 192.168.0.201/24 dev eth0",
+        takes_silence=True,
+    ),
+)
+WORKERS: Final = (
+    Situation(
+        part=9,
+        name="a machine's workers ended, seen by the control node",
+        harm=NO_WORK,
+        spoil="pkill -f '[w]orker.py'",
+        code="worker-silent",
+        asked="control",
+        undo="true",
+        by_hand=f"(setsid python {TOOLS}/worker.py --config {CONFIG} --core 4..7 >/dev/null 2>&1 &)",
+    ),
+    Situation(
+        part=9,
+        name="workers stopped by Ctrl-Z",
+        harm=NO_WORK,
+        spoil="pkill -STOP -f '[w]orker.py'",
+        code="worker-silent",
+        undo="pkill -CONT -f '[w]orker.py'",
+    ),
+    Situation(
+        part=9,
+        name="`qmesh down` on the member, seen by the control node",
+        harm=NO_WORKER,
+        spoil="qmesh down",
+        code="worker-silent",
+        asked="control",
+    ),
+    Situation(
+        part=9,
+        name="agent killed",
+        harm="nothing is fixed, no machine can join",
+        spoil="pkill -KILL -f 'silent_s [=] float|[q]mesh agent'",
+        code="agent-missing",
+        on="control",
+    ),
+    Situation(
+        part=9,
+        name="agent stopped by a signal",
+        harm="nothing is fixed",
+        spoil="pkill -STOP -f 'silent_s [=] float|[q]mesh agent'",
+        code="agent-silent",
+        undo="pkill -CONT -f 'silent_s [=] float|[q]mesh agent'",
+    ),
+)
+FILES: Final = (
+    Situation(
+        part=8,
+        name="a worker's entry edited",
+        harm=NO_WORK,
+        spoil=f"sed -i s,10.77.0.2/tcp/40004,192.168.0.201/tcp/40004, {FILE}",
+        code="config-stale",
+        on="control",
+    ),
+    Situation(
+        part=8,
+        name="config.yml readable for all",
+        harm="users read the node's keys",
+        spoil=f"chmod 644 {FILE}",
+        code="config-mode",
+        on="control",
+    ),
+    Situation(
+        part=8,
+        name="config.yml is a mount point",
+        harm="the list cannot be replaced",
+        spoil=f"cp -p {FILE} /root/c; sed -i s,10.77.0.2/tcp/40004,10.77.0.9/tcp/40004, /root/c;"
+        f" mount --bind /root/c {FILE}",
+        code="config-stale",
+        on="control",
+        undo=f"umount {FILE}",
+    ),
+    Situation(
+        part=8,
+        name="a no-break space in a key",
+        harm="the node ignores the key",
+        spoil=f"printf 'log\\302\\240Level: 1\\n' >>{FILE}",
+        code="config-lint",
+        on="control",
+        by_hand=f"sed -i /^log.*Level/d {FILE}",
+    ),
+)
+
+
+def _ipsec(name: str, policy: str, *, on: Where = "member", **more: str) -> Situation:
+    """A policy of IPsec, which is asked after all routes and firewalls."""
+    facts = {"harm": NO_MEMBER, "code": "foreign-drop", "undo": "ip xfrm policy flush", **more}
+    return Situation(part=4, name=name, spoil=f"ip xfrm policy add {policy}", on=on, **facts)  # type: ignore[arg-type]
+
+
+IPSEC: Final = (
+    _ipsec(
+        "IPsec takes 10.0.0.0/8",
+        "src 0.0.0.0/0 dst 10.0.0.0/8 dir out priority 100"
+        " tmpl src 192.0.2.1 dst 192.0.2.9 proto esp mode tunnel",
+    ),
+    _ipsec(
+        "IPsec takes the tunnel's network on the control node",
+        "src 10.77.0.0/16 dst 10.77.0.0/16 dir out tmpl src 192.0.2.1 dst 192.0.2.9 proto esp mode tunnel",
+        on="control",
+    ),
+    _ipsec(
+        "IPsec lets in only what was encrypted",
+        "src 10.0.0.0/8 dst 10.0.0.0/8 dir in priority 9 action block",
+    ),
+    _ipsec(
+        "IPsec drops WireGuard's packets", "src 0.0.0.0/0 dst 192.168.0.200/32 proto udp dir out action block"
+    ),
+)
+LOST_TUNNELS: Final = (
+    Situation(
+        part=9,
+        name="state directory on a read-only disk",
+        harm="no change of the mesh is kept",
+        spoil=f"mount --bind {STATE} {STATE}; mount -o remount,bind,ro {STATE}",
+        code="agent-failing",
+        undo=f"umount {STATE}",
+        by_hand=f"mount -o remount,bind,rw {STATE}",
+    ),
+    Situation(
+        part=4,
+        name="loopback interface down on the control node",
+        harm="the control process does not reach its own workers",
+        spoil="ip link set lo down",
+        code="foreign-drop",
+        on="control",
+    ),
+    Situation(
+        part=1,
+        name="WireGuard marked for a VPN's table",
+        harm=NO_MEMBER,
+        spoil="wg set qmesh0 fwmark 0x77; ip rule add fwmark 0x77 prohibit priority 60;"
+        " ip -6 rule add fwmark 0x77 prohibit priority 60",
+        code="foreign-drop",
+        undo="ip rule delete priority 60; ip -6 rule delete priority 60; wg set qmesh0 fwmark 0",
+        takes_silence=True,
+    ),
+    Situation(
+        part=10,
+        name="tunnel interface renamed",
+        harm=NO_MEMBER,
+        spoil="ip link set qmesh0 down; ip link set qmesh0 name wg9; ip link set wg9 up",
+        code="agent-failing",
+    ),
+    Situation(
+        part=10,
+        name="tunnel interface moved to a container",
+        harm=NO_MEMBER,
+        spoil="ip netns add other; ip link set qmesh0 netns other",
+        code="agent-failing",
+        undo="ip netns delete other",
+    ),
+)
+SITUATIONS: Final = (
+    *OWN_ROUTES, *DETOURS, *SILENCES, *FOREIGN_RULES, *IPSEC, *FILES, *WORKERS, *LOST_TUNNELS, *FIXED,
+)  # fmt: skip
