@@ -14,6 +14,9 @@ import msgspec
 
 PER_INTERFACE: Final = ("route_localnet", "accept_local", "rp_filter", "arp_ignore")
 """In net.ipv4.conf, for `all` and for each interface."""
+TRACKED, MOST_TRACKED = "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"
+FULL: Final = 0.95
+"""The part of the table of tracked connections from which on it counts as full: it fills in bursts."""
 FORWARDING: Final = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 
 
@@ -92,6 +95,21 @@ def find_weaknesses(
         if value:
             wanted = "no forwarding, unless this machine routes for others"
             yield Weakness(setting, wanted, "on", f"sysctl -w {setting}=0")
+
+
+def find_tracking_weakness(tracked: int | None, most: int | None) -> Iterator[Weakness]:
+    """A table of tracked connections that is full, or nearly: the kernel drops what begins another one.
+
+    tracked, most: connections; None where the kernel tracks none.
+    """
+    if tracked is not None and most and tracked >= most * FULL:
+        yield Weakness(
+            "net.netfilter.nf_conntrack_max",
+            "room for more connections",
+            f"{tracked} of {most} connections are tracked: a full table drops what begins another",
+            f"sysctl -w net.netfilter.nf_conntrack_max={most * 2}",
+            always=True,
+        )
 
 
 def _build_weakness(name: str, rule: _Rule, weak: list[str], *, is_of_all: bool) -> Weakness:

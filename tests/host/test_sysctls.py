@@ -35,6 +35,14 @@ def test_every_weakness_is_cured_by_its_cure():
     assert found() == []
 
 
+def test_how_many_connections_are_tracked_is_read(monkeypatch, tmp_path):
+    count, most = sysctls.read_tracking()
+    assert (count is None) == (most is None)
+    assert most is None or most > (count or 0)
+    monkeypatch.setattr(sysctls, "SYSCTLS", tmp_path)
+    assert sysctls.read_tracking() == (None, None)
+
+
 def test_interfaces_that_are_nobodys_way_in_are_left_out():
     found = sysctls.read_interface_settings(except_interfaces=frozenset({"lo"}))
 

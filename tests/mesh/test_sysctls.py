@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmesh.mesh.sysctls import find_weaknesses
+from qmesh.mesh.sysctls import find_tracking_weakness, find_weaknesses
 
 STRONG = {"all": 0, "eth0": 0}
 CHECKED = {"all": 0, "eth0": 2}
@@ -58,3 +58,15 @@ def test_forwarding_is_one() -> None:
         "net.ipv6.conf.all.forwarding",
         "sysctl -w net.ipv6.conf.all.forwarding=0",
     )
+
+
+@pytest.mark.parametrize(
+    ("tracked", "most", "is_full"),
+    [(None, None, False), (0, 0, False), (94, 100, False), (95, 100, True), (100, 100, True)],
+)
+def test_a_full_table_of_connections_is_named(tracked: int | None, most: int | None, is_full: bool) -> None:
+    found = list(find_tracking_weakness(tracked, most))
+    assert [each.always for each in found] == [True] * is_full
+    if found:
+        assert found[0].seen.startswith(f"{tracked} of 100 connections")
+        assert found[0].cure == "sysctl -w net.netfilter.nf_conntrack_max=200"

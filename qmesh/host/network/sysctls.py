@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qmesh.errors import KernelRefused
-from qmesh.mesh.sysctls import FORWARDING, PER_INTERFACE
+from qmesh.mesh.sysctls import FORWARDING, MOST_TRACKED, PER_INTERFACE, TRACKED
 
 SYSCTLS = Path("/proc/sys")
 
@@ -30,6 +30,15 @@ def read_forwarding() -> dict[str, int]:
     """What each setting of FORWARDING is; those that this kernel has. Raises KernelRefused alike."""
     values = ((name, _read_value(SYSCTLS / name.replace(".", "/"))) for name in FORWARDING)
     return {name: value for name, value in values if value is not None}
+
+
+def read_tracking() -> tuple[int | None, int | None]:
+    """How many connections the kernel tracks, and how many at most; None where it tracks none.
+
+    Raises KernelRefused alike.
+    """
+    count, most = (_read_value(SYSCTLS / name.replace(".", "/")) for name in (TRACKED, MOST_TRACKED))
+    return count, most
 
 
 def _read_value(path: Path) -> int | None:
