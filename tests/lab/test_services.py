@@ -124,3 +124,16 @@ def test_a_service_that_tells_is_waited_for_and_its_children_may_live_on(machine
     assert len(machine.processes("sleep 2000")) == 1
     write(machine, "qmesh-b.service", "Type=notify\nExecStart=/bin/true")
     systemctl(machine, "start", "qmesh-b", code=1)
+
+
+def test_a_unit_of_qmeshs_own_that_no_boot_starts_is_seen(machine):
+    program = "from qmesh.host.system.systemd import list_unstarted_units; print(*list_unstarted_units())"
+    units = ("qmesh-guard.service", "qmesh-hold.service")
+    for name in units:
+        write(machine, name, SLEEP, install="WantedBy=multi-user.target")
+    systemctl(machine, "enable", *units)
+    assert machine.run(["python", "-c", program]).stdout == "\n"
+    systemctl(machine, "disable", "qmesh-hold.service")
+    seen = machine.run(["python", "-c", program]).stdout
+    assert seen == "UnstartedUnit(name='qmesh-hold.service', state='disabled')\n"
+    systemctl(machine, "disable", *units)

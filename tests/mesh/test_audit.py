@@ -52,7 +52,7 @@ from qmesh.mesh.routes.overlaps import NetworkOverlap
 from qmesh.mesh.routes.tables import TableRoute
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, TunnelRoute, list_address_routes
 from qmesh.mesh.sysctls import Weakness
-from qmesh.mesh.systemd.instructions import NodeHost
+from qmesh.mesh.systemd.instructions import NodeHost, UnstartedUnit
 from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.systemd.units import WORKERS as UNITS
 from qmesh.mesh.values import PROFILES, Endpoint, Secret, format_port_ranges
@@ -1296,6 +1296,30 @@ def around_links(**fields: Any) -> AuditContext:
 
 
 TROUBLE = AgentTrouble("monitor", "it hung", "see the log")
+
+
+@pytest.mark.parametrize(
+    ("unit", "state", "code", "cure"),
+    [
+        ("qmesh-guard.service", "disabled", "guard-boot", "systemctl enable qmesh-guard.service"),
+        (
+            "qmesh-hold.service",
+            "masked",
+            "guard-boot",
+            "systemctl unmask qmesh-hold.service && systemctl enable qmesh-hold.service",
+        ),
+        ("qmesh.service", "disabled", "agent-missing", "systemctl enable qmesh.service"),
+    ],
+)
+def test_a_unit_that_no_boot_starts_is_found_before_the_next_boot(unit, state, code, cure):
+    around = replace(AROUND, unstarted=(UnstartedUnit(unit, state),))
+    (finding,) = list_findings(WANTED, WANTED, around)
+    assert (finding.code, finding.severity, finding.subject, finding.cure) == (code, "error", unit, cure)
+    open_on_purpose = replace(WANTED, guard=None)
+    found = list_findings(open_on_purpose, open_on_purpose, around)
+    assert {each.code for each in found} - {"worker-exposed"} == {code} - {"guard-boot"}
+
+
 EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
     "agent-failing": around_agent(TROUBLE),
     "agent-missing": replace(AROUND, agent=None),

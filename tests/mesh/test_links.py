@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from qmesh.mesh.audit.findings import Finding
-from qmesh.mesh.audit.links import away_worker_findings, link_findings
+from qmesh.mesh.audit.links import away_worker_findings, link_findings, suspect_findings
 from qmesh.mesh.audit.listeners import silent_worker_findings
 from qmesh.mesh.audit.maintenance import service_findings
 from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, LinkContext, SilentWorkers, TriedEndpoint
+from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.links.activity import (
     LEAST_RETURNS,
     MOST_GAP_S,
@@ -203,7 +204,7 @@ def test_a_silent_member_is_named_with_what_still_works(tried, seen, cure):
         ((ECHOED,), "`qmesh invite m0`"),
         ((MUTE,), "--control-endpoint"),
         ((ROUTELESS,), "`ip route`"),
-        ((), "own network"),
+        ((), "its name has no address"),
     ],
 )
 def test_a_silent_control_node_is_named_on_a_member(tried, cure):
@@ -280,6 +281,39 @@ def test_a_member_whose_agent_does_not_ask_is_named_on_the_control_node():
     many = only(around(9, report=LinkReport(watched=9), unasked=tuple((f"m{n}", 200.0) for n in range(7))))
     assert (many.code, many.subject) == ("service-silent", "7 machines")
     assert "m4 and 2 more" in many.seen
+
+
+def test_a_machine_whose_wireguard_is_heard_and_that_answers_nothing_is_named_after_three_minutes():
+    """Something on it takes what comes out of the tunnel: neither side's link is silent."""
+    silent = (SilentWorkers("m1", "10.77.0.3", (5,), are_all=True, why="dropped"),)
+    context = around(2, report=LinkReport(watched=2), unasked=(("m1", 200.0),), unreachable=frozenset({"m1"}))
+    finding = only(msgspec.structs.replace(context, silent=silent))
+    assert (finding.code, finding.severity, finding.subject) == ("service-silent", "error", "m1")
+    assert finding.seen.startswith("its WireGuard sends packets, but it answers nothing")
+    assert "`qmesh check` here and on m1" in finding.cure
+
+
+SUSPECT = Obstacle(place="XDP program, eth0", seen="x", wanted="y", cure="z", is_certain=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_told"),
+    [
+        ({}, False),
+        (
+            {"links": LinkContext(report=LinkReport(watched=1, silent=(SilentLink(key(1), 200.0, True),)))},
+            True,
+        ),
+        ({"silent": (SilentWorkers("m0", "10.77.0.2", (5,), are_all=False, why="dropped"),)}, True),
+        ({"silent": (SilentWorkers("m0", "10.77.0.2", (5,), are_all=True, why="refused"),)}, False),
+        ({"unanswered": "no connection"}, True),
+        ({"unanswered": "no connection", "taken_down": True}, False),
+    ],
+)
+def test_a_program_that_cannot_be_read_is_told_of_where_packets_are_missing(changed, is_told):
+    context = msgspec.structs.replace(around(1), suspects=(SUSPECT,), **changed)
+    found = [(each.code, each.severity, each.subject) for each in suspect_findings(context)]
+    assert found == [("foreign-drop", "warning", "XDP program, eth0")] * is_told
 
 
 def test_a_service_that_is_silent_while_the_tunnel_works_says_so():

@@ -259,6 +259,26 @@ def test_a_worker_at_another_address_or_protocol_is_silent():
     assert states(sockets) == {2: "silent", 3: "silent"}
 
 
+def test_a_process_that_a_signal_stopped_is_named_with_the_command_that_lets_it_go_on():
+    """Its sockets accept calls, so nothing else tells: as of a terminal in which Ctrl-Z was typed."""
+    halted = msgspec.structs.replace(process(77), is_stopped=True)
+    sockets = NodeSockets(tuple(listens(OWN, port, halted) for port in (32501, 32502)), (calls(77, HUB),))
+    workers = judge_workers(expected(), sockets, look(text()), {}, 1000.0)
+    assert [each.state for each in workers] == ["stopped", "stopped"]
+    ports = tuple(msgspec.structs.replace(each, process=halted) for each in BOTH)
+    control = judge_control(PORTS, NodeSockets(ports), None)
+    assert control == ControlProcess("stopped", (), halted)
+    report = NodeReport(name="b", control_node="a", directory="/n", workers=workers, control=control)
+    found = [
+        (each.code, each.severity, each.subject, each.cure)
+        for each in own_process_findings(report, NodeHost(has_units=True))
+    ]
+    assert found == [
+        ("control-silent", "error", "control process", "kill -CONT 77"),
+        ("worker-silent", "error", "b cores 2-3", "kill -CONT 77"),
+    ]
+
+
 @pytest.mark.parametrize("everywhere", [EVERYWHERE, "::"])
 def test_a_worker_at_every_address_listens_at_its_own_too(everywhere):
     """That it should not is `worker-wide`."""

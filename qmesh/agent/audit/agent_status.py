@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from collections.abc import Iterator
 
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background, systemd
+from qmesh.host.write_obstacle import find_write_obstacle
 from qmesh.mesh.audit.surroundings import AgentStatus, AgentTrouble
 from qmesh.mesh.systemd.instructions import describe_agent_log
 
@@ -26,11 +30,26 @@ def read_agent_status(state: State) -> tuple[AgentStatus | None, agent_health.He
             return None, None
         return AgentStatus(f"it runs, but does not report its state: {error}", (), restart), None
     troubles = tuple(AgentTrouble(each.part, each.reason, each.hint) for each in said.troubles)
+    troubles += tuple(_find_state_obstacle(state))
     late = said.looked_s is not None and said.looked_s > LATE_S
     see_log = f"see the agent's log: {describe_agent_log(has_systemd=systemd.is_systemd_running())}"
     restarts = tuple(AgentTrouble(each.part, _describe_restart(each), see_log) for each in said.restarts)
     silent = f"it last looked at this machine {said.looked_s:.0f} s ago" if late else None
     return AgentStatus(silent, troubles, restart, restarts), said
+
+
+def _find_state_obstacle(state: State) -> Iterator[AgentTrouble]:
+    """What keeps this machine from keeping what it is told, such as a disk that became read-only."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(state.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            named = state.directory / "machine.json"
+            found = find_write_obstacle(descriptor, named, None, is_mounted=False, owner=os.geteuid())
+        finally:
+            os.close(descriptor)
+        if found is not None:
+            reason = f"{found.path} {found.reason}: no change of the mesh can be kept"
+            yield AgentTrouble("state directory", reason, found.hint)
 
 
 def _describe_restart(restart: agent_health.Restart) -> str:

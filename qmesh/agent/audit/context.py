@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from qmesh.agent.audit.clocks import compare_clock
 from qmesh.agent.audit.control_path import find_black_hole, find_narrow_path
-from qmesh.agent.audit.foreign_firewalls import find_firewall_obstacles
+from qmesh.agent.audit.foreign_firewalls import find_firewall_obstacles, find_program_suspects
 from qmesh.agent.audit.key_files import list_key_files, list_secret_files
 from qmesh.agent.audit.links import build_link_context
 from qmesh.agent.audit.part_checks import PartChecks
@@ -55,7 +55,7 @@ from qmesh.mesh.ports.closed_ports import list_untouched_ports
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import NodeState
-from qmesh.mesh.sysctls import Weakness, find_weaknesses
+from qmesh.mesh.sysctls import Weakness, find_tracking_weakness, find_weaknesses
 from qmesh.mesh.systemd.unit_failures import UnitFailure
 
 SEE_RULES: Final = (
@@ -138,6 +138,9 @@ def build_audit_context(
         obstacles=()
         if seen is None
         else looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen), ()),
+        suspects=()
+        if seen is None
+        else looks.run("other firewalls", lambda: find_program_suspects(here, *seen), ()),
         control=here.inventory.control,
         missing_announcements=_list_missing_announcements(here),
         unsupported=list_unsupported_options(here.inventory),
@@ -164,6 +167,7 @@ def build_audit_context(
         held=looks.run("units that flush", held_table.is_held, otherwise=False),
         clock=looks.run("clock", lambda: compare_clock(state, here), None) if is_asked else None,
         saved_rules=looks.run("saved rules", lambda: _find_saved_rules(state, looks, firewalls), ()),
+        unstarted=looks.run("agent", systemd.list_unstarted_units, ()),
         failed_firewalls=tuple(each.name for each in firewalls if each.state == "failed"),
         change=looks.run("unconfirmed changes", lambda: _find_unconfirmed_change(state), None),
     )
@@ -238,7 +242,8 @@ def _find_unit_failures(here: Local, silent: tuple[SilentWorkers, ...]) -> tuple
 
 def _find_weaknesses(interface: str) -> tuple[Weakness, ...]:
     settings = sysctls.read_interface_settings(except_interfaces=frozenset({"lo", interface}))
-    return tuple(find_weaknesses(settings, sysctls.read_forwarding()))
+    full = find_tracking_weakness(*sysctls.read_tracking())
+    return (*find_weaknesses(settings, sysctls.read_forwarding()), *full)
 
 
 def _find_saved_rules(

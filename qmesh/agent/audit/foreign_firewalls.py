@@ -7,10 +7,19 @@ import socket
 from typing import Final
 
 from qmesh.agent.local import Local
+from qmesh.host import wireguard
 from qmesh.host.firewall import foreign_rulesets
-from qmesh.host.network import routes
+from qmesh.host.firewall.ipsec_policies import read_ipsec_policies
+from qmesh.host.firewall.packet_programs import find_packet_programs
+from qmesh.host.network import links, routes
 from qmesh.mesh.foreign.lookups import Answers, Lookups
 from qmesh.mesh.foreign.obstacles import Obstacle, find_obstacles
+from qmesh.mesh.foreign.other_hooks.ipsec_policies import find_ipsec_obstacles
+from qmesh.mesh.foreign.other_hooks.packet_programs import (
+    build_loopback_obstacle,
+    build_mark_suspect,
+    list_program_suspects,
+)
 from qmesh.mesh.foreign.packets import Packet, list_required_packets
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
 from qmesh.mesh.inventory import list_workers
@@ -27,16 +36,41 @@ STRANGERS: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 def find_firewall_obstacles(
     here: Local, desired: NodeState, observed: NodeState
 ) -> tuple[tuple[Obstacle, ...], tuple[str, ...]]:
-    """What the machine's other firewalls do to the packets that its part in the mesh needs.
+    """What the machine's other firewalls and IPsec policies do to the packets that its part needs.
 
     Besides, what of them could not be read. Rules rarely tell members apart: some stand for all.
 
     Raises MachineRefused where it could not look.
     """
-    guard, tunnel = desired.guard, desired.tunnel
-    if not isinstance(guard, Guard) or tunnel is None:  # nothing is needed of a machine that is in no mesh
+    packets = _list_packets(here, desired, observed)
+    if not packets or desired.tunnel is None:  # nothing is needed of a machine that is in no mesh
         return (), ()
-    listing = foreign_rulesets.read_rulesets()
+    obstacles, unread = _find_obstacles(foreign_rulesets.read_rulesets(), packets)
+    network = str(ipaddress.ip_interface(desired.tunnel.addresses[0]).network)
+    loopback = links.read("lo")
+    is_down = loopback is not None and not loopback.up
+    return (
+        *([build_loopback_obstacle()] if is_down else []),
+        *obstacles,
+        *find_ipsec_obstacles(read_ipsec_policies(), packets, network),
+    ), unread
+
+
+def find_program_suspects(here: Local, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
+    """Programs that see the mesh's packets before any rule, and can't be read. Raises MachineRefused."""
+    interfaces = dict.fromkeys(packet.interface for packet in _list_packets(here, desired, observed))
+    programs = find_packet_programs(each for each in interfaces if each != "lo")
+    mark = 0
+    if observed.tunnel is not None:
+        mark = wireguard.find_backend(observed.tunnel.interface).read(observed.tunnel.interface).mark
+    marked = [build_mark_suspect(here.settings.interface, mark)] if mark else []
+    return (*marked, *list_program_suspects(programs))
+
+
+def _list_packets(here: Local, desired: NodeState, observed: NodeState) -> tuple[Packet, ...]:
+    guard, tunnel = desired.guard, desired.tunnel
+    if not isinstance(guard, Guard) or tunnel is None:
+        return ()
     peers = () if observed.tunnel is None else observed.tunnel.peers
     keys = {each.public_key for each in here.inventory.machines}
     ends = [
@@ -51,8 +85,7 @@ def find_firewall_obstacles(
     members = tuple(dict.fromkeys((worker.address, worker.port) for worker in others))[:SAMPLE]
     # And one that has not joined yet.
     joining = (str(ipaddress.ip_network(here.inventory.network)[-2]), here.inventory.base_port)
-    packets = list_required_packets(guard, tunnel, (*members, joining), ways)
-    return _find_obstacles(listing, tuple(packets))
+    return tuple(list_required_packets(guard, tunnel, (*members, joining), ways))
 
 
 def _find_obstacles(

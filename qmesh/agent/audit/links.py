@@ -34,7 +34,7 @@ def build_link_context(
     quiet = health.links.unheard_keys
     # Of machines that are not heard it is known already.
     known = {here.settings.name, *(each.name for each in here.inventory.machines if each.public_key in quiet)}
-    mute = [each for each in silent if each.are_all and each.machine not in known][:MOST_TRIED]
+    mute = [each for each in silent if _is_mute(each) and each.machine not in known][:MOST_TRIED]
     hosts = dict.fromkeys(endpoint.host for each in endpoints.values() for endpoint in each)
     echoing = _find_echoing_hosts([*list(hosts)[:MOST_TRIED], *(each.address for each in mute)])
     names = {here.inventory.machine(name).address: name for name in here.inventory.cores}
@@ -60,6 +60,11 @@ def build_link_context(
         unreachable=frozenset(each.machine for each in mute if each.address not in echoing),
         listen_port=here.settings.listen_port,
     )
+
+
+def _is_mute(workers: SilentWorkers) -> bool:
+    """Whether nothing at all comes of a machine's workers: one that refuses is there."""
+    return workers.are_all and workers.why in {"", "dropped"}
 
 
 def _list_silent_endpoints(

@@ -120,11 +120,14 @@ def _render_control_process(facts: Status) -> Iterator[str]:
     if control is not None and control.state == "silent":
         missing = " and ".join(control.missing)
         yield f"control process: silent, nothing listens on {missing}; {control.restart}"
+    elif control is not None and control.state == "stopped":
+        yield f"control process: stopped by a signal; {control.restart}"
     elif control is not None and control.state == "outdated":
         yield f"control process: outdated, it was started before config.yml was changed; {control.restart}"
 
 
 _WORDS: Final[dict[str, str]] = {
+    "stopped": "stopped by a signal",
     "outdated": "outdated, started before a file was changed",
     "connecting": "connecting to the control process",
     "cut-off": "cut off from the control process",

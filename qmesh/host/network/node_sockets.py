@@ -62,7 +62,11 @@ class SocketObserver:
     def _find_owners(self, inodes: Iterable[str]) -> dict[str, NodeProcess | None]:
         numbers = set(map(_number, self._owners.values()))
         gone = {number for number in numbers if not _is_there(number)}
-        before = {inode: each for inode, each in self._owners.items() if _number(each) not in gone}
+        before = {
+            inode: each
+            for inode, each in self._owners.items()
+            if _number(each) not in gone and not (each is not None and each.is_stopped)  # it may go on by now
+        }
         known = {inode: before.get(inode) for inode in inodes}
         found = processes.find_socket_owners(known.keys() - before.keys())
         begun = {number: read_process(number) for number in set(found.values())}
@@ -75,7 +79,7 @@ def read_process(number: int) -> NodeProcess | None:
     if found is None:
         return None
     name = escape_line(processes.read_process_name(number))
-    return NodeProcess(number, name, found.started / _TICKS, processes.read_unit(number))
+    return NodeProcess(number, name, found.started / _TICKS, processes.read_unit(number), found.is_stopped)
 
 
 def _select_tcp(wanted: SocketPorts) -> Iterable[Socket]:

@@ -188,6 +188,20 @@ def find_socket_owners(inodes: Collection[str]) -> dict[str, int]:
     return found
 
 
+def find_unix_listener(path: Path) -> int | None:
+    """The process that has the socket of that path; None where none is shown. Source: proc(5), net/unix.
+
+    A socket's own credentials are those of who made it, which may be a parent that has ended.
+    """
+    names = {str(path), str(path.resolve())}
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/net/unix").read_text("utf-8", "replace").splitlines()
+        fields = [line.split(None, 7) for line in lines]
+        inodes = [each[6] for each in fields if len(each) == 8 and each[7] in names]
+        return next(iter(find_socket_owners(inodes).values()), None)
+    return None
+
+
 def _list_sockets(directory: int, wanted: Mapping[str, str]) -> Iterator[str]:
     """Those of the wanted sockets that a process has, by the open folder of its descriptors."""
     with contextlib.suppress(OSError):  # it ended meanwhile
@@ -208,6 +222,17 @@ def read_unit(number: int) -> str:
         found = re.search(r"^[0-9]+:(?:name=systemd)?:/.*?([\w.@:\\-]+\.service)$", text, re.MULTILINE)
         return "" if found is None else found[1]
     return ""
+
+
+def find_tun_name(number: int) -> str | None:
+    """The interface that a process has by /dev/net/tun; None where it has none. Source: drivers/net/tun.c."""
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{number}/fdinfo").iterdir():
+            with contextlib.suppress(OSError):
+                found = re.search(r"^iff:\t(\S+)$", descriptor.read_text("utf-8", "replace"), re.MULTILINE)
+                if found is not None:
+                    return found[1]
+    return None
 
 
 def read_process_name(number: int) -> str:
@@ -241,10 +266,14 @@ def wait_for_exit(number: int | None, seconds: float) -> bool:
 
 
 class ProcessStat(NamedTuple):
-    """A process. parent: its parent's number; started: clock ticks since boot. Source: proc(5), stat."""
+    """A process. parent: its parent's number; started: clock ticks since boot. Source: proc(5), stat.
+
+    is_stopped: whether a signal has stopped it.
+    """
 
     parent: int
     started: int
+    is_stopped: bool = False
 
 
 def read_stat(process: int) -> ProcessStat | None:
@@ -261,7 +290,7 @@ def parse_stat(text: str) -> ProcessStat:
     # Its name is in parentheses, and may hold any character.
     fields = text.rpartition(")")[2].split()
     try:
-        return ProcessStat(int(fields[1]), int(fields[19]))
+        return ProcessStat(int(fields[1]), int(fields[19]), fields[0] == "T")
     except (LookupError, ValueError):
         raise MachineRefused(
             "a process's stat is not understood", hint="please report it, with the output of `uname -r`"

@@ -17,6 +17,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat, node_user, programs
+from qmesh.mesh.systemd.instructions import UNSTARTED, UnstartedUnit
 from qmesh.mesh.systemd.node_arguments import parse_unit_arguments
 from qmesh.mesh.systemd.unit_failures import MOST_NAMED, UnitFailure
 from qmesh.mesh.systemd.units import (
@@ -132,6 +133,19 @@ def install_agent(units: Mapping[str, str]) -> None:
     # by what it is for, a change of the guard: while it is away, a flush would open the ports.
     run_systemctl("start", BOOT_GUARD, HOLDER)
     run_systemctl("restart", AGENT)
+
+
+def list_unstarted_units() -> tuple[UnstartedUnit, ...]:
+    """The installed units of qmesh's own that no boot starts, because they were disabled or masked."""
+    if not is_systemd_running():
+        return ()
+    installed = [unit for unit in (BOOT_GUARD, HOLDER, AGENT) if os.path.lexists(UNIT_DIRECTORY / unit)]
+    if not installed:
+        return ()
+    blocks = run_systemctl("show", "--property=Id,UnitFileState", *installed).split("\n\n")
+    shown = (dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks)
+    states = ((each.get("Id", ""), each.get("UnitFileState", "")) for each in shown)
+    return tuple(UnstartedUnit(name, state) for name, state in states if state in UNSTARTED)
 
 
 def has_installed_units(units: Mapping[str, str]) -> bool:

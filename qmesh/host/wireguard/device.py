@@ -26,7 +26,7 @@ class Device(msgspec.Struct, frozen=True):
     """A WireGuard interface as it is.
 
     public_key: of its private key; None when it has none.
-    listen_port: 0 while none was chosen.
+    listen_port: 0 while none was chosen. mark: of the packets that it sends, 0 for none.
     peers: sorted by public key.
     counters: by public key.
     """
@@ -35,6 +35,7 @@ class Device(msgspec.Struct, frozen=True):
     listen_port: int
     peers: tuple[Peer, ...]
     counters: dict[str, Counters]
+    mark: int = 0
 
 
 class Backend(Protocol):
@@ -77,7 +78,9 @@ class Backend(Protocol):
         """
 
 
-def build_device(public_key: str | None, listen_port: int, peers: Iterable[tuple[Peer, Counters]]) -> Device:
+def build_device(
+    public_key: str | None, listen_port: int, peers: Iterable[tuple[Peer, Counters]], mark: int = 0
+) -> Device:
     """A Device, with its peers put in order."""
     found: list[Peer] = []
     counters: dict[str, Counters] = {}
@@ -85,7 +88,9 @@ def build_device(public_key: str | None, listen_port: int, peers: Iterable[tuple
         found.append(peer)
         counters[peer.public_key] = counts
     found.sort(key=attrgetter("public_key"))
-    return Device(public_key=public_key, listen_port=listen_port, peers=tuple(found), counters=counters)
+    return Device(
+        public_key=public_key, listen_port=listen_port, peers=tuple(found), counters=counters, mark=mark
+    )
 
 
 def add_known_endpoint(peer: Peer, device: Device) -> Peer:
@@ -119,7 +124,8 @@ def port_hint(port: int) -> dict[int, str]:
     """The hint for a listen port that is taken, for `netlink.translate_errors`."""
     return {
         errno.EADDRINUSE: f"another program has UDP port {port}: `ss -lunp sport = :{port}` shows which."
-        " Stop it, or use another port"
+        " Stop it, or use another port. Where no program is shown it is a WireGuard interface: `wg show all"
+        " listen-port`, and `ip link delete NAME` where that is this tunnel under another name"
     }
 
 

@@ -52,7 +52,7 @@ _IN = Struct("=H2s4s8x")  # sockaddr_in: family; port and address in network ord
 _IN6 = Struct("=H2s4x16s4x")
 _PAYLOAD = HEADER.size + _GENERIC.size
 
-_IFNAME, _PRIVATE_KEY, _PUBLIC_KEY, _LISTEN_PORT, _PEERS = 2, 3, 4, 6, 8  # WGDEVICE_A_*
+_IFNAME, _PRIVATE_KEY, _PUBLIC_KEY, _LISTEN_PORT, _MARK, _PEERS = 2, 3, 4, 6, 7, 8  # WGDEVICE_A_*
 # WGPEER_A_*
 _PEER_KEY, _PRESHARED_KEY, _FLAGS, _ENDPOINT, _KEEPALIVE, _HANDSHAKE, _RX, _TX, _ALLOWED_IPS = range(1, 10)
 _FAMILY, _ADDRESS, _PREFIX_LENGTH = 1, 2, 3  # WGALLOWEDIP_A_*
@@ -151,6 +151,7 @@ def _merge_dump(dump: Sequence[bytes]) -> Device:
         public_key=encode_key(public_key) if public_key else None,
         listen_port=_read_number(own[0], _LISTEN_PORT, _U16),
         peers=peers.values(),
+        mark=_read_number(own[0], _MARK, _U32),
     )
 
 

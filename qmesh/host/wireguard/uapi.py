@@ -189,6 +189,7 @@ def _parse_device_lines(answer: str) -> Device:
         public_key=_derive_public_key(values.get("private_key", _UNSET_HEX)),
         listen_port=_parse_number(values, "listen_port", 0xFFFF),
         peers=map(_parse_peer, peers),
+        mark=_parse_number(values, "fwmark", 0xFFFF_FFFF),
     )
 
 

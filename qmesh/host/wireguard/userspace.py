@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Final
 from qmesh.errors import KernelRefused, MachineRefused, MissingProgram, NeedsRoot
 from qmesh.host.network import links
 from qmesh.host.network.netlink import build_kernel_error, translate_errors
-from qmesh.host.system import heartbeat, programs
+from qmesh.host.system import heartbeat, processes, programs
 from qmesh.host.wireguard import uapi
 from qmesh.host.wireguard.device import Device, add_known_endpoint, port_hint, refuse_taken_port
 from qmesh.mesh.state import Peer
@@ -49,10 +50,7 @@ class UserspaceWireGuard:
             raise build_kernel_error(errno.EEXIST, f"create {interface}")
         # A process whose interface was just deleted is about to end.
         if not _wait_for_end(interface, timeout_s=2):
-            raise KernelRefused(
-                f"{uapi.socket_path(interface)} belongs to an interface that does not exist here",
-                hint="pass another name with --interface: that process may serve another network namespace",
-            )
+            raise _build_elsewhere_error(interface)
         _remove_dead_socket(interface)
         try:
             _wait_for_answer(interface, _start_process(interface))
@@ -93,6 +91,28 @@ class UserspaceWireGuard:
     def reset_session(self, interface: str, peer: Peer) -> None:
         whole = add_known_endpoint(peer, self.read(interface))
         uapi.configure(interface, chain(uapi.removal_lines(peer.public_key), uapi.peer_lines(whole)))
+
+
+def _build_elsewhere_error(interface: str) -> KernelRefused:
+    """The refusal where a process serves an interface that is not here, or not by this name."""
+    process = processes.find_unix_listener(uapi.socket_path(interface))
+    name = None if process is None else processes.find_tun_name(process)
+    reason = f"{uapi.socket_path(interface)} belongs to an interface that does not exist here"
+    if name is not None and links.read(name) is not None:
+        return KernelRefused(
+            f"{interface} was renamed to {quote_text(name, 30)}, and its process runs on",
+            hint=f"run `ip link delete {shlex.quote(name)}`, then `qmesh apply`, which makes it again; see"
+            " what renames it: a .link file of systemd, a udev rule",
+        )
+    if process is not None and name is not None:
+        return KernelRefused(
+            f"{reason}: it was moved to another network namespace, or another one's process has this name",
+            hint=f"if it was this machine's tunnel, run `kill {process}`, then `qmesh apply`, which makes it"
+            " again; else pass another name with --interface",
+        )
+    return KernelRefused(
+        reason, hint="pass another name with --interface: that process may serve another network namespace"
+    )
 
 
 def _start_process(interface: str) -> str:

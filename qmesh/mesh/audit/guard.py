@@ -12,7 +12,8 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard import render_table
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import describe_outer_sysctl
-from qmesh.mesh.systemd.instructions import describe_unit_restart
+from qmesh.mesh.systemd.instructions import describe_unit_enabling, describe_unit_restart
+from qmesh.mesh.systemd.units import AGENT
 from qmesh.mesh.values import format_port_ranges
 
 _PLACE: Final = re.compile(r"chain (\w+) \{\s*type filter (hook \w+ priority [^;]+);")
@@ -75,6 +76,18 @@ def flush_findings(around: AuditContext) -> Iterator[Finding]:
         wanted = "the guard is held by a process, or loaded again after each flush"
         seen = "this unit flushes all rules when it starts, is reloaded or stops"
         yield error_finding("foreign-flush", around.flusher.unit, wanted, seen)
+
+
+def boot_unit_findings(desired: NodeState, around: AuditContext) -> Iterator[Finding]:
+    """Units of qmesh's own that no boot starts: until then nothing else tells."""
+    for unit in around.unstarted:
+        cure = describe_unit_enabling(unit)
+        if unit.name == AGENT:
+            seen = f"it is {unit.state}: after the next boot nothing fixes this machine"
+            yield error_finding("agent-missing", unit.name, "an agent that each boot starts", seen, cure)
+        elif desired.guard is not None:
+            seen = f"it is {unit.state}: the next boot loads no whole guard"
+            yield error_finding("guard-boot", unit.name, "a guard that each boot loads", seen, cure)
 
 
 def saved_rule_findings(around: AuditContext) -> Iterator[Finding]:

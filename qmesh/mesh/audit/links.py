@@ -19,9 +19,14 @@ def list_quiet_machines(around: AuditContext) -> frozenset[str]:
 
     One of whose workers some answer is none of them: what the agent says may be older.
     """
-    heard_not = (around.names[key] for key in around.links.report.unheard_keys if key in around.names)
     answering = (each.machine for each in around.silent if not each.are_all)
-    return around.links.unreachable.union(heard_not).difference(answering)
+    return around.links.unreachable.union(_list_unheard(around)).difference(answering)
+
+
+def _list_unheard(around: AuditContext) -> frozenset[str]:
+    """The machines whose WireGuard is not heard, as the agent says."""
+    keys = around.links.report.unheard_keys
+    return frozenset(around.names[key] for key in keys if key in around.names)
 
 
 def link_findings(around: AuditContext) -> Iterator[Finding]:
@@ -103,6 +108,11 @@ def _advise_control(around: AuditContext, name: str, tried: Sequence[TriedEndpoi
             f" with another key than {around.public_key}: `qmesh invite {own}` there (for another key with"
             " --replace), then `qmesh join` here. Else see that its UDP port is open, at the provider too"
         )
+    if not tried:
+        return (
+            f"its name has no address: see with `getent hosts` whether the name is right, and whether a DNS"
+            f" server answers here; where {name} is elsewhere now: `qmesh apply --control-endpoint HOST:PORT`"
+        )
     if not any(each.has_route for each in tried):
         return f"look at {OWN_NETWORK}"
     return (
@@ -135,10 +145,22 @@ def _shared_key_finding(name: str, shared: SharedKey) -> Finding:
     )
 
 
+def suspect_findings(around: AuditContext) -> Iterator[Finding]:
+    """Programs that can't be read, and that may drop packets: only where some are missing."""
+    is_dropped = any(each.why in {"", "dropped"} for each in around.silent)
+    if around.taken_down or not (_list_unheard(around) or is_dropped or around.unanswered is not None):
+        return
+    for each in around.suspects:
+        yield warning_finding("foreign-drop", each.place, each.wanted, each.seen, each.cure)
+
+
 def _unasked_findings(around: AuditContext) -> Iterator[Finding]:
-    """Members whose tunnel works, and whose agent is not heard."""
-    quiet = list_quiet_machines(around)
-    found = [(name, age_s) for name, age_s in around.links.unasked if name not in quiet]
+    """Members whose tunnel works, and whose agent is not heard.
+
+    One that answers nothing through the tunnel either is among them: its WireGuard is heard.
+    """
+    unheard = _list_unheard(around)
+    found = [(name, age_s) for name, age_s in around.links.unasked if name not in unheard]
     wanted = "a question for the membership every minute"
     if len(found) > MOST_NAMED:
         least = _describe_age(min(age_s for _, age_s in found))
@@ -150,6 +172,15 @@ def _unasked_findings(around: AuditContext) -> Iterator[Finding]:
     for name, age_s in found:
         seen = f"its tunnel works, but its agent has not asked for {_describe_age(age_s)}"
         cure = f"run `qmesh check` on {name}; where no agent runs there, `qmesh apply`"
+        if name in around.links.unreachable:
+            seen = (
+                "its WireGuard sends packets, but it answers nothing through the tunnel, and its agent has"
+                f" not asked for {_describe_age(age_s)}"
+            )
+            cure = (
+                f"run `qmesh check` here and on {name}: `foreign-drop` or `route-collision` names what takes"
+                " the packets"
+            )
         yield error_finding("service-silent", name, wanted, seen, cure)
 
 
@@ -166,7 +197,8 @@ def away_worker_findings(around: AuditContext, away: Sequence[SilentWorkers]) ->
         names,
         "workers that answer",
         f"the machine as a whole answers nothing through the tunnel{told}",
-        "restart no workers for this: run `qmesh check` there; after three minutes see `peer-silent` here",
+        "restart no workers for this: run `qmesh check` there; after three minutes see `peer-silent` or"
+        " `service-silent` here",
     )
 
 

@@ -9,6 +9,7 @@ from qmesh.mesh.audit.announcements import announcement_findings
 from qmesh.mesh.audit.config import config_findings
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.guard import (
+    boot_unit_findings,
     flush_findings,
     foreign_rule_findings,
     guard_findings,
@@ -16,7 +17,7 @@ from qmesh.mesh.audit.guard import (
     saved_rule_findings,
     sysctl_findings,
 )
-from qmesh.mesh.audit.links import link_findings
+from qmesh.mesh.audit.links import link_findings, suspect_findings
 from qmesh.mesh.audit.listeners import listener_findings, open_port_findings, silent_worker_findings
 from qmesh.mesh.audit.maintenance import (
     agent_findings,
@@ -60,6 +61,7 @@ def list_audit_parts(
     guard: tuple[tuple[Part, Look], ...] = (
         ("guard", lambda: guard_findings(desired, observed)),
         ("units that flush", lambda: flush_findings(around)),
+        ("agent", lambda: boot_unit_findings(desired, around)),
         ("saved rules", lambda: saved_rule_findings(around)),
     )
     if around.removed:  # of all that a member has, only the guard should still be there
@@ -74,6 +76,7 @@ def list_audit_parts(
         ("keys", lambda: key_findings(around)),
         guard[0],
         ("other firewalls", lambda: foreign_rule_findings(around.obstacles)),
+        ("other firewalls", lambda: suspect_findings(around)),
         *guard[1:],
         ("ports", lambda: port_findings(desired, observed, around)),
         ("sysctls", lambda: sysctl_findings(desired, observed, around)),

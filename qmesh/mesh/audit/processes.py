@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,8 @@ from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess, Work
 from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.values import STREAM_PORT
 
+_STOPPED: Final = "was stopped by a signal, as Ctrl-Z in a terminal does: it accepts calls and answers none"
+
 
 def process_findings(around: AuditContext) -> Iterator[Finding]:
     """What is wrong with the node's processes on this machine.
@@ -38,6 +41,7 @@ def own_process_findings(report: NodeReport, host: NodeHost) -> Iterator[Finding
     """What is wrong with the processes that should run on this machine, which is `host`."""
     yield from taken_port_findings(report)
     yield from _control_findings(report, host)
+    yield from _stopped_findings(report)
     yield from _outdated_findings(report)
     yield from _cut_off_findings(report)
     for each in _select(report, "not-the-node"):
@@ -79,7 +83,10 @@ def _control_findings(report: NodeReport, host: NodeHost) -> Iterator[Finding]:
     taken = {f"{each.port}/{each.protocol}" for each in report.taken}
     if control.state == "silent" and taken.issuperset(control.missing):
         return  # which was said with who has them
-    if control.state == "silent":
+    if control.state == "stopped":
+        seen = f"{describe_process(control.process)} {_STOPPED}"
+        yield error_finding("control-silent", "control process", "a control process that runs", seen, cure)
+    elif control.state == "silent":
         seen = f"nothing listens on {' and '.join(control.missing)}"
         wanted = "a control process that the network and the workers reach"
         yield error_finding("control-silent", "control process", wanted, seen, cure)
@@ -87,6 +94,19 @@ def _control_findings(report: NodeReport, host: NodeHost) -> Iterator[Finding]:
         seen = f"{describe_process(control.process)} was started before config.yml was changed"
         wanted = "a control process that runs with config.yml as it is"
         yield error_finding("control-outdated", "control process", wanted, seen, cure)
+
+
+def _stopped_findings(report: NodeReport) -> Iterator[Finding]:
+    """Workers that accept calls, and answer none, so that no other machine can tell."""
+    stopped = _select(report, "stopped")
+    if stopped:
+        yield error_finding(
+            "worker-silent",
+            _describe_subject(report, stopped),
+            "workers that run",
+            f"{describe_process(stopped[0].process)} {_STOPPED}",
+            _describe_cure(report, stopped),
+        )
 
 
 def _outdated_findings(report: NodeReport) -> Iterator[Finding]:

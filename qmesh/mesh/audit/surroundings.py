@@ -23,7 +23,7 @@ from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.routes.detours import Detour
 from qmesh.mesh.routes.overlaps import NetworkOverlap
 from qmesh.mesh.sysctls import Weakness
-from qmesh.mesh.systemd.instructions import NodeHost
+from qmesh.mesh.systemd.instructions import NodeHost, UnstartedUnit
 from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.values import Endpoint, Profile, SecretStruct
 
@@ -285,11 +285,13 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: why the membership service does not answer this machine's question; None where it does, or
         where it was not asked.
     obstacles: what other programs' rules do to the mesh's packets.
+    suspects: programs that see these packets too, and that can't be read.
     weaknesses: what its kernel is set to.
     flusher: None where no unit that runs flushes all rules, as far as can be told.
     held: whether the guard's second table is there, which no flush removes.
     saved_rules: files with rules of other firewalls in which there are tables of qmesh.
     failed_firewalls: units that load other firewalls, and have failed.
+    unstarted: units of qmesh's own that no boot starts.
     host: how it runs the node's processes.
     is_control_first: whether its unit lets the control process start before the workers; None without one.
     silent: workers that do not answer, as far as this machine can tell.
@@ -326,11 +328,13 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     agent: AgentStatus | None = RUNS
     unanswered: str | None = None
     obstacles: tuple[Obstacle, ...] = ()
+    suspects: tuple[Obstacle, ...] = ()
     weaknesses: tuple[Weakness, ...] = ()
     flusher: FlushingUnit | None = None
     held: bool = True
     saved_rules: tuple[SavedRules, ...] = ()
     failed_firewalls: tuple[str, ...] = ()
+    unstarted: tuple[UnstartedUnit, ...] = ()
     change: Change | None = None
     settings: tuple[Setting, ...] = ()
     host: NodeHost = NodeHost(has_units=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -76,7 +76,7 @@ def find_obstacles(
             )
             found.setdefault(key, []).append(packet)
     return tuple(
-        Obstacle(place=place, seen=seen, wanted=_describe_packets(taken), cure=cure, is_certain=is_certain)
+        Obstacle(place=place, seen=seen, wanted=describe_packets(taken), cure=cure, is_certain=is_certain)
         for (place, seen, cure, is_certain), taken in found.items()
     )
 
@@ -100,7 +100,8 @@ def _describe_rule(drop: Drop) -> str:
     return f"{doubt}{drop.rule.text}{handle}"
 
 
-def _describe_packets(packets: list[Packet]) -> str:
+def describe_packets(packets: Sequence[Packet]) -> str:
+    """Whose packets, by which interface, and the ports that they are about."""
     first = packets[0]
     protocols = sorted({packet.protocol for packet in packets})
     parts = []

@@ -12,7 +12,7 @@ from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.rollback import BootTimestamp
 
-ControlState: TypeAlias = Literal["alive", "silent", "outdated"]
+ControlState: TypeAlias = Literal["alive", "silent", "stopped", "outdated"]
 CALLED_S: Final = 60.0
 """Seconds that a control process is watched before it is said that it has not called a worker."""
 
@@ -48,6 +48,8 @@ def judge_control(
     process = processes[-1] if processes else None
     if missing:
         return ControlProcess("silent", missing, process)
+    if process is not None and process.is_stopped:
+        return ControlProcess("stopped", (), process)
     if process is not None and is_outdated(process.started_s, None if readings is None else readings.control):
         return ControlProcess("outdated", (), process)
     return ControlProcess("alive", (), process)

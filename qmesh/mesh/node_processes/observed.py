@@ -14,12 +14,14 @@ class NodeProcess(msgspec.Struct, frozen=True):
     """A process. program: what the kernel calls it; started_s: seconds from the machine's start on.
 
     unit: the systemd unit that it runs in, such as `qmesh-worker@4.service`; empty where it is in none.
+    is_stopped: whether a signal has stopped it, as Ctrl-Z does: its sockets take calls, and it answers none.
     """
 
     number: int
     program: str
     started_s: float
     unit: str = ""
+    is_stopped: bool = False
 
 
 UNKNOWN_PROCESS: Final = NodeProcess(number=0, program="", started_s=0.0)

@@ -28,24 +28,28 @@ def describe_cores(cores: Sequence[int]) -> str:
 
 
 def describe_worker_restart(workers: Sequence[WorkerProcess], *, are_all: bool, directory: str | None) -> str:
-    """How to restart these workers: by systemd only where it runs each of them.
+    """How to restart these workers: by systemd only where it runs each of them. Stopped ones can go on.
 
     are_all: whether they are all of this machine. directory: of config.yml.
     """
     cores = tuple(each.core for each in workers)
+    processes = tuple(dict.fromkeys(each.process for each in workers if each.process is not None))
+    if processes and all(each.is_stopped for each in processes):
+        return _describe_resumption(processes)
     in_units = all(
         each.process is not None and each.process.unit == worker_unit_name(each.core) for each in workers
     )
     host = NodeHost(has_units=in_units, directory=directory)
     restart = describe_workers_action("restart", cores, host, are_all=are_all)
-    processes = tuple(dict.fromkeys(each.process for each in workers if each.process is not None))
     return restart if in_units or not processes else f"{restart}; now {_describe_processes(processes)}"
 
 
 def describe_control_restart(process: NodeProcess | None, host: NodeHost) -> str:
-    """How to restart the control process of this machine, or start it where none runs."""
+    """How to restart this machine's control process, start it where none runs, or let a stopped one go on."""
     if process is None:
         return describe_control_action("start", host)
+    if process.is_stopped:
+        return _describe_resumption((process,))
     in_unit = process.unit == CONTROL_PROCESS
     restart = describe_control_action("restart", msgspec.structs.replace(host, has_units=in_unit))
     return restart if in_unit else f"{restart}; now {_describe_processes((process,))}"
@@ -57,6 +61,11 @@ def describe_stop(foreign: ForeignWorker) -> str:
     if process is not None and foreign.core is not None and process.unit == worker_unit_name(foreign.core):
         return describe_workers_action("stop", (foreign.core,), NodeHost(has_units=True))
     return f"stop {describe_process(process)}, which listens on {foreign.address} port {foreign.port}"
+
+
+def _describe_resumption(processes: Sequence[NodeProcess]) -> str:
+    """The command that lets processes go on that a signal has stopped."""
+    return f"kill -CONT {' '.join(str(each.number) for each in processes)}"
 
 
 def _describe_processes(processes: Sequence[NodeProcess]) -> str:

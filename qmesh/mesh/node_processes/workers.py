@@ -21,10 +21,13 @@ from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
 from qmesh.mesh.node_processes.record import CUT_OFF_S, Absence
 from qmesh.mesh.values import STREAM_PORT
 
-WorkerState: TypeAlias = Literal["alive", "silent", "outdated", "connecting", "cut-off", "not-the-node"]
+WorkerState: TypeAlias = Literal[
+    "alive", "silent", "stopped", "outdated", "connecting", "cut-off", "not-the-node"
+]
 """alive: it listens where it should, is connected, and up to date. Or it is not:
 
-silent: nothing listens there. outdated: it was started before what it reads was changed.
+silent: nothing listens there. stopped: a signal has stopped it.
+outdated: it was started before what it reads was changed.
 connecting, cut-off: it has no connection to the control process, for less than a minute or for longer.
 not-the-node: what listens there belongs to a user who cannot even read config.yml.
 """
@@ -82,6 +85,8 @@ def judge_workers(
             return WorkerProcess(core, "not-the-node", process)
         if process is None:
             return WorkerProcess(core, "alive")
+        if process.is_stopped:
+            return WorkerProcess(core, "stopped", process)
         if is_outdated(process.started_s, cores.get(core)) or is_outdated(process.started_s, keys):
             return WorkerProcess(core, "outdated", process)
         return _judge_connection(expected, core, process, streams[process.number], absent.get(core), now_s)

@@ -61,6 +61,23 @@ def describe_control_action(verb: Verb, host: NodeHost) -> str:
     return _choose_words(verb, CONTROL_PROCESS, plain, host)
 
 
+class UnstartedUnit(msgspec.Struct, frozen=True):
+    """A unit that no boot starts. state: `disabled` or `masked`, as systemd has it."""
+
+    name: str
+    state: str
+
+
+UNSTARTED: Final = frozenset({"disabled", "masked", "masked-runtime"})
+"""States of such a unit. Source: systemctl(1), is-enabled."""
+
+
+def describe_unit_enabling(unit: UnstartedUnit) -> str:
+    """What has each boot start a unit again."""
+    enable = f"systemctl enable {unit.name}"
+    return enable if unit.state == "disabled" else f"systemctl unmask {unit.name} && {enable}"
+
+
 def describe_unit_restart(unit: str) -> str:
     """What restarts a unit of another program, which systemd runs."""
     return f"systemctl restart {unit}"

@@ -33,7 +33,14 @@ from qmesh.host import api, registry
 from qmesh.host.api import client, collection, connections, dispatch, server
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
-from qmesh.host.firewall import legacy_iptables, rule_messages, table_events, tables_and_chains
+from qmesh.host.firewall import (
+    ipsec_policies,
+    legacy_iptables,
+    packet_programs,
+    rule_messages,
+    table_events,
+    tables_and_chains,
+)
 from qmesh.host.network import (
     dns,
     local_addresses,
@@ -637,6 +644,43 @@ def _kernel_rule(octets: bytes) -> None:
         rule = route_messages.parse_rule(octets)
         if rule is not None:
             describe_rule(rule)
+
+
+IPSEC_POLICY: Final = _told(
+    ipsec_policies._SELECTOR.pack(
+        bytes((10, 0, 0, 0)),
+        bytes((10, 77, 0, 0)),
+        ipsec_policies._PORTS.pack(40003, 0xFFFF, 0, 0),
+        2,
+        8,
+        20,
+        6,
+        0,
+        0,
+    )
+    + bytes(ipsec_policies._LIFETIMES)
+    + ipsec_policies._REST.pack(7, 1, 1, 0, 0, 0)
+    + bytes(4),
+    (ipsec_policies._TEMPLATES, bytes(64)),
+    (ipsec_policies._MARK, bytes(8)),
+)
+FILTER: Final = _told(
+    packet_programs._TRAFFIC.pack(0, 7, 0, 0xFFFFFFF2, 0), (packet_programs._TC_KIND, b"bpf\0")
+)
+XDP: Final = _told(
+    rtnetlink_messages._LINK.pack(0, 1, 7, 1, 0), (packet_programs._XDP, build_attribute(2, bytes((1,))))
+)
+
+
+def _ipsec_policy(octets: bytes) -> None:
+    with translate_errors("read the IPsec policies"):
+        ipsec_policies.parse_policy(octets)
+
+
+def _packet_programs(octets: bytes) -> None:
+    with translate_errors("read the filters of interfaces"):
+        packet_programs.has_xdp(octets)
+        packet_programs.parse_kind(octets)
 
 
 def _flows(octets: bytes) -> None:
@@ -1356,6 +1400,8 @@ READERS: Final[dict[str, Reader]] = {
         Reader("addresses", (rtnetlink_messages,), _addresses, (ADDRESS,)),
         Reader("kernel's routes", (route_messages,), _kernel_route, (ROUTE, ROUTE_OF_TWO_HOPS)),
         Reader("kernel's rules", (route_messages,), _kernel_rule, (RULE,)),
+        Reader("IPsec policies", (ipsec_policies,), _ipsec_policy, (IPSEC_POLICY,)),
+        Reader("filters of interfaces", (packet_programs,), _packet_programs, (FILTER, XDP)),
         Reader("connections", (), _flows, (bytes(range(100)),)),
         Reader(
             "sockets",

@@ -1,0 +1,75 @@
+"""What may take packets besides firewalls, and can't be read: XDP, filters of tc, WireGuard's mark.
+
+It is told only where something is silent: a machine with Cilium or a VPN has such things, and is well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.foreign.obstacles import Obstacle
+
+ProgramPlace: TypeAlias = Literal["xdp", "ingress", "egress", "queue"]
+
+
+class PacketProgram(msgspec.Struct, frozen=True):
+    """One interface's program, filters or queue. kinds: of filters or queues, by tc's names."""
+
+    interface: str
+    place: ProgramPlace
+    kinds: tuple[str, ...] = ()
+
+
+def list_program_suspects(programs: Iterable[PacketProgram]) -> tuple[Obstacle, ...]:
+    """Each as what may drop the mesh's packets, with the commands that show and remove it."""
+    return tuple(_suspect(each) for each in programs)
+
+
+def build_mark_suspect(interface: str, mark: int) -> Obstacle:
+    """The mark of the packets that WireGuard sends, which a person may have set so that they pass a VPN."""
+    return Obstacle(
+        place=f"mark of {interface}",
+        seen=f"WireGuard marks its packets with {mark:#x}; while packets are missing, it may be why",
+        wanted="WireGuard's packets take the way of all others",
+        cure=f"look for that mark in `ip rule`; if nothing needs it: `wg set {interface} fwmark 0`",
+        is_certain=False,
+    )
+
+
+def build_loopback_obstacle() -> Obstacle:
+    """A loopback interface that is down: a machine reaches none of its own addresses."""
+    return Obstacle(
+        place="interface lo",
+        seen="it is down, so this machine does not reach its own addresses",
+        wanted="this machine's packets reach its own workers and services",
+        cure="ip link set lo up",
+        is_certain=True,
+    )
+
+
+def _suspect(program: PacketProgram) -> Obstacle:
+    interface, kinds = program.interface, ", ".join(program.kinds)
+    if program.place == "xdp":
+        place, seen = f"XDP program, {interface}", "an eBPF program, which qmesh cannot read"
+        show, remove = f"ip -details link show dev {interface}", f"ip link set dev {interface} xdp off"
+    elif program.place == "queue":
+        place, seen = (
+            f"tc qdisc, {interface}",
+            f"a queue of the kind {kinds}, which may drop packets",
+        )
+        show, remove = f"tc -s qdisc show dev {interface}", f"tc qdisc delete dev {interface} root"
+    else:
+        place = f"tc filter, {interface} {program.place}"
+        seen = f"filters of the kind {kinds}, which qmesh cannot read"
+        show = f"tc -s filter show dev {interface} {program.place}"
+        remove = f"tc filter delete dev {interface} {program.place}"
+    return Obstacle(
+        place=place,
+        seen=f"{seen}; while packets of the mesh are missing, it may be why",
+        wanted=f"the mesh's packets pass {interface}",
+        cure=f"look at it with `{show}`; if nothing needs it: `{remove}`",
+        is_certain=False,
+    )
