@@ -228,7 +228,7 @@ def _describe_state(machine: Machine) -> str:
         "wg showconf qmesh0; (ip -o link show qmesh0; ip -o address show qmesh0) | sed 's/^[0-9]*//';"
         " ip route show table all dev qmesh0 | grep -v cast | sort;"
         " nft -s list table inet qmesh | sed '/set askers/,/^\\t}$/d';"
-        " nft list tables inet | grep qmesh;"
+        " nft list tables inet | grep qmesh | sort;"
         f" cat {STATE}/guard.nft /proc/sys/net/ipv4/ip_local_reserved_ports"
     )
     return machine.run(["sh", "-c", script], check=False).stdout
