@@ -132,6 +132,40 @@ def test_r1_nothing_in_the_users_directory_is_run_as_root_when_his_node_starts_a
     assert trap.caught(NODE) == []
 
 
+ASKING = f"""\
+[Service]
+Type=oneshot
+Environment=PYTHONPATH={CHECKOUT}
+ExecStart={sys.executable} /run/ask.py
+StandardOutput=file:/run/told
+{render_agent_settings()}"""
+ASK = f"""\
+import subprocess
+from pathlib import Path
+from qmesh.host.node_program.program_file import open_program
+from qmesh.host.node_program.version_query import ask_version
+from tests.support.waiting import comes_true
+with open_program(Path("/run/asked")) as program:
+    print(ask_version(program, {OWNER}), end="")
+print("nothing" if comes_true(lambda: subprocess.call(["pgrep", "-u", "{OWNER}", "sleep"]) == 1, 10) else "")
+"""
+ASKED = "(setsid sleep 54321 & setsid -f sleep 54321; exec sleep 54321) >&- 2>&- & echo quil-node 2.1.0.25"
+
+
+def test_the_agents_sandbox_lets_a_program_be_asked_and_nothing_of_it_stays():
+    Path("/run/ask.py").write_text(ASK)
+    Path("/run/asked").write_text(f"#!/bin/sh\n{ASKED}\n")
+    Path("/run/asked").chmod(0o755)
+    Path("/run/systemd/system/asking.service").write_text(ASKING)
+    run("systemctl", "stop", WORKER, CONTROL, TARGET)
+    try:
+        run("systemctl", "daemon-reload")
+        start("asking.service")
+    finally:
+        start(TARGET, CONTROL)
+    assert Path("/run/told").read_text().split() == ["quil-node", "2.1.0.25", "nothing"]
+
+
 def test_the_trap_catches_the_units_of_an_earlier_version():
     earlier = UNITS / f"{CONTROL}.d" / "earlier.conf"
     earlier.parent.mkdir()
