@@ -98,6 +98,7 @@ def build_audit_context(
     taken_down: whether `qmesh down` was run. agent: as of `read_agent_status`.
     """
     status, health = agent
+    listeners = looks.run("listeners", ports.list_listeners, ())
     firewalls = looks.run("units that flush", firewall_units.read_firewall_units, ())
     is_asked = not taken_down and not here.settings.removed
     silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here, health), ())
@@ -127,8 +128,8 @@ def build_audit_context(
         ephemeral=looks.run("config.yml", ports.read_ephemeral_range, None),
         reserved=looks.run("config.yml", ports.read_reserved_ports, frozenset()),
         can_reserve=ports.can_reserve_ports(),
-        listeners=looks.run("listeners", ports.list_listeners, ()),
-        ports=looks.run("listeners", lambda: _build_port_context(here), PortContext()),
+        listeners=listeners,
+        ports=looks.run("listeners", lambda: _build_port_context(here, listeners), PortContext()),
         taken_down=taken_down,
         removed=here.settings.removed,
         agent=status,
@@ -173,10 +174,10 @@ def build_audit_context(
     )
 
 
-def _build_port_context(here: Local) -> PortContext:
+def _build_port_context(here: Local, listeners: tuple[tuple[str, int], ...]) -> PortContext:
     known, name = here.machine, here.settings.name
     untouched = list_untouched_ports(here.inventory, name, here.settings.listen_port)
-    beyond = {port for address, port in ports.list_listeners() if not ip_address(address).is_loopback}
+    beyond = {port for address, port in listeners if not ip_address(address).is_loopback}
     wide = beyond.difference(untouched, worker_ports(here.inventory, name))  # the node's own are many
     return PortContext(
         untouched=untouched,
