@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
@@ -16,20 +17,21 @@ from qmesh.mesh.values import DEFAULT_PROFILE, Profile
 
 T = TypeVar("T")
 
+file_option = partial(typer.Option, metavar="FILE", readable=False)
+directory_option = partial(typer.Option, metavar="DIR", readable=False)
+"""Options for a path that nothing is read of before the command says so."""
+
 StateOption: TypeAlias = Annotated[
-    Path,
-    typer.Option("--state", envvar="QMESH_STATE", help="The state directory.", metavar="DIR", readable=False),
+    Path, directory_option("--state", envvar="QMESH_STATE", help="The state directory.")
 ]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the answer, or the error, as JSON.")
 ]
 ConfigOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--config", help="Directory of the node's config.yml.", metavar="DIR", readable=False),
+    Path | None, directory_option("--config", help="Directory of the node's config.yml.")
 ]
 NewFileOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("-o", "--out", help="Write it to a new FILE, mode 0600.", metavar="FILE", readable=False),
+    Path | None, file_option("-o", "--out", help="Write it to a new FILE, mode 0600.")
 ]
 
 NodeOption: TypeAlias = Annotated[

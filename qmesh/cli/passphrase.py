@@ -7,19 +7,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-import typer
-
 from qmesh.cli.input import read_file
+from qmesh.cli.output import file_option
 from qmesh.errors import BadInput
 from qmesh.mesh.values import quote_text
 
 _MOST = 4096
 
 PassphraseFileOption: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "--passphrase-file", help="FILE with the passphrase as its only line.", metavar="FILE", readable=False
-    ),
+    Path | None, file_option("--passphrase-file", help="FILE with the passphrase as its only line.")
 ]
 
 

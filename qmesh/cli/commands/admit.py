@@ -12,7 +12,7 @@ import typer
 from qmesh.agent.commands.admit import AdmitResult, admit
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.input import read_input_text
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
+from qmesh.cli.output import STATE, JsonOption, StateOption, file_option, print_outcome
 from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.file_exchange import ANSWER_PREFIX, MAX_REQUEST
@@ -30,13 +30,7 @@ def command(
         str, typer.Argument(help="File with the request, or - for standard input.", metavar="FILE|-")
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the answer to FILE, mode 0600.",
-            metavar="FILE",
-            show_default="standard output",
-            readable=False,
-        ),
+        Path | None, file_option(help="Write the answer to FILE, mode 0600.", show_default="standard output")
     ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,

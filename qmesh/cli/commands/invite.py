@@ -21,6 +21,7 @@ from qmesh.cli.output import (
     STATE,
     JsonOption,
     StateOption,
+    file_option,
     is_readable_by_others,
     print_answer,
     print_outcome,
@@ -60,13 +61,7 @@ def command(
     ] = None,
     expires: Annotated[str, typer.Option(help="How long the invitation is valid: 30m, 24h, 7d.")] = "24h",
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write it to FILE, mode 0600.",
-            metavar="FILE",
-            show_default="standard output",
-            readable=False,
-        ),
+        Path | None, file_option(help="Write it to FILE, mode 0600.", show_default="standard output")
     ] = None,
     replace: Annotated[
         bool,

@@ -23,6 +23,7 @@ from qmesh.cli.output import (
     JsonOption,
     StateOption,
     TakeOverOption,
+    file_option,
     print_outcome,
 )
 from qmesh.cli.output_file import refuse_output_file, write_line
@@ -79,11 +80,8 @@ def command(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="With --offline: write the request to FILE, mode 0600.",
-            metavar="FILE",
-            show_default="standard output",
-            readable=False,
+        file_option(
+            help="With --offline: write the request to FILE, mode 0600.", show_default="standard output"
         ),
     ] = None,
     answered: Annotated[

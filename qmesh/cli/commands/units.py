@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from qmesh.agent.commands.units import UnitOptions, find_removed_workers, render_units
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer, print_outcome
+from qmesh.cli.output import STATE, JsonOption, StateOption, directory_option, print_answer, print_outcome
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.host.system.systemd import (
@@ -33,14 +33,7 @@ EXAMPLES = (
 
 def command(
     directory: Annotated[
-        Path | None,
-        typer.Option(
-            "--write",
-            help="Write the units into DIR.",
-            metavar="DIR",
-            show_default="prints them",
-            readable=False,
-        ),
+        Path | None, directory_option("--write", help="Write the units into DIR.", show_default="prints them")
     ] = None,
     program: Annotated[
         str | None,
