@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from qmesh.agent.audit import context
 from qmesh.agent.commands.check import check
 from qmesh.agent.commands.status import status
 from qmesh.agent.local import load_local
@@ -83,3 +86,20 @@ def test_of_a_machine_whose_file_is_nowhere_or_hangs_status_says_the_rest():
     here = load_local(state)
     nowhere = msgspec.structs.replace(here.settings, config_directory=None)
     assert list_node_errors(msgspec.structs.replace(here, settings=nowhere)) == ()
+
+
+def test_check_looks_at_what_is_a_users_without_the_lock(monkeypatch):
+    state = make()
+    state.save_settings(msgspec.structs.replace(state.settings(), up=True))
+    looks = ("read_config_file", "read_key_store_file", "look_at_node")
+    free = []
+
+    def look(original: Any, *given: Any, **named: Any) -> Any:
+        with State(state.directory).try_lock(0.0) as locked:
+            free.append(locked)
+        return original(*given, **named)
+
+    for name in looks:
+        monkeypatch.setattr(context, name, partial(look, getattr(context, name)))
+    check(state)
+    assert free == [True] * len(looks)

@@ -93,7 +93,7 @@ def build_audit_context(
     agent: tuple[AgentStatus | None, Health | None],
     files: SeenNodeFiles,
 ) -> AuditContext:
-    """All of it. here: with tunnel and guard, as it should be. seen: desired and observed, where known.
+    """All but the node's processes. here: with tunnel and guard. seen: desired and observed, where known.
 
     taken_down: whether `qmesh down` was run. agent: as of `read_agent_status`.
     """
@@ -111,9 +111,6 @@ def build_audit_context(
         silent=silent,
         is_control_first=looks.run("units of the node", systemd.has_control_first, None),
         unit_failures=looks.run("units of the node", lambda: _find_unit_failures(here, silent), ()),
-        node=None
-        if taken_down
-        else looks.run("node processes", lambda: _look_at_node(state, here, files), None),
         settings=nodeconfig.build_desired_settings(here.inventory, here.settings.name)[1:],
         profile=here.inventory.node,
         is_control=here.settings.control,
@@ -263,7 +260,11 @@ def _find_unconfirmed_change(state: State) -> Change | None:
     return "undone" if undoing.undone else "unconfirmed"
 
 
-def _look_at_node(state: State, here: Local, files: SeenNodeFiles) -> NodeReport:
+def look_at_own_node(state: State, here: Local, files: SeenNodeFiles) -> NodeReport:
+    """The node's processes. It may wait for a user's disk, and so is nothing to do with the lock.
+
+    files: from before. Raises MachineRefused.
+    """
     record, readings, config = state.process_record.read_valid(), None, files.config
     if files.stamp is not None and config is not None and config.text is not None:
         with contextlib.suppress(BadInput):  # which is a finding of config.yml

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from qmesh.agent.audit.agent_status import read_agent_status
-from qmesh.agent.audit.context import build_audit_context, look_at_node_files
+from qmesh.agent.audit.context import build_audit_context, look_at_node_files, look_at_own_node
 from qmesh.agent.audit.part_checks import PartChecks
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.local import MembershipInvalid, load_local, with_tunnel_and_guard
@@ -69,6 +69,9 @@ def check(state: State) -> Report:
         around = build_audit_context(
             state, here, looks, seen, taken_down=taken_down, agent=agent, files=files
         )
+    if not taken_down:
+        node = looks.run("node processes", lambda: look_at_own_node(state, here, files), None)
+        around = msgspec.structs.replace(around, node=node)
     desired, observed = seen or (NOTHING, NOTHING)
     if seen is None:
         looks.skip("guard", "ports", "sysctls", "listeners", "config.yml")
