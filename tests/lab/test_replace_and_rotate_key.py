@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import pytest
@@ -159,7 +160,8 @@ def test_an_invitation_that_is_withdrawn_lets_nobody_in(lab):
     control = make_control(lab)
     machine = lab.machine("machine-b", "192.168.0.201", "fd00:1a::201")
     invite(control, machine)
-    assert "machine-b" in qmesh(control, "invite", "--list").stdout
+    listed = qmesh(control, "invite", "--list").stdout
+    assert re.fullmatch(r"machine-b: will be 10\.77\.0\.2, until 20\S+ \d\d:\d\d \S+\n", listed)
     qmesh(control, "invite", "--withdraw", "machine-b")
     assert qmesh(control, "invite", "--list").stdout == "no invitation can be used\n"
     assert "the last invitation for machine-b was withdrawn already" in refusal(

@@ -124,10 +124,14 @@ def command(
 def _render_invitations(found: Invitations) -> str:
     lines = [
         f"{each.name}: {'takes the place of' if each.replaces else 'will be'} {each.address},"
-        f" valid for {(each.expires_at - found.now) // 60} min"
+        f" until {_format_time(each.expires_at)}"
         for each in found.invitations
     ]
     return "\n".join(lines) or "no invitation can be used"
+
+
+def _format_time(at_s: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(at_s))
 
 
 def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as_json: bool) -> None:
@@ -135,7 +139,7 @@ def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as
     if out is None and is_readable_by_others(sys.stdout.fileno()):
         log.warning("other users can read the file that this goes to: `chmod 600` it, or use --out FILE")
     invitation = invite(state, wish)
-    until = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(invitation.expires_at))
+    until = _format_time(invitation.expires_at)
     facts = {"invitation": invitation.text()} if out is None else {"file": str(out)}
     known = {"name": invitation.name, "address": invitation.address, "expires_at": invitation.expires_at}
     if out is None:
