@@ -65,10 +65,10 @@ ROWS: Final = {
     ),
     "audit": Row(
         (
-            {"members": 500, "intervals": 200_000, "runs": 5},
-            {"members": 5000, "intervals": 200_000, "runs": 5},
+            {"members": 500, "intervals": 200_000, "runs": 5, "rest_s": 130},
+            {"members": 5000, "intervals": 200_000, "runs": 5, "rest_s": 170},
         ),
-        ({"members": 1, "intervals": 10, "runs": 1},),
+        ({"members": 1, "intervals": 10, "runs": 1, "rest_s": 0.1},),
     ),
     "findings": Row(({"members": 2000},), ({"members": 2},)),
     "packets": Row(({"ports": 16, "runs": 51}, {"ports": 5000, "runs": 51}), ({"ports": 1, "runs": 1},)),

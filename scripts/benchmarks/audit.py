@@ -1,4 +1,7 @@
-"""What `qmesh check` takes: of a large mesh, and beside another firewall's set of many intervals."""
+"""What `qmesh check` takes: of a large mesh, and beside another firewall's set of many intervals.
+
+Beside that set also what agent and holder take of one core, and how soon a guard that is deleted is back.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import sample
+from benchmarks.agent import processor_s
 from benchmarks.measuring import Figure
 
+from qmesh.host.firewall.tables_and_chains import read_table_attributes
 from qmesh.host.system import background
+from qmesh.mesh.guard import TABLE
 from qmesh.mesh.own_command import build_command_line
 
 MOST_S = 2.0
 MOST_MB = 150.0
+MOST_PERCENT = 1
+MOST_MS = 100
 START_S = 120.0
+_TABLE_HANDLE = 4  # NFTA_TABLE_HANDLE
 
 
 class Taken(NamedTuple):
@@ -31,8 +40,11 @@ class Taken(NamedTuple):
     codes: tuple[str, ...]
 
 
-def figures(members: int, intervals: int, runs: int) -> list[Figure]:
-    """Have the agent set everything up, check; then load the set and check again."""
+def figures(members: int, intervals: int, runs: int, rest_s: float) -> list[Figure]:
+    """Have the agent set everything up, check; then load the set and check again, and watch the agent there.
+
+    rest_s: seconds of that.
+    """
     state = sample.control_node(members)
     assert background.start_background_process(state, "agent", wait_s=START_S) is not None
     alone = [take_check(state.directory) for _ in range(runs)]
@@ -40,10 +52,55 @@ def figures(members: int, intervals: int, runs: int) -> list[Figure]:
     beside = [take_check(state.directory) for _ in range(runs)]
     # The set is no concern of the mesh's, and said to be none.
     assert {each.codes for each in beside} == {alone[-1].codes}, (alone[-1].codes, beside[-1].codes)
+    size = f"{members:,} members, {intervals:,} intervals"
+    back = [delete_guard() for _ in range(runs)]
     return [
         *describe("`qmesh check`", f"{members:,} members", alone),
-        *describe("the same beside a set", f"{members:,} members, {intervals:,} intervals", beside),
+        *describe("the same beside a set", size, beside),
+        watch_share(size, rest_s),
+        describe_return(size, back),
     ]
+
+
+def watch_share(size: str, rest_s: float) -> Figure:
+    """What agent and holder take together of one core while nothing happens."""
+    time.sleep(rest_s / 10)
+    before = sum_processor_s()
+    time.sleep(rest_s)
+    percent = 100 * (sum_processor_s() - before) / rest_s
+    work = "agent and holder at rest beside it, of one core"
+    return Figure(work, size, percent, None, "%", f"< {MOST_PERCENT} %", percent < MOST_PERCENT)
+
+
+def sum_processor_s() -> float:
+    """Of all processes but this one: no others are in this namespace. Seconds."""
+    numbers = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return sum(processor_s(number) for number in numbers if number != os.getpid())
+
+
+def delete_guard() -> float:
+    """Delete the guard's first table; milliseconds until it is back."""
+    number = read_handle()
+    subprocess.run(["nft", "delete", "table", "inet", TABLE], check=True)
+    began = time.perf_counter()
+    while (found := read_handle()) is None or found == number:
+        assert time.perf_counter() - began < START_S
+        time.sleep(0.0005)
+    return (time.perf_counter() - began) * 1e3
+
+
+def read_handle() -> bytes | None:
+    """The number of the guard's first table, which no two tables share; None where there is none."""
+    found = read_table_attributes("inet", TABLE)
+    return None if found is None else found[_TABLE_HANDLE]
+
+
+def describe_return(size: str, taken: list[float]) -> Figure:
+    """The median."""
+    median = statistics.median(taken)
+    return Figure(
+        "a deleted guard is back beside it", size, median, None, "ms", f"< {MOST_MS} ms", median < MOST_MS
+    )
 
 
 def describe(work: str, size: str, taken: list[Taken]) -> list[Figure]:
