@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -258,3 +259,12 @@ def test_what_the_test_lets_fall_stays_away(state, linux):
     nft("flush ruleset")
     idle(keeper.LOOK_S)
     assert nftables.read_table(TABLE) is None
+
+
+def test_a_directory_in_the_place_of_the_guards_file_leaves_no_descriptor_open(tmp_path):
+    """Who holds the guard looks again and again: it would soon have none left."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(StateUnreadable, match="cannot be read"):
+            keeper.read_script(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -97,7 +97,7 @@ def _read_stamp(path: Path) -> tuple[int, int, int] | None:
 def read_script(path: Path) -> str | None:
     """The text of a file of nftables commands; None where there is none. Raises StateUnreadable."""
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=_open_no_link) as file:
             return file.read()
     except FileNotFoundError:
         return None
@@ -105,6 +105,10 @@ def read_script(path: Path) -> str | None:
         raise StateUnreadable(
             f"{path} cannot be read: {error}", hint="run `qmesh apply`, which writes it again"
         ) from None
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def describe_change(by: str) -> str:

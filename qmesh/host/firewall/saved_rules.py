@@ -76,7 +76,7 @@ def _list_files(written: str) -> Iterator[str]:
 def _read_file(path: str, limit: int) -> bytes:
     """A regular file's octets; of what is none, such as a FIFO, there are none. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb", closefd=True) as file:
+    with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return b""
         octets = file.read(limit + 1)
