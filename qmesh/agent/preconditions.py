@@ -204,6 +204,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "check": _NONE,
     "check --all": _CONTROL,
     "status": _NONE,
+    "metrics": _NONE,
     "log": _CONTROL,
     "backup": _CONTROL,
     "restore": Preconditions(

@@ -31,6 +31,7 @@ GROUPS: Final = {
         "resume": "Add a paused machine to the node's worker list again.",
         "remove": "Remove a machine from the mesh.",
         "status": "Show every machine of the mesh, and which workers answer.",
+        "metrics": "Print what this machine's agent knows, in the text format of Prometheus.",
         "log": "Show which machines joined, what changed, and when.",
     },
     "This machine": {

@@ -31,6 +31,7 @@ from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.observe import MachineWatch, audit_interval_s
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
+from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
 from qmesh.agent.node.node_restarts import NodeConfigFollower
 from qmesh.agent.node.process_watch import ProcessWatch
@@ -38,9 +39,10 @@ from qmesh.agent.node.program_watch import ProgramWatch
 from qmesh.agent.preconditions import check_user
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host.metrics import agent_socket
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
-from qmesh.host.system.heartbeat import Pulse
+from qmesh.host.system.heartbeat import Pulse, allow_wait
 from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.plan import LoadGuard, Step, describe_step
 
@@ -55,6 +57,8 @@ MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
 PATIENCE_S: Final = 3.0
 """Seconds to wait for another command of qmesh on this machine; then the look is tried again."""
+MOST_METRICS_S: Final = 60.0
+"""Seconds that it takes at most to tell metrics, with a check of this machine before."""
 BUSY_S: Final = 60.0
 """Seconds of that after which something is wrong: commands end."""
 
@@ -114,12 +118,14 @@ class Agent:
         self._reporter = KeyReporter()
         self._detours = DetourLog(audit_interval_s)
         self._findings = FindingsReporter(state)
+        self._metrics = MetricsCollector(state, self._collect_knowledge)
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._parts = {
             supervisor.MONITOR: AgentPart(supervisor.MONITOR, self._run_monitor, self._troubles),
             supervisor.ANSWERING: AgentPart(supervisor.ANSWERING, self._serve_health, self._troubles),
             supervisor.FOLLOWING: AgentPart(supervisor.FOLLOWING, self._follow_changes, self._troubles),
             supervisor.GUARD: AgentPart(supervisor.GUARD, self._keep_guard, self._troubles),
+            supervisor.TELLING: AgentPart(supervisor.TELLING, self._tell_metrics, self._troubles),
         }
 
     def run(self) -> None:
@@ -313,6 +319,33 @@ class Agent:
                 with contextlib.suppress(TimeoutError):
                     caller, _ = listening.accept()
                     agent_health.send_health(caller, self._build_health())
+
+    def _tell_metrics(self) -> None:
+        """Tell them to whoever asks at the socket for them, one after the other."""
+        part = self._parts[supervisor.TELLING]
+        with contextlib.closing(agent_socket.listen(self._state.directory)) as listening:
+            listening.settimeout(1.0)
+            while not part.stopped.is_set():
+                part.pulse.beat()
+                with contextlib.suppress(TimeoutError):
+                    caller, _ = listening.accept()
+                    with allow_wait(MOST_METRICS_S):
+                        agent_socket.send_metrics(caller, self._metrics.render_all())
+
+    def _collect_knowledge(self) -> AgentKnowledge | None:
+        """For metrics; None before the first look."""
+        here, looked_at = self._here, self._looked_at
+        if here is None or looked_at is None:
+            return None
+        is_control = here.settings.control
+        return AgentKnowledge(
+            here,
+            looked_at=time.time() - (time.monotonic() - looked_at),
+            links=self._watch.links.report,
+            notes=self._service.list_notes(),
+            unasked=frozenset(address for address, _ in self._service.list_unasked()) if is_control else None,
+            revisions=self._service.list_revisions() if is_control else None,
+        )
 
     def _build_health(self) -> agent_health.Health:
         looked_s = None if self._looked_at is None else time.monotonic() - self._looked_at

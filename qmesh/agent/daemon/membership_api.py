@@ -260,6 +260,11 @@ class ControlNode:
             ages = [(address, now - asked) for address, asked in self._asked.items()]
         return tuple((address, age_s) for address, age_s in ages if age_s >= SILENT_S)
 
+    def list_revisions(self) -> dict[str, int]:
+        """Which revision members have said, sealed, that they hold, by address; since this service began."""
+        with self._lock:
+            return {at: held for at, held in self._acknowledged.items() if at in self._addresses}
+
     def report_conflict(self, body: bytes, *, sender: str) -> None:
         """Note it: from now on no membership is given out, until this registry is restored."""
         self.refresh_membership()  # a command may have given out what this service has not seen yet

@@ -91,6 +91,11 @@ class MembershipService:
         running = self._running
         return () if running is None else running[2].list_unasked()
 
+    def list_revisions(self) -> dict[str, int]:
+        """As `ControlNode.list_revisions`. From any thread."""
+        running = self._running
+        return {} if running is None else running[2].list_revisions()
+
     def update_service(self, here: Local, event: int | None) -> None:
         """See that it runs as the machine is, and that who waits hears of what is new. On a member none runs.
 

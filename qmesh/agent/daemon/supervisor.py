@@ -34,6 +34,8 @@ RETIRING: Final = "questions to the next control node"
 HOLDER: Final = "holder of the guard"
 MONITOR: Final = "monitor"
 ANSWERING: Final = "answers to `qmesh check`"
+TELLING: Final = "answers to `qmesh metrics`"
+METRICS: Final = "metrics"
 """What the parts are called in the log and by `check`."""
 
 AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)

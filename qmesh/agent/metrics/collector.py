@@ -1,0 +1,207 @@
+"""The one place that gathers what metrics are made of.
+
+What the agent knows by its looks is taken from it. For metrics alone the workers and the guard are looked at,
+and this machine is checked; not when somebody asks, but at intervals, while anybody does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, NamedTuple
+
+from qmesh import __version__
+from qmesh.agent.audit.reporter import run_check
+from qmesh.agent.converge import desired_and_observed_guard
+from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
+from qmesh.agent.node.worker_status import probe_answers
+from qmesh.errors import QmeshError
+from qmesh.host.linux import Linux
+from qmesh.host.network import links
+from qmesh.host.state.directory import State
+from qmesh.mesh.audit.findings import Finding
+from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.metrics.families import build_families
+from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample, is_guard_whole
+from qmesh.mesh.metrics.text_format import render_metrics
+from qmesh.mesh.node_processes.answers import list_undialled_machines
+from qmesh.mesh.protocol.member_note import MemberNote
+from qmesh.mesh.state import Counters
+
+log = logging.getLogger("qmesh")
+
+FRESH_S: Final = 2.0
+"""Seconds for which a text is handed out again, to however many who ask."""
+LOOK_S: Final = 15.0
+"""Seconds between two looks at workers and guard, at least."""
+CHECK_S: Final = 300.0
+"""Seconds between two checks of this machine, at least."""
+_TIMES: Final = 20
+"""How many times longer than a look takes nobody looks again: of thousands of workers many may be away."""
+WANTED_S: Final = 600.0
+"""Seconds for which one who has asked is expected to ask again."""
+
+
+class AgentKnowledge(NamedTuple):
+    """What an agent knows at one moment; nothing but `here` where none runs.
+
+    looked_at: as of `Snapshot`; notes: as of `probe_answers`; unasked and revisions: on the control node.
+    """
+
+    here: Local
+    looked_at: float | None = None
+    links: LinkReport | None = None
+    notes: tuple[tuple[str, MemberNote], ...] = ()
+    unasked: Collection[str] | None = None
+    revisions: Mapping[str, int] | None = None
+
+
+class _Look(NamedTuple):
+    workers: tuple[WorkerSample, ...] | None
+    guard_ok: bool | None
+
+
+class _Check(NamedTuple):
+    findings: tuple[Finding, ...]
+    at: float
+
+
+class MetricsCollector:
+    """Of one machine. From any thread.
+
+    know: what its agent knows now; None before its first look.
+    """
+
+    def __init__(self, state: State, know: Callable[[], AgentKnowledge | None]) -> None:
+        self._state = state
+        self._know = know
+        self._looking = threading.Lock()
+        self._checking = threading.Lock()
+        self._rendering = threading.Lock()
+        self._look: _Look | None = None
+        self._look_due = self._check_due = 0.0
+        self._check: _Check | None = None
+        self._asked_at: float | None = None
+        self._text: tuple[bytes, float] | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody has asked lately."""
+        asked = self._asked_at
+        return asked is not None and time.monotonic() < asked + WANTED_S
+
+    def refresh(self) -> None:
+        """Look again at what is looked at for metrics, where that is due; a check in a thread of its own."""
+        knowledge = self._know()
+        if knowledge is None:
+            return
+        with self._looking:
+            if time.monotonic() >= self._look_due:
+                self._look_again(knowledge)
+        if time.monotonic() >= self._check_due and not self._checking.locked():
+            threading.Thread(target=self._ensure_check, name="check for metrics", daemon=True).start()
+
+    def render(self) -> bytes:
+        """The text, of what is known by now; empty before the agent's first look."""
+        self._asked_at = time.monotonic()
+        with self._rendering:
+            if self._text is None or time.monotonic() >= self._text[1]:
+                knowledge = self._know()
+                text = b"" if knowledge is None else self._render(knowledge)
+                self._text = text, time.monotonic() + FRESH_S
+            return self._text[0]
+
+    def render_all(self) -> bytes:
+        """What is so now, once workers, guard and findings were looked at too: it may take half a minute."""
+        self._ensure_check()
+        self.refresh()
+        self._text = None
+        return self.render()
+
+    def _look_again(self, knowledge: AgentKnowledge) -> None:
+        began = time.monotonic()
+        self._look = _Look(_find_workers(knowledge), self._find_guard(knowledge.here))
+        ended = time.monotonic()
+        self._look_due = ended + max(LOOK_S, _TIMES * (ended - began))
+
+    def _ensure_check(self) -> None:
+        """Check this machine, where that is due."""
+        with self._checking:
+            if time.monotonic() < self._check_due:
+                return
+            try:
+                self._check = _Check(run_check(self._state).findings, time.time())
+            except OSError as error:
+                log.warning("this machine could not be checked for its metrics: %s", error)
+            finally:
+                self._check_due = time.monotonic() + CHECK_S
+
+    def _find_guard(self, here: Local) -> bool | None:
+        """Whether it is whole; None where that can't be seen, which is no word on the guard."""
+        try:
+            linux = Linux(self._state, here.settings.interface, [])
+            return is_guard_whole(*desired_and_observed_guard(with_tunnel_and_guard(here), linux))
+        except QmeshError as error:
+            log.warning("metrics: the guard could not be looked at: %s", error.message)
+            return None
+
+    def _render(self, knowledge: AgentKnowledge) -> bytes:
+        here, look, check = knowledge.here, self._look, self._check
+        interface = here.settings.interface
+        snapshot = Snapshot(
+            name=here.settings.name,
+            version=__version__,
+            inventory=here.inventory,
+            interface=interface,
+            looked_at=knowledge.looked_at,
+            guard_ok=None if look is None else look.guard_ok,
+            dropped=_read_drops(),
+            counters=_read_counters(self._state, interface),
+            links=knowledge.links,
+            unasked=knowledge.unasked,
+            revisions=knowledge.revisions,
+            workers=None if look is None else look.workers,
+            is_dialled=here.settings.control,
+            findings=None if check is None else check.findings,
+            checked_at=None if check is None else check.at,
+        )
+        return render_metrics(build_families(snapshot)).encode()
+
+
+def gather_metrics(state: State) -> bytes:
+    """The text on a machine without an agent: all of it is looked at now."""
+    return MetricsCollector(state, lambda: AgentKnowledge(load_local(state))).render_all()
+
+
+def _find_workers(knowledge: AgentKnowledge) -> tuple[WorkerSample, ...] | None:
+    here = knowledge.here
+    unheard = list_undialled_machines(here.inventory, knowledge.links or LinkReport())
+    try:
+        found = probe_answers(here, unheard=unheard, notes=knowledge.notes)
+    except QmeshError as error:
+        log.warning("metrics: the workers could not be looked at: %s", error.message)
+        return None
+    return tuple(
+        WorkerSample(worker.machine, worker.core, answer.seconds)
+        for answers in found.values()
+        for worker, answer in answers
+    )
+
+
+def _read_drops() -> Mapping[str, int] | None:
+    from qmesh.host.firewall.drop_counters import read_dropped_packets  # noqa: PLC0415 - an agent that nobody asks has no use for it
+
+    with contextlib.suppress(QmeshError):
+        return read_dropped_packets()
+    return None
+
+
+def _read_counters(state: State, interface: str) -> Mapping[str, Counters] | None:
+    """Of the tunnel's peers; None where there is no tunnel, or it can't be seen, which the agent says."""
+    with contextlib.suppress(QmeshError):
+        if links.read(interface) is not None:
+            return Linux(state, interface, []).backend.read(interface).counters
+    return None
