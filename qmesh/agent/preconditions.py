@@ -184,6 +184,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "join --answer": Preconditions(state=(_refuse_while_unconfirmed,)),
     "admit": _CHANGE,
     "set": _CHANGE,
+    "set --metrics": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "pause": _CHANGE,
     "resume": _CHANGE,
     "remove": _CHANGE,

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from tests.support.prometheus import (
+    ALERTS,
+    PAGES,
+    UNPACKED,
+    alert_expressions,
+    dashboard_queries,
+    metrics_of,
+    needs_prometheus,
+    run_promtool,
+)
 
-from tests.support.lab.cluster import make_cluster, make_member, qmesh, start_agent, start_workers, stop_agent
+from qmesh.mesh.guard import parse_table
+from qmesh.mesh.state import Guard
+from tests.support.lab.cluster import (
+    checked,
+    facts,
+    make_cluster,
+    make_member,
+    qmesh,
+    refusal,
+    start_agent,
+    start_workers,
+    stop_agent,
+)
 from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -26,7 +52,7 @@ def cluster():
 
 def read(text: str) -> dict[str, float]:
     """Each sample's value by its name and labels."""
-    found = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    found = (line.rpartition(" ") for line in text.splitlines() if line and line[0] != "#")
     return {name: float(value) for name, _, value in found}
 
 
@@ -70,6 +96,127 @@ def test_without_an_agent_the_command_looks_itself(cluster):
     start_agent(member)
     assert found["qmesh_guard_ok"] == 1
     assert sum(of(found, "qmesh_findings", 'code="agent-missing"')) == 1
-    assert of(found, "qmesh_agent_last_look") == []
+    assert of(found, "qmesh_agent_last_look_timestamp_seconds") == []
     assert len(of(found, "qmesh_worker_up")) == 4
-    assert of(metrics(member), "qmesh_agent_last_look")[0] > 1_600_000_000
+    assert of(metrics(member), "qmesh_agent_last_look_timestamp_seconds")[0] > 1_600_000_000
+
+
+TUNNEL_PLACE = "10.77.0.2:9586"
+
+
+def fetch(machine: Machine, place: str, path: str = "/metrics", **headers: str) -> tuple[int, str]:
+    """Status and body of an answer; 0 where no connection comes about within a second."""
+    words = [f"--header={name}: {value}" for name, value in headers.items()]
+    program = (
+        "import sys, http.client as h\n"
+        "place, path, *headers = sys.argv[1:]\n"
+        "c = h.HTTPConnection(place, timeout=1)\n"
+        "c.putrequest('GET', path, skip_host=any(x.startswith('--header=Host') for x in headers))\n"
+        "[c.putheader(*x.removeprefix('--header=').split(': ')) for x in headers]\n"
+        "try:\n  c.endheaders(); a = c.getresponse(); print(a.status, a.read().decode(), sep='\\n')\n"
+        "except OSError: print(0)\n"
+    )
+    status, _, body = machine.run(["python", "-c", program, place, path, *words]).stdout.partition("\n")
+    return int(status), body
+
+
+def test_g1_metrics_in_the_tunnel_are_for_the_control_node_alone(cluster):
+    control, member, third = cluster
+    for place in ("0.0.0.0:9586", "192.168.0.201:9586", "10.77.0.1:9586", "127.0.0.1:40003", "127.0.0.1:22"):
+        assert "hint: " in refusal(member, "set", "--metrics", place, code=2)
+    taken = member.start(["python", "-m", "http.server", "--bind", "127.0.0.1", "9586"])
+    wait_until(lambda: fetch(member, "127.0.0.1:9586")[0], 20)
+    assert "ss -ltnp" in refusal(member, "set", "--metrics", "127.0.0.1:9586", code=3)
+    taken.stop()
+
+    said = facts(member, "set", "--metrics", TUNNEL_PLACE)
+    assert said == {"is_another": True, "metrics": TUNNEL_PLACE, "metrics_directory": None}
+    wait_until(lambda: fetch(control, TUNNEL_PLACE)[0] == 200, 30)
+    found = read(fetch(control, TUNNEL_PLACE)[1])
+    assert found["qmesh_guard_ok"] == 1
+    assert 'qmesh_machine_up{machine="control"}' in found
+    # Positive controls are above: another member, and a user of the machine itself, reach nothing there.
+    assert fetch(third, TUNNEL_PLACE)[0] == 0
+    assert fetch(member, TUNNEL_PLACE)[0] == 0
+    assert fetch(member, "192.168.0.201:9586")[0] == 0
+    assert [fetch(control, TUNNEL_PLACE, path)[0] for path in ("/", "/metrics/x")] == [404, 404]
+    assert fetch(control, TUNNEL_PLACE, Host="evil.example")[0] == 421
+    assert checked(member)["findings"] == []
+    guard = parse_table(member.run(["nft", "-s", "list", "table", "inet", "qmesh"]).stdout)
+    assert isinstance(guard, Guard)
+    assert guard.control_ports == (9586,)
+
+    qmesh(member, "set", "--metrics", "none")
+    wait_until(lambda: fetch(control, TUNNEL_PLACE)[0] == 0, 30)
+    assert checked(member)["findings"] == []
+
+
+DIRECTORY = "/var/lib/prometheus/node-exporter"
+
+
+def test_node_exporter_finds_a_file_that_its_user_can_read(cluster):
+    _, member, _ = cluster
+    # As if a user of the machine owned it, who is not root.
+    member.run(
+        ["sh", "-c", f"mkdir -p {DIRECTORY} && chown 65534:65534 {DIRECTORY} && chmod 700 {DIRECTORY}"]
+    )
+    stat = ["stat", "-c", "%a %u", f"{DIRECTORY}/qmesh.prom"]
+    wait_until(lambda: member.run(stat, check=False).stdout == "644 65534\n", 60)
+    assert read(member.run(["cat", f"{DIRECTORY}/qmesh.prom"]).stdout)["qmesh_guard_ok"] == 1
+    assert member.run(["ls", "-A", DIRECTORY]).stdout.split() == ["qmesh.prom"]
+    assert "hint: " in refusal(member, "set", "--metrics-directory", "relative", code=2)
+    qmesh(member, "set", "--metrics-directory", "none")
+    wait_until(lambda: not member.run(["ls", "-A", DIRECTORY]).stdout, 60)
+    qmesh(member, "set", "--metrics-directory", "default")
+
+
+PROMETHEUS = "127.0.0.1:9090"
+
+
+def ask(control: Machine, query: str) -> list[dict[str, Any]]:
+    """What Prometheus answers to a query at this moment."""
+    status, body = fetch(control, PROMETHEUS, f"/api/v1/query?{urlencode({'query': query})}")
+    assert status == 200, f"{query}: {body}"
+    return list(json.loads(body)["data"]["result"])
+
+
+@needs_prometheus
+def test_a_real_prometheus_answers_every_query_of_dashboard_and_alerts(cluster, tmp_path):
+    """It runs on the control node, and reaches the members through the tunnel, as the page says."""
+    control, member, third = cluster
+    places = [(control, "127.0.0.1:9586"), (member, "10.77.0.2:9586"), (third, "10.77.0.3:9586")]
+    text = (PAGES / "prometheus.yml").read_text(encoding="utf-8")
+    for machine, place in places:
+        assert f'"{place}"' in text
+        qmesh(machine, "set", "--metrics", place)
+    (tmp_path / "prometheus.yml").write_text(re.sub(r"interval: 15s", "interval: 1s", text), encoding="utf-8")
+    (tmp_path / "alerts.yml").write_bytes(ALERTS.read_bytes())
+    running = control.start(
+        [
+            UNPACKED / "prometheus",
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            f"--web.listen-address={PROMETHEUS}",
+            "--log.level=error",
+        ]
+    )
+    wait_until(lambda: fetch(control, PROMETHEUS, "/-/ready")[0] == 200, 30)
+    wait_until(lambda: [each["value"][1] for each in ask(control, "up")] == ["1", "1", "1"], 60)
+    wait_until(lambda: len(ask(control, "qmesh_findings_timestamp_seconds")) == 3, 90)
+    wait_until(lambda: ask(control, 'qmesh_worker_up{machine="machine-c"} == 0'), 60)
+    wait_until(lambda: ask(control, "count_over_time(wireguard_sent_bytes_total[1m]) > 2"), 30)
+    assert [title for title, query in dashboard_queries().items() if not ask(control, query)] == []
+    for expression in alert_expressions().values():
+        ask(control, expression)
+        assert [name for name in metrics_of(expression) if not ask(control, name)] == []
+    waiting = 'ALERTS{alertname="QmeshWorkerSilent", machine="machine-c"}'
+    wait_until(lambda: ask(control, waiting), 30)
+    assert [
+        each["metric"]["alertname"] for each in ask(control, 'ALERTS{alertname!="QmeshWorkerSilent"}')
+    ] == []
+
+    done = run_promtool("check", "metrics", text=qmesh(control, "metrics").stdout)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    running.stop()
+    for machine, _ in places:
+        qmesh(machine, "set", "--metrics", "none")

@@ -56,6 +56,14 @@ def test_each_port_is_closed_but_for_whom_it_was_asked_for():
     assert closed(mesh).guarded_ports == (5432, 6600, 8337, 8338, 9100, 9200)
 
 
+def test_where_metrics_are_served_in_the_tunnel_only_the_control_node_comes():
+    served = frozenset({9586})
+    assert closed(cluster(), of_metrics=served).control == (9586,)
+    assert closed(cluster(left_open=(9586,)), of_metrics=served).control == (9586,)
+    assert closed(cluster(guarded_ports=(GuardedPort(9586, "none"),)), of_metrics=served).control == ()
+    assert 9586 in closed(cluster(), "a", of_metrics=served).own
+
+
 def test_on_the_control_node_the_control_node_is_the_machine_itself():
     asked = (GuardedPort(5432, "mesh"), GuardedPort(9100, "control"))
     mesh = msgspec.structs.replace(cluster(guarded_ports=asked), control="b")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from qmesh.errors import BadInput
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.changes import set_machine_fields
-from qmesh.mesh.foreign.kernel_rules import Expression, KernelRule
+from qmesh.mesh.foreign.expressions import Expression
+from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.links.activity import LinkReport, SilentLink
 from qmesh.mesh.machine import GuardedPort
 from qmesh.mesh.metrics import outlets

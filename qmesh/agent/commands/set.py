@@ -7,8 +7,11 @@ import os
 import msgspec
 
 from qmesh.agent.mesh_change import ChangeResult, change_mesh
+from qmesh.agent.metrics.directory import find_metrics_directory
 from qmesh.agent.node.node_program import warn_of_other_programs
+from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.errors import BadInput
+from qmesh.host.metrics.listen import refuse_taken_port
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.state.directory import State
 from qmesh.host.system import ssh_session
@@ -16,9 +19,10 @@ from qmesh.mesh import changes
 from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import validate_worker_count
+from qmesh.mesh.metrics.outlets import parse_metrics_address, refuse_metrics_address
 from qmesh.mesh.ports.port_options import PortOptions, set_port_options
 from qmesh.mesh.reachability.public_host import parse_public_host
-from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, quote_text
 
 
 def set_machine(
@@ -85,6 +89,50 @@ def _find_port_owners(state: State, mesh: Inventory, name: str, ports: PortOptio
     if session is not None:
         found[session.server_port] = "that of your own SSH session"
     return {**found, settings.listen_port: tunnel}
+
+
+class MetricsSettings(msgspec.Struct, frozen=True):
+    """Where this machine's metrics go, as of `Settings`. is_another: whether that has changed."""
+
+    is_another: bool
+    metrics: str | None
+    metrics_directory: str | None
+
+
+def set_metrics(state: State, *, place: str | None, directory: str | None) -> MetricsSettings:
+    """Another address, or another directory, for this machine's metrics; None leaves it as it is.
+
+    place: ADDRESS:PORT, or `none`. directory: a path, `none`, or `default`.
+    Raises BadInput for what is not this machine's, or somebody's already.
+    """
+    check_user("set --metrics")
+    wanted = None if place in {None, "none"} else parse_metrics_address(place or "")
+    if directory is not None and directory not in {"none", "default"} and not directory.startswith("/"):
+        raise BadInput(
+            f"{quote_text(directory)} is not an absolute path",
+            hint="pass the directory as a path that begins with /; or `none`, or `default`",
+        )
+    with lock_member(state, "set --metrics") as here:
+        old = settings = here.settings
+        if wanted is not None and wanted != old.metrics:
+            owners = {settings.listen_port: "WireGuard's"}
+            served = find_ssh_ports([wanted.port])
+            owners |= dict.fromkeys(served, "where SSH listens, and you would be locked out")
+            refuse_metrics_address(here.inventory, settings.name, wanted, owners)
+            refuse_taken_port(wanted)
+        if place is not None:
+            settings = msgspec.structs.replace(settings, metrics=wanted)
+        if directory is not None:
+            said = {"none": "", "default": None}.get(directory, directory)
+            settings = msgspec.structs.replace(settings, metrics_directory=said)
+        if settings != old:
+            state.save_settings(settings)
+    chosen = find_metrics_directory(settings)
+    return MetricsSettings(
+        is_another=settings != old,
+        metrics=None if settings.metrics is None else str(settings.metrics),
+        metrics_directory=None if chosen is None else str(chosen),
+    )
 
 
 def set_options(state: State, options: MeshOptions) -> ChangeResult:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import msgspec
 
 from qmesh.agent.audit.saved_rules import find_saved_rules
 from qmesh.agent.converge import apply_steps, warn_of_refusal
 from qmesh.agent.local import Local, load_local
+from qmesh.agent.metrics.directory import find_metrics_directory
 from qmesh.agent.node import node_config
 from qmesh.agent.preconditions import check_state, check_user
 from qmesh.errors import QmeshError
@@ -16,6 +18,7 @@ from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import firewall_units
 from qmesh.host.linux import Linux, unload_guard
+from qmesh.host.metrics.public_file import remove_public_file
 from qmesh.host.network import ports
 from qmesh.host.network.ports import Listener
 from qmesh.host.registry import Registry
@@ -24,6 +27,7 @@ from qmesh.host.state.documents import LastBackup, Settings
 from qmesh.host.system import installed_files, processes, single_agent
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.inventory import list_members, worker_ports
+from qmesh.mesh.metrics.outlets import DEFAULT_DIRECTORY, FILE
 from qmesh.mesh.nodeconfig import render_config
 from qmesh.mesh.plan import Step, plan_steps
 from qmesh.mesh.state import NodeState
@@ -104,6 +108,7 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     for each in (state.agent_lock_file, state.undo_lock_file):
         processes.terminate_lock_owner(each, timeout_s=_END_S)
     steps = _remove_tunnel_and_guard(state, settings)
+    _remove_metrics_file(settings)
     processes.terminate_lock_owner(state.hold_lock_file, timeout_s=_END_S)
     single_agent.remove_lock_directory()
     deleted, kept = installed_files.delete_units()
@@ -150,6 +155,14 @@ def _list_own_ports(state: State) -> tuple[tuple[int, ...], bool]:
 
 def _render(here: Local, text: str | None) -> str:
     return render_config(here.inventory, here.settings.name, text).text
+
+
+def _remove_metrics_file(settings: Settings | None) -> None:
+    """The file for node_exporter, which would tell of this machine for ever; it is no reason to end."""
+    directory = Path(DEFAULT_DIRECTORY) if settings is None else find_metrics_directory(settings)
+    if directory is not None:
+        with contextlib.suppress(QmeshError):
+            remove_public_file(directory, FILE)
 
 
 def _remove_tunnel_and_guard(state: State, settings: Settings | None) -> tuple[Step, ...]:

@@ -32,6 +32,7 @@ from qmesh.agent.daemon.observe import MachineWatch, audit_interval_s
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
+from qmesh.agent.metrics.outlets import MetricsOutlets
 from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
 from qmesh.agent.node.node_restarts import NodeConfigFollower
 from qmesh.agent.node.process_watch import ProcessWatch
@@ -126,6 +127,7 @@ class Agent:
             supervisor.FOLLOWING: AgentPart(supervisor.FOLLOWING, self._follow_changes, self._troubles),
             supervisor.GUARD: AgentPart(supervisor.GUARD, self._keep_guard, self._troubles),
             supervisor.TELLING: AgentPart(supervisor.TELLING, self._tell_metrics, self._troubles),
+            supervisor.METRICS: AgentPart(supervisor.METRICS, self._keep_outlets, self._troubles),
         }
 
     def run(self) -> None:
@@ -331,6 +333,10 @@ class Agent:
                     caller, _ = listening.accept()
                     with allow_wait(MOST_METRICS_S):
                         agent_socket.send_metrics(caller, self._metrics.render_all())
+
+    def _keep_outlets(self) -> None:
+        outlets = MetricsOutlets(self._metrics, lambda: self._here, self._troubles)
+        outlets.run(self._parts[supervisor.METRICS])
 
     def _collect_knowledge(self) -> AgentKnowledge | None:
         """For metrics; None before the first look."""

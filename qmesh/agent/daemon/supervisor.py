@@ -36,6 +36,8 @@ MONITOR: Final = "monitor"
 ANSWERING: Final = "answers to `qmesh check`"
 TELLING: Final = "answers to `qmesh metrics`"
 METRICS: Final = "metrics"
+METRICS_FILE: Final = "metrics for node_exporter"
+METRICS_PORT: Final = "metrics for Prometheus"
 """What the parts are called in the log and by `check`."""
 
 AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from qmesh.agent.commands.set import set_machine, set_options
+from qmesh.agent.commands.set import MetricsSettings, set_machine, set_metrics, set_options
 from qmesh.cli.change_text import print_change
-from qmesh.cli.output import STATE, JsonOption, StateOption
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.changes import MeshOptions
@@ -30,6 +30,7 @@ EXAMPLES = (
     "qmesh set hel-2 --guard-port 9100 --from control",
     "qmesh set --node 2.1",
     "qmesh set --restart",
+    "qmesh set --metrics 127.0.0.1:9586",
 )
 
 
@@ -98,6 +99,24 @@ def command(
             "--restart/--no-restart", help="Let the agents restart the node's processes after a change."
         ),
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Where this machine's agent serves its metrics: on loopback, or at its tunnel address for"
+            " the control node; `none` for nowhere.",
+            metavar="ADDRESS:PORT",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_directory: Annotated[
+        str | None,
+        typer.Option(
+            help="Where it writes them for node_exporter; `none` for nowhere, `default` for Debian's"
+            " directory where that is there.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -126,6 +145,14 @@ def command(
             "--from says for whom --guard-port is, and no port is given",
             hint="pass both: `qmesh set NAME --guard-port PORT --from control`",
         )
+    if metrics is not None or metrics_directory is not None:
+        if name is not None or for_one or for_all:
+            raise BadInput(
+                "--metrics and --metrics-directory are for this machine, and are passed alone",
+                hint="on the machine itself: `qmesh set --metrics ADDRESS:PORT`",
+            )
+        _print_metrics(set_metrics(State(state), place=metrics, directory=metrics_directory), as_json=as_json)
+        return
     if not for_one and not for_all:
         raise BadInput("nothing to change was given", hint="see `qmesh set --help`")
     if name is not None:
@@ -166,6 +193,13 @@ def command(
 def _list_given(*options: tuple[str, object]) -> tuple[str, ...]:
     """The options that were typed."""
     return tuple(option for option, value in options if value is not None)
+
+
+def _print_metrics(settings: MetricsSettings, *, as_json: bool) -> None:
+    served = f"served at http://{settings.metrics}/metrics" if settings.metrics else "not served"
+    written = f"written to {settings.metrics_directory}" if settings.metrics_directory else "not written"
+    text = f"metrics of this machine: {served}, {written}; its agent does so within seconds"
+    print_outcome(settings, as_json=as_json, text=lambda _: text)
 
 
 def _parse_endpoints(said: list[str] | None) -> tuple[str, ...] | None:

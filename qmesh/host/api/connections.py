@@ -65,7 +65,7 @@ class HttpRequest(NamedTuple):
 
     query: the path's. acknowledgement: the sender's report of the revision that it holds, key_report: of its
         node's keys, both encrypted, in base64. can_report: whether it would report its findings.
-    note: what it notes of itself.
+    note: what it notes of itself. host: the header of that name.
     hung_up: done once the client has closed the connection.
     """
 
@@ -77,6 +77,7 @@ class HttpRequest(NamedTuple):
     key_report: bytes
     can_report: bool
     note: bytes
+    host: bytes
     body: bytes
     hung_up: asyncio.Future[None]
 
@@ -181,6 +182,7 @@ class _HttpProtocol(asyncio.Protocol):
             key_report=headers.get(KEY_DIGESTS.encode(), b""),
             can_report=bool(headers.get(CAN_REPORT.encode(), b"")),
             note=headers.get(NOTE.encode(), b"")[:MOST_CHARACTERS],
+            host=headers.get(b"host", b""),
             body=bytes(self._body),
             hung_up=self.hung_up,
         )

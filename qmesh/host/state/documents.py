@@ -15,6 +15,7 @@ from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh.decode import Malformed, decode_json
+from qmesh.mesh.metrics.outlets import parse_metrics_address
 from qmesh.mesh.mtu import LEAST_MTU_IPV4
 from qmesh.mesh.protocol.enrolment import Redemption
 from qmesh.mesh.values import (
@@ -89,6 +90,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guarded: False after `qmesh down --open`.
     removed: whether the mesh has removed this machine; its worker ports stay closed.
     invitation: the identifier of the one that was redeemed here.
+    metrics: where the agent serves them, an IP address and a port; None for nowhere.
+    metrics_directory: where it writes them for node_exporter; None for where Debian's has its files, if that
+        is there, and "" for nowhere.
     """
 
     mesh: str
@@ -105,11 +109,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guarded: bool = True
     removed: bool = False
     invitation: str | None = None
+    metrics: Endpoint | None = None
+    metrics_directory: str | None = None
 
     def __post_init__(self) -> None:
         validate_machine_name(self.name)
         validate_interface_name(self.interface)
         _check_directory(self.config_directory)
+        _check_directory(self.metrics_directory or None)
+        if self.metrics is not None:
+            parse_metrics_address(str(self.metrics))
 
     @property
     def node_directory(self) -> ConfigDirectory | None:

@@ -14,11 +14,13 @@ class SeenPorts(msgspec.Struct, frozen=True, kw_only=True):
     listened: worker ports that its guard closed before, and that are listened on still.
     of_node: those at which the node's own file lets the node listen on every address.
     of_ssh: those at which SSH is served, which nothing closes.
+    of_metrics: those at which the agent serves metrics in the tunnel, for the control node.
     """
 
     listened: frozenset[int] = frozenset()
     of_node: frozenset[int] = frozenset()
     of_ssh: frozenset[int] = frozenset()
+    of_metrics: frozenset[int] = frozenset()
 
 
 class ClosedPorts(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,7 @@ def assign_closed_ports(inventory: Inventory, name: str, listen_port: int, seen:
     asked = {each.port: each.source for each in machine.guarded_ports}
     # On every machine: the control process may still run where the control role was before.
     others = seen.of_node.union(NODE_PORTS[inventory.node]).difference(machine.left_open)
-    sources = {**dict.fromkeys(others, "none"), **asked}
+    sources = {**dict.fromkeys(others, "none"), **dict.fromkeys(seen.of_metrics, "control"), **asked}
     if name == inventory.control:  # the control node is the machine itself
         sources = {port: "none" if source == "control" else source for port, source in sources.items()}
 

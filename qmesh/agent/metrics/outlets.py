@@ -1,0 +1,152 @@
+"""Where the agent's metrics go by themselves: a file for node_exporter, and an address for Prometheus."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from qmesh.agent.daemon.supervisor import METRICS_FILE, METRICS_PORT, AgentPart, Troubles
+from qmesh.agent.local import Local
+from qmesh.agent.metrics.collector import MetricsCollector
+from qmesh.agent.metrics.directory import find_metrics_directory
+from qmesh.errors import QmeshError
+from qmesh.host.metrics.public_file import remove_public_file, replace_public_file
+from qmesh.host.network import links
+from qmesh.mesh.metrics.outlets import (
+    DEFAULT_DIRECTORY,
+    FILE,
+    is_loopback,
+    may_read_metrics,
+    refuse_metrics_address,
+)
+from qmesh.mesh.values import Endpoint
+
+if TYPE_CHECKING:
+    from qmesh.host.metrics.http_server import MetricsServer
+
+log = logging.getLogger("qmesh")
+
+FILE_S: Final = 15.0
+"""Seconds between two times that the file is written."""
+_TICK_S: Final = 1.0
+_LOOK_S: Final = 20.0
+"""Seconds that a look at workers may take, besides what its parts announce."""
+
+
+class MetricsOutlets:
+    """`run` is a part's.
+
+    get_here: what the machine remembered at the agent's last look; None before the first.
+    """
+
+    def __init__(
+        self, collector: MetricsCollector, get_here: Callable[[], Local | None], troubles: Troubles
+    ) -> None:
+        self._collector = collector
+        self._get_here = get_here
+        self._troubles = troubles
+        self._server: tuple[object, MetricsServer] | None = None
+        self._file_due = 0.0
+        self._written_to: Path | None = Path(DEFAULT_DIRECTORY)
+        """Where the file may be: one that an agent before this one wrote as well."""
+        self._said = ""
+
+    def run(self, part: AgentPart) -> None:
+        """Keep both as the settings say, until the part should end."""
+        try:
+            while not part.stopped.wait(_TICK_S):
+                part.pulse.beat(allowed_s=_LOOK_S)
+                here = self._get_here()
+                if here is not None:
+                    self._update(here)
+        finally:
+            self._stop_server()
+
+    def _update(self, here: Local) -> None:
+        self._keep_server(here)
+        directory = find_metrics_directory(here.settings)
+        if self._server is not None or directory is not None or self._collector.is_wanted:
+            self._collector.refresh()
+        if time.monotonic() >= self._file_due:
+            self._file_due = time.monotonic() + FILE_S
+            self._write_file(directory, is_asked=bool(here.settings.metrics_directory))
+
+    # The file
+
+    def _write_file(self, directory: Path | None, *, is_asked: bool) -> None:
+        before, self._written_to = self._written_to, directory
+        try:
+            if before is not None and before != directory:
+                remove_public_file(before, FILE)
+            if directory is not None and (text := self._collector.render()):
+                replace_public_file(directory, FILE, text)
+        except QmeshError as error:
+            self._report_file_error(error, is_asked=is_asked)
+        else:
+            self._said = ""
+            self._troubles.clear(METRICS_FILE)
+
+    def _report_file_error(self, error: QmeshError, *, is_asked: bool) -> None:
+        """A directory that was not asked for is no trouble of this machine's: it is said once in the log."""
+        if is_asked:
+            self._troubles.note_error(METRICS_FILE, error)
+        elif error.message != self._said:
+            self._said = error.message
+            log.warning("no metrics for node_exporter: %s (hint: %s)", error.message, error.hint)
+
+    # The address
+
+    def _keep_server(self, here: Local) -> None:
+        wanted = self._find_place(here)
+        if self._server is not None and (self._server[0] != wanted or not self._server[1].is_alive):
+            self._stop_server()
+        if wanted is None:
+            self._troubles.clear(METRICS_PORT)
+        elif self._server is None:
+            try:
+                self._start_server(here, wanted)
+            except QmeshError as error:
+                self._troubles.note_error(METRICS_PORT, error)
+            else:
+                self._troubles.clear(METRICS_PORT)
+
+    def _find_place(self, here: Local) -> tuple[Endpoint, int] | None:
+        """Where to listen now, and the number of the interface: a new one needs a new socket."""
+        place, settings = here.settings.metrics, here.settings
+        if place is None or settings.removed:
+            return None
+        if is_loopback(place):
+            return place, 0
+        link = links.read(settings.interface) if settings.up and settings.guarded else None
+        return None if link is None else (place, link.index)
+
+    def _start_server(self, here: Local, wanted: tuple[Endpoint, int]) -> None:
+        from qmesh.host.metrics.http_server import MetricsServer  # noqa: PLC0415 - few machines have one
+
+        place, settings = wanted[0], here.settings
+        # The mesh may have changed since that was set: the port may be a worker's now.
+        refuse_metrics_address(here.inventory, settings.name, place, {})
+        # On the control node itself Prometheus calls by loopback, whichever address it calls.
+        is_bound = not (is_loopback(place) or settings.control)
+        server = MetricsServer(
+            place,
+            interface=settings.interface if is_bound else None,
+            render=self._collector.render,
+            may_read=lambda peer: self._may_read(peer, place),
+        )
+        server.start()
+        self._server = wanted, server
+        log.info("metrics are served at http://%s/metrics", place)
+
+    def _may_read(self, peer: str, place: Endpoint) -> bool:
+        here = self._get_here()
+        hubs = () if here is None else tuple(each.address for each in here.inventory.hubs)
+        return may_read_metrics(peer, place, hubs)
+
+    def _stop_server(self) -> None:
+        if self._server is not None:
+            self._server[1].stop()
+            self._server = None

@@ -1,0 +1,96 @@
+"""Metrics over HTTP, for Prometheus: one path, at one address, in a thread of its own.
+
+What is under way for each address, sizes and times are bounded as for the membership service, whose
+connections these are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from qmesh.errors import QmeshError
+from qmesh.host.api.connections import Connections, HttpRequest, Response
+from qmesh.host.metrics.listen import open_listener
+from qmesh.host.system import heartbeat
+from qmesh.mesh.metrics.outlets import is_wanted_host
+from qmesh.mesh.metrics.text_format import MEDIA_TYPE
+from qmesh.mesh.values import Endpoint
+
+PATH: Final = "/metrics"
+_STOP_S: Final = 5.0
+_GRACE_S: Final = 1.0
+_TICK_S: Final = 0.2
+
+
+class MetricsServer:
+    """Listens from the beginning, serves from `start` to `stop`.
+
+    place: an address of this machine. interface: the only one by which it is reached; None for any.
+    render: gives the text; may block. may_read: whether one who calls from an address may have it.
+    Raises KernelRefused where it cannot listen there.
+    """
+
+    def __init__(
+        self,
+        place: Endpoint,
+        *,
+        interface: str | None,
+        render: Callable[[], bytes],
+        may_read: Callable[[str], bool],
+    ) -> None:
+        self._place = place
+        self._render = render
+        self._may_read = may_read
+        self._is_over = False
+        self._socket = open_listener(place, interface)
+        self._thread = threading.Thread(target=self._run, name="metrics over HTTP", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended by itself."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End it, and wait until it has ended. One that hangs is left to the end of this process."""
+        self._is_over = True
+        if self._thread.ident is not None:
+            with heartbeat.allow_wait(_STOP_S):
+                self._thread.join(_STOP_S)
+        self._socket.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._turn = asyncio.Semaphore()
+        connections = Connections(self._socket, self._answer, _refuse)
+        connections.start_accepting()
+        try:
+            while not self._is_over:  # noqa: ASYNC110 - another thread sets it
+                await asyncio.sleep(_TICK_S)
+        finally:
+            await connections.shut_down(grace_s=_GRACE_S)
+
+    async def _answer(self, question: HttpRequest) -> Response:
+        if not is_wanted_host(question.host.decode("ascii", "replace"), self._place):
+            return Response(421)
+        if not self._may_read(question.peer.address):
+            return Response(403)
+        if question.path != PATH:
+            return Response(404)
+        if question.method != "GET":
+            return Response(405, headers=(("allow", "GET"),))
+        async with self._turn:
+            text = await asyncio.to_thread(self._render)
+        return Response(200, text, MEDIA_TYPE) if text else Response(503)
+
+
+def _refuse(_: QmeshError) -> Response:
+    return Response(400)
