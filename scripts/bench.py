@@ -84,6 +84,9 @@ ROWS: Final = {
     "floods": Row(({"seconds": 60},), ({"seconds": 0.5},)),
     "handover": Row(({"machines": 10, "turns": 6},), ({"machines": 2, "turns": 1},)),
     "recovery": Row(({"runs": 1, "parts": 5, "ways": 2},), ({"runs": 1, "parts": 1, "ways": 1},)),
+    "metrics": Row(
+        ({"members": 2047, "scrapes": 5, "rest_s": 90},), ({"members": 2, "scrapes": 1, "rest_s": 0.5},)
+    ),
     # Over two audits of the agent, which has one in 62 s or so, and in 82.
     "agent": Row(
         ({"members": 500, "rest_s": 130}, {"members": 5000, "rest_s": 170}),

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+import yaml
+
 from qmesh.mesh.metrics.families import METRICS
 from tests.support.checkout import CHECKOUT
+from tests.support.prometheus import (
+    ALERTS,
+    PAGES,
+    alert_expressions,
+    dashboard_queries,
+    metrics_of,
+    needs_prometheus,
+    run_promtool,
+)
 
 PAGE = CHECKOUT / "docs/monitoring.md"
 
@@ -21,3 +35,45 @@ def test_the_page_has_each_metric_as_it_is():
         (f"`{each.name}`", each.kind, ", ".join(f"`{label}`" for label in each.labels), each.on, each.help)
         for each in METRICS
     ]
+
+
+def test_alerts_and_dashboard_name_metrics_that_there_are_and_all_of_them():
+    names = {metric.name for metric in METRICS}
+    queries = [*alert_expressions().values(), *dashboard_queries().values()]
+    assert {name for query in queries for name in metrics_of(query)} == names
+
+
+def test_the_page_has_each_alert():
+    assert [re.findall(r"`(\w+)`", row[0]) for row in table_rows("alert")] == [
+        [name] for name in alert_expressions()
+    ]
+
+
+def test_each_alert_is_tried_both_where_it_comes_and_where_it_does_not():
+    tests = yaml.safe_load((PAGES / "alerts.test.yml").read_text(encoding="utf-8"))["tests"]
+    tried = [
+        (each["alertname"], bool(each["exp_alerts"])) for test in tests for each in test["alert_rule_test"]
+    ]
+    wanted = {(name, comes) for name in alert_expressions() for comes in (True, False)}
+    assert set(tried) == wanted
+
+
+def test_each_alert_says_what_to_do():
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        assert re.search(r"\{\{ \$labels\.\w+ \}\}: qmesh \w+$", rule["annotations"]["fix"])
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+@needs_prometheus
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("test", "rules", PAGES / "alerts.test.yml"),
+        ("check", "config", PAGES / "prometheus.yml"),
+    ],
+    ids=lambda words: words[-1].name,
+)
+def test_prometheus_itself_takes_what_the_pages_have(words):
+    done = run_promtool(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
