@@ -58,7 +58,7 @@ MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
 PATIENCE_S: Final = 3.0
 """Seconds to wait for another command of qmesh on this machine; then the look is tried again."""
-MOST_METRICS_S: Final = 60.0
+MOST_METRICS_S: Final = 120.0
 """Seconds that it takes at most to tell metrics, with a check of this machine before."""
 BUSY_S: Final = 60.0
 """Seconds of that after which something is wrong: commands end."""

@@ -29,6 +29,7 @@ from qmesh.errors import (
 )
 from qmesh.host import files
 from qmesh.host.firewall import guard_keeper, held_table, holder
+from qmesh.host.metrics import agent_socket
 from qmesh.host.network import reserved_ports
 from qmesh.host.state.documents import (
     Document,
@@ -84,6 +85,7 @@ class State:
         self.log_file = directory / log_file.NAME
         self.agent_lock_file = directory / "agent.lock"
         self.health_socket = directory / agent_health.SOCKET
+        self.metrics_socket = directory / agent_socket.SOCKET
         self.undo_lock_file = directory / "undo.lock"
         self.worker_config_directory = directory / "node"
         self.estate_file = directory / "estate.msgpack"
