@@ -163,7 +163,7 @@ METRICS: Final = (
     Metric(
         "qmesh_guard_dropped_packets_total",
         "counter",
-        "Packets that the guard's first table has dropped since it was loaded, by its chain.",
+        "Packets that the guard has dropped since its tables were loaded, by chain.",
         ("chain",),
         "all",
         _find_drops,
