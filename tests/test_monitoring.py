@@ -7,8 +7,15 @@ import re
 import pytest
 import yaml
 
-from qmesh.mesh.metrics.families import METRICS
+from qmesh.mesh.audit.findings import failed_check_finding
+from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.metrics.families import METRICS, build_families
+from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample
+from qmesh.mesh.metrics.text_format import render_metrics
+from qmesh.mesh.state import Counters
 from tests.support.checkout import CHECKOUT
+from tests.support.factories import TUTORIAL
 from tests.support.prometheus import (
     ALERTS,
     PAGES,
@@ -77,3 +84,43 @@ def test_each_alert_says_what_to_do():
 def test_prometheus_itself_takes_what_the_pages_have(words):
     done = run_promtool(*words)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_prometheus
+def test_prometheus_finds_no_fault_in_the_metrics():
+    """All of them, of a mesh that is made up; `tests/lab/test_metrics.py` has those of machines."""
+    others = TUTORIAL.machines[1:]
+    known = Snapshot(
+        name="a",
+        version="0.1.0",
+        inventory=TUTORIAL,
+        interface="qmesh0",
+        looked_at=1.7e9,
+        guard_ok=True,
+        dropped={"closed_port": 1},
+        counters={each.public_key: Counters(1_700_000_000, 2**40, 1, None) for each in others},
+        links=LinkReport(),
+        unasked=(),
+        revisions={each.address: 7 for each in others},
+        workers=tuple(WorkerSample(each.machine, each.core, 0.01) for each in list_workers(TUTORIAL)),
+        is_dialled=True,
+        findings=(failed_check_finding("keys", "", ""),),
+        checked_at=1.7e9,
+    )
+    families = build_families(known)
+    assert [family.metric for family in families] == [*METRICS]
+    text = render_metrics(families)
+    done = run_promtool("check", "metrics", text=text)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert run_promtool("check", "metrics", text=text.replace(" gauge", " gage", 1)).returncode != 0
+
+
+@needs_prometheus
+def test_prometheus_can_read_each_query_of_the_dashboard(tmp_path):
+    """That each has an answer, `tests/lab/test_metrics.py` sees, by a Prometheus that runs."""
+    rules = [{"record": f"x:{at}", "expr": query} for at, query in enumerate(dashboard_queries().values())]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8")
+    done = run_promtool("check", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
