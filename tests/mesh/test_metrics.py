@@ -248,6 +248,6 @@ def test_a_request_has_to_name_the_place(place, fine, wrong):
 def test_only_the_control_node_reads_through_the_tunnel():
     place, hubs = Endpoint("10.77.0.2", 9586), ("10.77.0.1",)
     assert outlets.may_read_metrics("10.77.0.1", place, hubs)
-    assert outlets.may_read_metrics("10.77.0.2", place, hubs)
+    assert not outlets.may_read_metrics("10.77.0.2", place, hubs)
     assert not outlets.may_read_metrics("10.77.0.3", place, hubs)
     assert outlets.may_read_metrics("127.0.0.1", Endpoint("127.0.0.1", 9586), hubs)

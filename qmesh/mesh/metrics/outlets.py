@@ -91,6 +91,6 @@ def is_wanted_host(said: str, place: Endpoint) -> bool:
 def may_read_metrics(peer: str, place: Endpoint, hubs: tuple[str, ...]) -> bool:
     """Whether who calls from that address may have them. hubs: addresses of control nodes.
 
-    The guard says the same by its rules; this is for when there are none.
+    The guard says the same by its rules, but for users of the machine itself; and there may be none.
     """
-    return is_loopback(place) or peer == place.host or peer in hubs
+    return is_loopback(place) or peer in hubs
