@@ -55,6 +55,12 @@ def test_of_an_unforeseen_error_the_log_has_the_place(troubles, caplog):
     assert [record.exc_info is not None for record in caplog.records] == [True, False]
 
 
+def end_part(part: AgentPart) -> None:
+    """End it, and wait until its thread has: it would be one of the next test's."""
+    part.stop()
+    wait_until(lambda: "part" not in {thread.name for thread in threading.enumerate()})
+
+
 @pytest.mark.parametrize("end", [None, KeyError("x"), SystemExit(3), MachineRefused("no", hint="wait")])
 def test_a1_a_part_that_ends_is_begun_again_and_named(troubles, end):
     runs, go = [], threading.Event()
@@ -74,8 +80,8 @@ def test_a1_a_part_that_ends_is_begun_again_and_named(troubles, end):
     assert runs == [(), (), (), ()]  # while it runs nothing is wrong
     (restart,) = troubles.recent_restarts()
     assert (restart.part, restart.times) == ("part", 3)
-    part.stop()
     go.set()
+    end_part(part)
 
 
 def test_a1_a_part_that_is_down_is_named_until_it_runs(troubles, told, monkeypatch):
@@ -85,7 +91,7 @@ def test_a1_a_part_that_is_down_is_named_until_it_runs(troubles, told, monkeypat
     wait_until(lambda: bool(troubles.list_troubles()))
     assert troubles.list_troubles()[0].reason == "ZeroDivisionError: division by zero"
     wait_until(lambda: told == ["part: ZeroDivisionError: division by zero"])
-    part.stop()
+    end_part(part)
 
 
 def test_intervals_grow_until_it_has_run_for_a_while(monkeypatch):
