@@ -46,7 +46,7 @@ def fork(words: Sequence[str], variables: Mapping[str, str], machine: int, strea
     ]
     try:
         with _one_at_a_time:
-            server = _find_server()
+            server = _find_server(variables)
             socket.send_fds(server, [message], [*streams, *namespaces])
             answer = server.recv(64)
     finally:
@@ -57,15 +57,18 @@ def fork(words: Sequence[str], variables: Mapping[str, str], machine: int, strea
     return int(answer)
 
 
-def _find_server() -> socket.socket:
-    """The one of this process, started where there is none. It ends when this process does."""
+def _find_server(variables: Mapping[str, str]) -> socket.socket:
+    """The one of this process, started where there is none. It ends when this process does.
+
+    variables: those of commands, as what is imported may look at them.
+    """
     if not _servers:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-P", str(PROGRAM)],
-                {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
+                dict(variables),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, its.fileno(), 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
