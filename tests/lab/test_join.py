@@ -11,6 +11,7 @@ import pytest
 from tests.support.lab.cluster import (
     AGENT,
     CONFIG,
+    NODE_CONFIG,
     SERVICE,
     STATE,
     checked,
@@ -94,14 +95,29 @@ def test_answers_have_the_shape_that_tools_are_written_against(lab):
     assert [event["what"] for event in facts(control, "log")["events"]] == ["mesh-made", "invited", "joined"]
 
 
-def test_works_over_ipv6_outside_and_inside(lab):
-    control = make_control(lab, "--network", "fd12:3456:789a::/64", "--endpoint", "[fd00:1a::200]:51820")
-    member = make_member(lab, control, 201, 4)
+def test_works_over_ipv6_alone_outside_and_inside(lab):
+    """No machine has an address of IPv4, nor has the endpoint's name."""
+    control, member = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200"), newcomer(lab)
+    for machine in (control, member):
+        machine.run(["ip", "-4", "address", "flush", "dev", "eth0"])
+        machine.run(["sh", "-c", "echo 'fd00:1a::200 control.example' >>/etc/hosts"])
+        machine.write(f"{CONFIG}/config.yml", NODE_CONFIG, 0o600)
+    own = ("--workers", "3", "--node", "1.4", "--config", CONFIG)
+    qmesh(control, "init", *own, "--network", "fd12:3456:789a::/64", "--endpoint", "control.example")
+    invite(control, member, "--workers", "4")
+    qmesh(member, "join", "invitation", "--config", CONFIG)
     qmesh(control, "render-config", "--write")
     workers = [start_workers(control, "1..3"), start_workers(member, "4..7")]
     assert dial(control)[3] == "core 4 on machine-b"
     for machine in (control, member):
         assert checked(machine)["findings"] == []
+    chain = "type filter hook input priority 0; icmpv6 type nd-neighbor-advert drop;"
+    member.run(["nft", "-f", "-"], input=f"table ip6 f {{ chain in {{ {chain} }}; }}")
+    (found,) = facts(member, "check", code=1)["findings"]
+    assert found["code"] == "foreign-drop"
+    assert "ICMPv6 type 136" in found["wanted"]
+    member.run(["sh", "-ec", found["cure"]])
+    assert checked(member)["findings"] == []
     for worker in workers:
         worker.stop()
 
