@@ -53,11 +53,12 @@ def figures(members: int, intervals: int, runs: int, rest_s: float) -> list[Figu
     # The set is no concern of the mesh's, and said to be none.
     assert {each.codes for each in beside} == {alone[-1].codes}, (alone[-1].codes, beside[-1].codes)
     size = f"{members:,} members, {intervals:,} intervals"
+    share = watch_share(size, rest_s)
     back = [delete_guard() for _ in range(runs)]
     return [
         *describe("`qmesh check`", f"{members:,} members", alone),
         *describe("the same beside a set", size, beside),
-        watch_share(size, rest_s),
+        share,
         describe_return(size, back),
     ]
 

@@ -118,6 +118,13 @@ def test_works_over_ipv6_alone_outside_and_inside(lab):
     assert "ICMPv6 type 136" in found["wanted"]
     member.run(["sh", "-ec", found["cure"]])
     assert checked(member)["findings"] == []
+    other = newcomer(lab, 202)
+    other.run(["ip", "-6", "address", "flush", "dev", "eth0", "scope", "global"])
+    other.run(["sh", "-c", "echo 'fd00:1a::200 control.example' >>/etc/hosts"])
+    invite(control, other)
+    said = refusal(other, "join", "invitation", code=4)
+    assert "has no route to the control node at control.example:51820" in said
+    assert "--endpoint ADDRESS" in said
     for worker in workers:
         worker.stop()
 

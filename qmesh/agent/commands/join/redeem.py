@@ -120,11 +120,28 @@ def redeem_invitation(
         else:
             return answer, attempt.endpoint
     tried = ", ".join(str(endpoint) for endpoint in invitation.endpoints)
+    if not _has_route(invitation):
+        raise EnrolmentRefused(
+            f"this machine has no route to the control node at {tried}",
+            hint="see `ip route` and `ip -6 route`; where this machine has IPv6 alone, or IPv4 alone: run"
+            " `qmesh set NAME --endpoint ADDRESS` on the control node with such an address, then invite"
+            " again",
+        )
     raise EnrolmentRefused(
         f"the control node does not answer at {tried}",
         hint="on the control node, run `qmesh invite --list`: does it still show this invitation? If so,"
         " check there:"
         f" UDP port {invitation.endpoints[0].port} open, firewall allows qmesh0, and what `qmesh check` says",
+    )
+
+
+def _has_route(invitation: Invitation) -> bool:
+    """Whether the kernel knows a way to any of the endpoints, as far as their names have addresses."""
+    found = dns.resolve_all(invitation.endpoints)
+    return any(
+        routes.find_route(each.host, each.port) is not None
+        for addresses in found.values()
+        for each in addresses
     )
 
 
