@@ -14,7 +14,7 @@ import msgspec
 from qmesh.mesh.inventory import Inventory, worker_ports
 from qmesh.mesh.reachability.announcements import list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.values import format_port_ranges, name_cores
 
 STEPS: Final = (128, 1024, 2048)
 """Workers above which each proof costs the cluster more (PolySize), before node 2.1."""
@@ -142,9 +142,9 @@ def _advise_on_slow_machines(here: AdviceInputs) -> Iterator[str]:
 
 def _advise_on_uncalled_workers(here: AdviceInputs) -> Iterator[str]:
     if here.uncalled:
-        cores = f"core{'s' * (len(here.uncalled) > 1)} {format_port_ranges(here.uncalled)}"
         yield (
-            f"since it was started, the control process was not seen connected to the workers of {cores}:"
+            "since it was started, the control process was not seen connected to the workers of"
+            f" {name_cores(here.uncalled)}:"
             " some builds of node 2.1 never call workers, newer ones do it every few seconds"
         )
 

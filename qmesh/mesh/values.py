@@ -10,7 +10,7 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
@@ -314,6 +314,11 @@ def format_port_ranges(ports: Iterable[int], separator: str = ", ") -> str:
     return separator.join(
         str(first) if first == last else f"{first}-{last}" for first, last in list_port_ranges(ports)
     )
+
+
+def name_cores(cores: Collection[int]) -> str:
+    """Core numbers with their noun: `core 4`, `cores 4-7`."""
+    return f"core{'s' * (len(cores) > 1)} {format_port_ranges(cores)}"
 
 
 def parse_port_ranges(text: str) -> frozenset[int]:

@@ -12,7 +12,7 @@ from qmesh.mesh.endpoints import is_private
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, find_announced_host
 from qmesh.mesh.reachability.public_host import explain_private_host
 from qmesh.mesh.state import NodeState
-from qmesh.mesh.values import Endpoint, format_port_ranges
+from qmesh.mesh.values import Endpoint, name_cores
 
 
 def announcement_findings(observed: NodeState, around: AuditContext) -> Iterator[Finding]:
@@ -34,7 +34,7 @@ def _missing_finding(missing: MissingAnnouncement, observed: NodeState, around: 
         return warning_finding(
             "announce-missing", name, wanted, seen, f"{where}qmesh set {name} --announce {kept}"
         )
-    cores = f"core{'s' * (len(missing.cores) > 1)} {format_port_ranges(missing.cores)}"
+    cores = name_cores(missing.cores)
     what = f"no other node can call {cores}" if missing.cores else "no other node can ask for data"
     guess = _find_seen_host(missing, observed, around)
     cure = f"{where}qmesh set {name} --announce {guess or 'ADDRESS'}"

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from qmesh.mesh.imports.machine import core_text
 from qmesh.mesh.imports.proposal import Proposal, ProposedMachine
-from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, format_port_ranges
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, format_port_ranges, name_cores
 
 _HEAD = """\
 # Proposed by `qmesh import`. Nothing was changed. Read it, then type these lines as root on the control
@@ -63,7 +62,7 @@ def _build_steps(proposal: Proposal, options: ScriptOptions) -> Iterator[tuple[s
             (_build_init_command(proposal, options), *proxy),
         )
     for machine in proposal.machines_to_join:
-        cores = "its own cores" if machine.cores is None else core_text(machine.cores.numbers)
+        cores = "its own cores" if machine.cores is None else name_cores(machine.cores.numbers)
         yield f"{machine.name}: {cores}", _build_join_commands(machine, options)
     yield (
         "last, when all machines have joined",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from qmesh.mesh.values import format_port_ranges, parse_ip_address
+from qmesh.mesh.values import parse_ip_address
 
 
 class ListedMachine(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +50,3 @@ def is_loopback_or_unspecified(address: str) -> bool:
 def has_gap(cores: Sequence[int]) -> bool:
     """Whether other machines' cores lie between these, which ascend and are one machine's."""
     return cores[-1] - cores[0] + 1 > len(cores)
-
-
-def core_text(numbers: Sequence[int]) -> str:
-    """Core numbers with their noun: `core 4`, `cores 4-7`."""
-    return f"core{'' if len(numbers) == 1 else 's'} {format_port_ranges(numbers)}"

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Sequence
 
 from qmesh.errors import BadInput
-from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, core_text, is_loopback_or_unspecified
+from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, is_loopback_or_unspecified
 from qmesh.mesh.nodeconfig import (
     MASTER_PROXY,
     detect_profile,
@@ -17,7 +17,7 @@ from qmesh.mesh.nodeconfig import (
 from qmesh.mesh.nodeconfig.composer import parse_config
 from qmesh.mesh.nodeconfig.document import Mark, Node, ParsedConfig, Scalar, bad_config_at, walk_nodes
 from qmesh.mesh.nodeconfig.document import Sequence as Items
-from qmesh.mesh.values import Profile
+from qmesh.mesh.values import Profile, name_cores
 
 _BY_NAME = ("/dns/", "/dns4/", "/dns6/", "/dnsaddr/")
 _SLIP = "if one of them is a mistake, correct the list first"
@@ -106,7 +106,7 @@ def _note_local_addresses(listens: Sequence[tuple[str, int]]) -> Iterator[str]:
             by_address.setdefault(address, []).append(core)
     for address, cores in by_address.items():
         yield (
-            f"{core_text(cores)}: {address} counts as this machine,"
+            f"{name_cores(cores)}: {address} counts as this machine,"
             " because this machine's control process would connect to itself there"
         )
 
@@ -118,7 +118,7 @@ def _note_duplicate_entries(listens: Sequence[tuple[str, int]]) -> Iterator[str]
     for (address, port), cores in by_place.items():
         if len(cores) > 1:
             yield (
-                f"{core_text(cores)}: all have {address} port {port}, where only one worker can listen;"
+                f"{name_cores(cores)}: all have {address} port {port}, where only one worker can listen;"
                 f" each counts as a worker and gets a port of its own: {_SLIP}"
             )
 

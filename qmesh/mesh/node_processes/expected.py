@@ -12,10 +12,8 @@ import msgspec
 from qmesh.mesh.inventory import Inventory, list_workers, worker_ports
 from qmesh.mesh.node_processes.observed import Protocol
 from qmesh.mesh.nodeconfig import Key, ParsedConfig, read_settings
-from qmesh.mesh.values import CONTROL_PORTS, STREAM_PORT, Profile
+from qmesh.mesh.values import CONTROL_PORTS, P2P_PORT, STREAM_PORT, Profile
 
-P2P_PORT: Final = 8336
-"""UDP port at which the network reaches the control process, where config.yml says nothing else."""
 P2P_KEY: Final = Key("p2p", "listenMultiaddr")
 _PLACE: Final = re.compile(r"/(?:ip4|ip6|dns4|dns6|dns)/[^/]+/(tcp|udp)/([1-9][0-9]{0,4})(?:/|\Z)")
 

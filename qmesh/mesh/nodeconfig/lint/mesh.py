@@ -13,7 +13,7 @@ from qmesh.mesh.nodeconfig.document import Mark
 from qmesh.mesh.nodeconfig.lint.entries import Entry, ListedEntries, classify_address
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem, build_error, summarize_by_kind
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.values import name_cores
 
 _RENDER: Final = "write the mesh's list: `qmesh render-config --write`"
 
@@ -82,6 +82,6 @@ def _check_missing_cores(
             cores.setdefault(against.names.get(worker[0], worker[0]), []).append(core)
     if cores:
         (name, first), *others = cores.items()
-        which = f"core{'s' if len(first) > 1 else ''} {format_port_ranges(tuple(first))} of {name}"
+        which = f"{name_cores(first)} of {name}"
         more = f", nor for those of {len(others)} other machine{'s' * (len(others) > 1)}" if others else ""
         yield build_error(place, "missing", f"there is no entry for {which}{more}", _RENDER, cured=True)
