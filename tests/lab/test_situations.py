@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from qmesh.host.system.processes import parse_stat
 from tests.support.lab.cluster import STATE
 from tests.support.lab.machines import Lab
 from tests.support.lab.situation_cluster import SituationCluster, list_commands
@@ -38,6 +39,13 @@ def test_a_policy_of_ipsec_that_takes_the_mesh_is_named_and_what_is_printed_ends
     )
 
 
+def test_a_process_is_stopped_where_the_kernel_says_so():
+    rest = " ".join(["1"] * 18 + ["77"])
+    assert parse_stat(f"7 (a ) T b) T {rest}").is_stopped
+    assert not parse_stat(f"7 (a T) S {rest}").is_stopped
+
+
+@pytest.mark.long
 def test_stopped_workers_are_named_on_their_machine(cluster):
     outcome = cluster.try_situation(find("workers stopped by Ctrl-Z"))
     assert (outcome.how, outcome.exit_code, outcome.ends) == ("named", 1, "yes")
