@@ -107,7 +107,7 @@ def test_prometheus_finds_no_fault_in_the_metrics():
         findings=(failed_check_finding("keys", "", ""),),
         checked_at=1.7e9,
     )
-    families = build_families(known)
+    families = list(build_families(known))
     assert [family.metric for family in families] == [*METRICS]
     text = render_metrics(families)
     done = run_promtool("check", "metrics", text=text)

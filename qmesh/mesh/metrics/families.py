@@ -41,10 +41,12 @@ class MetricFamily(NamedTuple):
     samples: tuple[Sample, ...]
 
 
-def build_families(snapshot: Snapshot) -> tuple[MetricFamily, ...]:
-    """All metrics that have a sample, in the order of `METRICS`."""
-    families = (MetricFamily(metric, tuple(metric.find(snapshot))) for metric in METRICS)
-    return tuple(family for family in families if family.samples)
+def build_families(snapshot: Snapshot) -> Iterator[MetricFamily]:
+    """All metrics that have a sample, in the order of `METRICS`, one by one: each may be large."""
+    for metric in METRICS:
+        samples = tuple(metric.find(snapshot))
+        if samples:
+            yield MetricFamily(metric, samples)
 
 
 def _list_others(snapshot: Snapshot) -> tuple[Machine, ...]:
