@@ -174,7 +174,7 @@ def test_a_link_that_never_carried_anything_and_many_for_one_cause_are_named(lab
     other.run(["ip", "link", "delete", "qmesh0"])
     agents["machine-c"] = other.start(["python", "-c", AGENT])
     wait_until(lambda: "qmesh0" in other.run(["ip", "-br", "link"]).stdout, 30)
-    assert is_named(other, "service-silent")
+    wait_until(lambda: is_named(other, "service-silent"), 30)
     idle(SILENT_S)
     wait_until(lambda: is_named(other, "peer-silent", "control"), 60)
     assert named(other, "peer-silent")["control"]["seen"].startswith("never a handshake, ")
