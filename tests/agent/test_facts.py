@@ -81,6 +81,9 @@ class Model:
         self.said.append("listeners")
         return self.listened
 
+    def list_retired_keys(self) -> tuple[()]:
+        return ()
+
     def list_node_ports(self) -> frozenset[int]:
         return frozenset()
 
