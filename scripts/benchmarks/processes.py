@@ -59,8 +59,8 @@ def look():
 first = look()
 print(json.dumps({
     "alive": sum(each.state == "alive" for each in first.report.workers),
-    "before": median(lambda: probe_workers(here)),
-    "now": median(lambda: probe_workers(here, look_for_command(state, here)[0])),
+    "before": median(lambda: probe_workers(here, None, notes=())),
+    "now": median(lambda: probe_workers(here, look_for_command(state, here)[0], notes=())),
     "agent": median(look),
 }))
 """

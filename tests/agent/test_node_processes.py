@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -70,8 +71,10 @@ def worker(user: int, *ports: int) -> Iterator[int]:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         idle(2 * SLACK_S)  # what is changed from here on, is so after its start as far as the kernel tells
-        yield process.pid
-        process.kill()
+        try:
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def states(state: State, here: Local) -> list[str]:
@@ -190,9 +193,10 @@ def test_n2_a_process_that_is_stopped_is_looked_at_as_any_other():
     state = make()
     here = load_local(state)
     with worker(OWNER, 40000) as number:
-        os.kill(number, 19)
+        os.kill(number, signal.SIGSTOP)
+        assert states(state, here)[0] == "stopped"
+        os.kill(number, signal.SIGCONT)
         assert states(state, here)[0] == "alive"
-        os.kill(number, 18)
 
 
 def test_n2_what_changed_while_nobody_looked_is_known_of_the_files_time():

@@ -131,7 +131,7 @@ def test_changes_are_for_the_control_node_and_want_something_to_do(tutorial):
     control, b, _ = tutorial
     assert "not the control node" in refusal(b, "pause", "machine-c", code=2)
     assert "nothing to change" in refusal(control, "set", code=2)
-    assert "leave the name out" in refusal(control, "set", "machine-b", "--node", "2.1", code=2)
+    assert "without the name: `qmesh set" in refusal(control, "set", "machine-b", "--node", "2.1", code=2)
     assert "name it: `qmesh set NAME" in refusal(control, "set", "--workers", "3", code=2)
     assert "no machine is named" in refusal(control, "remove", "nobody", code=2)
     before = facts(control, "status")["revision"]

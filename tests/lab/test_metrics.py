@@ -130,7 +130,7 @@ def test_g1_metrics_in_the_tunnel_are_for_the_control_node_alone(cluster):
     taken.stop()
 
     said = facts(member, "set", "--metrics", TUNNEL_PLACE)
-    assert said == {"is_another": True, "metrics": TUNNEL_PLACE, "metrics_directory": None}
+    assert (said["is_another"], said["metrics"]) == (True, TUNNEL_PLACE)
     wait_until(lambda: fetch(control, TUNNEL_PLACE)[0] == 200, 30)
     found = read(fetch(control, TUNNEL_PLACE)[1])
     assert found["qmesh_guard_ok"] == 1
