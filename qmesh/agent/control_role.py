@@ -16,8 +16,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.control_client import build_client
-from qmesh.agent.local import Local, read_held_membership
-from qmesh.agent.retired_keys import sign_retired_keys
+from qmesh.agent.local import Local, load_local, read_held_membership
 from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -27,6 +26,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import SuccessorKey
 from qmesh.mesh.endpoints import find_stale_keys
 from qmesh.mesh.inventory import Inventory, list_members
+from qmesh.mesh.links.retirement import RetiredKeys, sign_retirement
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
 from qmesh.mesh.protocol.handover import (
     ESTATE,
@@ -243,9 +243,18 @@ def become_member(state: State, answered: NewControlAnswer) -> None:
         if settings.control:
             files.write(state.membership_file, encode_membership(answered.signed))
             state.save_preshared_key(answered.preshared_key)
-            sign_retired_keys(state, settings.mesh)
+            _sign_retired_keys(state, settings.mesh)
             # No invitation made it a member: one for its place is to be redeemed.
             member = msgspec.structs.replace(settings, control=False, control_endpoints=(), invitation="")
             state.save_settings(member)
             state.remove_control_files()
             log.info("%s is the control node now; this machine is a member", answered.control)
+
+
+def _sign_retired_keys(state: State, mesh: str) -> None:
+    """Keep what is known of keys that are no machine's, signed: who has one calls this machine still."""
+    known = load_local(state).retired
+    if known:
+        signing_key = state.signing_key()
+        signed = tuple(sign_retirement(each, mesh, signing_key) for each in known)
+        state.retired_keys.write(RetiredKeys(signed))

@@ -41,7 +41,7 @@ def gather_guard_facts(
         kind=kind or linux.backend.kind,
         observed=observed,
         ports=gather_ports(here, linux) if here.settings.guarded else SeenPorts(),
-        retired=linux.list_retired_keys(),
+        retired=here.retired,
     )
 
 

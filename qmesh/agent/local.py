@@ -16,6 +16,7 @@ from qmesh.host.state.documents import Settings
 from qmesh.mesh.changes import serve_until_succeeded, set_public_key
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.inventory import Inventory, worker_ports
+from qmesh.mesh.links.retirement import RetiredKey, RetiredKeys, select_retired_keys
 from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.protocol.handover import derive_successor_preshared_key
@@ -29,12 +30,15 @@ class Local(msgspec.Struct, frozen=True):
     """All that this machine knows: its settings, the mesh, the preshared keys by public key.
 
     has_handed_over: whether the mesh has another control node, and this one serves until that one answers it.
+    retired: keys that the mesh does not have any more, oldest first, where this machine is, or was, its
+        control node: it tells who calls with one.
     """
 
     settings: Settings
     inventory: Inventory
     preshared: Mapping[str, Secret]
     has_handed_over: bool = False
+    retired: tuple[RetiredKey, ...] = ()
 
     @property
     def machine(self) -> Machine:
@@ -108,18 +112,23 @@ def list_listen_ports(here: Local) -> dict[str, int]:
 def load_local(state: State) -> Local:
     """What this machine remembers. Raises BadInput when it is in no mesh, StateUnreadable when damaged."""
     settings = state.settings()
+    # Of when this machine was the control node before. Nothing else is to wait for a file that is damaged.
+    retired = (state.retired_keys.read_valid() or RetiredKeys()).keys
     if settings.control:
         with Registry(state.registry_file) as registry:
             mesh, preshared = registry.inventory(), registry.preshared_keys()
+            retired += registry.list_retired_keys()
         return Local(
             settings,
             serve_until_succeeded(mesh, settings.name),
             preshared,
             has_handed_over=mesh.control != settings.name,
+            retired=select_retired_keys(retired, mesh),
         )
     inventory = read_held_membership(state, settings)
     preshared = _load_preshared_keys(state, settings, inventory)
-    return Local(settings, _with_own_key(state, settings, inventory), preshared)
+    known = _with_own_key(state, settings, inventory)
+    return Local(settings, known, preshared, retired=select_retired_keys(retired, known))
 
 
 def _load_preshared_keys(state: State, settings: Settings, inventory: Inventory) -> dict[str, Secret]:

@@ -11,7 +11,6 @@ import msgspec
 from qmesh.agent.local import list_listen_ports
 from qmesh.agent.node.node_host import describe_steps
 from qmesh.agent.preconditions import check_user, lock_member
-from qmesh.agent.retired_keys import list_member_keys, remember_retired_keys
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
 from qmesh.host.registry import EventKind, Registry
@@ -86,8 +85,6 @@ def change_mesh(
             )
         agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
         follow_mesh(state)
-        # Only now: until its peer is removed and its connections are cut, a key is a member's.
-        remember_retired_keys(state, list_member_keys(here), new.machines)
     steps = list_change_steps(old, new)
     return ChangeResult(
         is_another=new != old,

@@ -27,7 +27,6 @@ from qmesh.mesh.guard import (
     render_load_script,
     render_unload_script,
 )
-from qmesh.mesh.links.retirement import RetiredKey
 from qmesh.mesh.plan import (
     AddAddress,
     AddRoute,
@@ -132,11 +131,6 @@ class Linux:
         return NodeState(
             guard=self._read_guard(), tunnel=None, reserved_ports=ports.list_own_reserved_ports(self._state)
         )
-
-    def list_retired_keys(self) -> tuple[RetiredKey, ...]:
-        """Keys that the mesh does not have any more, where this machine is, or was, its control node."""
-        known = self._state.retired_keys.read()
-        return () if known is None else known.keys
 
     def list_listened_ports(self, beyond: Iterable[int]) -> frozenset[int]:
         """The ports beyond these that qmesh closed last, and that somebody listens on now."""

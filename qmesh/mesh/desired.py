@@ -129,13 +129,7 @@ def _build_tunnel(
         for each in (inventory.stand_ins if is_control else ())
     )
     addresses = (f"{machine.address}/{prefix_length}",)
-    known = {each.public_key for each in inventory.machines}
-    known.update(each.public_key for each in inventory.stand_ins)
-    retired = (
-        build_retired_peer(each, is_ipv6=":" in machine.address)
-        for each in facts.retired
-        if each.public_key not in known
-    )
+    retired = (build_retired_peer(each, is_ipv6=":" in machine.address) for each in facts.retired)
     return Tunnel(
         interface=place.interface,
         kind=facts.kind,

@@ -81,9 +81,6 @@ class Model:
         self.said.append("listeners")
         return self.listened
 
-    def list_retired_keys(self) -> tuple[()]:
-        return ()
-
     def list_node_ports(self) -> frozenset[int]:
         return frozenset()
 

@@ -346,7 +346,12 @@ def test_who_was_the_control_node_tells_a_removed_machine_so_wherever_it_is_kill
     shared = Secret(base64.b64encode(bytes(32)).decode())
     gone = RetiredKey(machine="d", public_key=key(9), preshared_key=shared, reason="removed", at=NOW)
     control.save_signing_key(SIGNS.private_bytes_raw())
-    control.retired_keys.write(RetiredKeys((gone,)))
+    earlier = msgspec.structs.replace(gone, machine="e", public_key=key(8))
+    control.retired_keys.write(RetiredKeys((earlier,)))  # of when it was the control node before
+    with contextlib.closing(sqlite3.connect(control.registry_file, isolation_level=None)) as connection:
+        row = (gone.machine, gone.public_key, shared.reveal(), gone.reason, gone.at)
+        connection.execute("INSERT INTO retired_keys VALUES (NULL, ?, ?, ?, ?, ?)", row)
+    assert load_local(control).retired == (earlier, gone)
     mesh.begin()
     answered = control_role.NewControlAnswer("machine-b", sign_membership(mesh.hand_over(), SIGNS), shared)
     verifies = SIGNS.public_key().public_bytes_raw()
@@ -361,12 +366,13 @@ def test_who_was_the_control_node_tells_a_removed_machine_so_wherever_it_is_kill
         control_role.become_member(state, answered)
         left = {path.name for path in state.directory.iterdir() if not path.name.startswith(".")}
         assert left == {"machine.json", "membership.json", "preshared.key", "retired.json"}, number
-        known = state.retired_keys.read()
-        assert known is not None
-        packet = build_notice(known.keys[0], MESH.mesh, source="10.77.0.1", nonce=bytes(12))
-        said = read_notice(packet, key(9), shared, verifies, mesh=MESH.mesh)
-        assert said is not None
-        assert (said.machine, said.reason) == ("d", "removed")
+        known = load_local(state).retired
+        assert [each.public_key for each in known] == [key(8), key(9)]
+        for each in known:
+            packet = build_notice(each, MESH.mesh, source="10.77.0.1", nonce=bytes(12))
+            said = read_notice(packet, each.public_key, shared, verifies, mesh=MESH.mesh)
+            assert said is not None
+            assert (said.machine, said.reason) == (each.machine, "removed")
         if not died:
             assert number > 6
             state.remove_mesh_state(keep_private_key=False)

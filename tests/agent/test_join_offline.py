@@ -271,19 +271,18 @@ def test_e7_who_was_away_when_it_was_removed_can_be_told_though_no_agent_ran(dir
     cluster = Cluster(directory)
     admitted = cluster.admit(cluster.ask(cluster.invite()))
     shared = load_local(cluster.control).preshared[admitted.public_key]
-    assert cluster.control.retired_keys.read() is None
+    assert load_local(cluster.control).retired == ()
     replacing = invite_command.InviteOptions(
         name="machine-b", workers=None, endpoint=None, expires="24h", replace=True
     )
     again = cluster.admit(cluster.ask(invite(cluster.control, replacing), "its-new-disk"))
     remove.remove(cluster.control, "machine-b")
-    remembered = cluster.control.retired_keys.read()
-    assert remembered is not None
-    assert [(each.public_key, each.reason) for each in remembered.keys] == [
+    remembered = load_local(cluster.control).retired
+    assert [(each.public_key, each.reason) for each in remembered] == [
         (admitted.public_key, "replaced"),
         (again.public_key, "removed"),
     ]
-    assert remembered.keys[0].preshared_key == shared
+    assert remembered[0].preshared_key == shared
 
 
 def test_e4_cut_off_at_any_write_a_request_is_made_with_the_same_key(directory):

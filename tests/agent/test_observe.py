@@ -25,6 +25,7 @@ from qmesh.host import wireguard
 from qmesh.host.network import dns, links
 from qmesh.host.registry import IssuedInvitation, Registry
 from qmesh.host.state.directory import State
+from qmesh.mesh.changes import remove_machine
 from qmesh.mesh.links.retirement import compute_retired_address
 from qmesh.mesh.plan import Step
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys, derive_public_key
@@ -327,9 +328,27 @@ def test_a_registry_that_was_put_in_place_of_another_is_read_anew(directory, mon
     control.settle()
     replace_with(control.state.registry_file, backup)
 
-    assert control.look() == ["set-peer"]  # it has no address of the mesh any more, and will be told that
+    assert control.look() == ["remove-peer"]
+    assert control.left() == ()
+
+
+def test_who_is_removed_stays_a_peer_without_an_address_of_the_mesh(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    public_key = control.redeem(control.invite("machine-b"))
+    control.settle()
+    with Registry(control.state.registry_file) as registry:
+        registry.change_mesh(
+            lambda mesh: remove_machine(mesh, "machine-b"),
+            command="remove",
+            what="removed",
+            machine="machine-b",
+            now=int(time.time()),
+        )
+
+    assert control.look() == ["set-peer"]  # it will be told, also by an agent that begins only now
     (peer,) = wireguard.find_backend(NAME).read(NAME).peers
-    assert peer.allowed_ips == (f"{compute_retired_address(peer.public_key, is_ipv6=False)}/32",)
+    own = compute_retired_address(public_key, is_ipv6=False)
+    assert (peer.public_key, peer.allowed_ips) == (public_key, (f"{own}/32",))
     assert control.left() == ()
 
 

@@ -24,6 +24,7 @@ from qmesh.host.registry import (
     OpenInvitation,
     Registry,
     RegistryImage,
+    retired_keys,
     sqlite,
 )
 from qmesh.mesh.changes import (
@@ -37,6 +38,7 @@ from qmesh.mesh.changes import (
     set_worker_count,
 )
 from qmesh.mesh.inventory import Inventory, list_workers
+from qmesh.mesh.links.retirement import MOST_RETIRED
 from qmesh.mesh.machine import GuardedPort, Machine, PendingKey
 from qmesh.mesh.protocol.enrolment import (
     derive_invitation_keys,
@@ -44,6 +46,7 @@ from qmesh.mesh.protocol.enrolment import (
 )
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import key
+from tests.support.lab.programs.cut_off import cut_offs
 from tests.support.registries import CONTROL, DAY_S, MESH, NOW, invite, message, path, redeem, registry
 from tests.support.waiting import idle, some_time
 
@@ -972,11 +975,13 @@ def test_what_most_machines_have_nothing_of_is_kept(registry):
     assert {name: getattr(kept, name) for name in OPTIONS} == OPTIONS
 
 
-def test_a_registry_of_the_version_before_is_read_and_brought_to_this_one(path):
+@pytest.mark.parametrize("version", [5, 6])
+def test_a_registry_of_a_version_before_is_read_and_brought_to_this_one(path, version):
     with Registry(path) as registry:
         before = registry.inventory(), registry.events()
-    sql(path, "ALTER TABLE machines DROP COLUMN options")
-    sql(path, "PRAGMA user_version = 5")
+    sql(path, "DROP TABLE retired_keys", f"PRAGMA user_version = {version}")
+    if version < 6:
+        sql(path, "ALTER TABLE machines DROP COLUMN options")
     octets = path.read_bytes()
 
     for _ in range(2):
@@ -984,6 +989,9 @@ def test_a_registry_of_the_version_before_is_read_and_brought_to_this_one(path):
             assert (registry.inventory(), registry.events()) == before
     with RegistryImage(octets) as image:
         assert image.inventory() == before[0]
+        redeem(image, invite(image), key(1))
+        image.change_mesh(lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b"))
+        assert [each.public_key for each in image.list_retired_keys()] == [key(1)]
 
 
 @pytest.mark.parametrize("version", [-(2**31), -1, 0, 1, 4])
@@ -1582,3 +1590,109 @@ def test_who_reads_waits_for_nobody_who_writes(registry):
 
 def test_no_temporary_file_of_sqlites_holds_keys(registry):
     assert registry._connection.execute("PRAGMA temp_store").fetchone() == (2,)  # MEMORY
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "rotated"])
+def test_e4_cut_off_at_any_write_a_key_is_its_machines_or_remembered(path, how):
+    with Registry(path) as registry:
+        redeem(registry, invite(registry), key(1))
+        shared = registry.preshared_keys()[key(1)]
+        issued = replacement(registry) if how == "replaced" else None
+        if how == "rotated":
+            registry.offer_key(key(2), sender="10.77.0.2", now=NOW)
+    before = path.read_bytes()
+
+    def afresh() -> None:
+        sqlite.remove_database(path)
+        path.write_bytes(before)
+
+    def change_keys() -> None:
+        with Registry(path) as registry:
+            if issued is not None:
+                redeem_replacement(registry, issued, key(2))
+            elif how == "rotated":
+                registry.activate_pending_key(key(2), now=NOW)
+            else:
+                registry.change_mesh(
+                    lambda mesh: remove_machine(mesh, "machine-b"), **change(how, "machine-b")
+                )
+
+    def look() -> tuple[bool, list[str]]:
+        with Registry(path) as registry:
+            keys = {each.public_key for each in registry.inventory().machines}
+            return key(1) in keys, [each.public_key for each in registry.list_retired_keys()]
+
+    cut = []
+    for at in cut_offs(change_keys, afresh=afresh):
+        cut.append(at)
+        assert look() in [(True, []), (False, [key(1)])]
+    assert "commit" in cut
+    assert look() == (False, [key(1)])
+    with Registry(path) as registry:
+        (gone,) = registry.list_retired_keys()
+    reason = "removed" if how == "removed" else "replaced"
+    assert (gone.machine, gone.preshared_key, gone.reason) == ("machine-b", shared, reason)
+    assert gone.at >= NOW
+
+
+def test_who_was_only_invited_had_no_key(registry):
+    invite(registry)
+    registry.change_mesh(lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b"))
+    issued = invite(registry, "machine-c")
+    assert redeem(registry, issued, key(1)).machine("machine-c").public_key == key(1)
+    assert registry.list_retired_keys() == ()
+
+
+def test_the_newest_keys_that_machines_had_are_remembered_and_no_machine_displaces_all(registry):
+    def come_and_go(image: Registry, name: str, number: int) -> None:
+        redeem(image, invite(image, name), key(number))
+        image.change_mesh(lambda mesh: remove_machine(mesh, name), **change("removed", name))
+
+    def numbers(image: Registry) -> list[str]:
+        return [each.public_key for each in image.list_retired_keys()]
+
+    with RegistryImage(registry.copy_database()) as image:  # in memory
+        for number in range(1, MOST_RETIRED + 3):
+            come_and_go(image, f"machine-{number}", number)
+        assert numbers(image) == [key(number) for number in range(3, MOST_RETIRED + 3)]
+        come_and_go(image, "machine-5", 5)
+        assert numbers(image)[-1] == key(5)
+        assert len(set(numbers(image))) == MOST_RETIRED
+        for number in range(100, 100 + MOST_RETIRED):
+            come_and_go(image, "machine-3", number)
+        of_one = [
+            key(number) for number in range(100 + MOST_RETIRED - retired_keys.MOST_OF_ONE, 100 + MOST_RETIRED)
+        ]
+        assert numbers(image)[-retired_keys.MOST_OF_ONE :] == of_one
+        assert len(numbers(image)) == MOST_RETIRED
+
+
+def test_keys_that_machines_had_are_part_of_a_backup_and_of_no_handover(registry):
+    redeem(registry, invite(registry), key(1))
+    redeem(registry, invite(registry, "machine-c"), key(2))
+    registry.change_mesh(lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b"))
+    known = registry.list_retired_keys()
+    assert [each.public_key for each in known] == [key(1)]
+    registry.begin_handover("machine-c", now=NOW)
+    with RegistryImage(registry.copy_database()) as image:
+        with RegistryImage(image.serialize()) as backup:
+            assert backup.list_retired_keys() == known
+        _, octets = image.serialize_for_successor()
+    with RegistryImage(octets) as handed_over:
+        assert handed_over.list_retired_keys() == ()
+    assert known[0].preshared_key.reveal().encode() not in octets
+    assert registry.list_retired_keys() == known
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO retired_keys VALUES (1, 'b', 'no key', 'no key', 'removed', 1)",
+        "INSERT INTO retired_keys VALUES (1, 'B!', '{key}', '{key}', 'removed', 1)",
+        "INSERT INTO retired_keys VALUES (1, 'b', '{key}', '{key}', 'removed', -1)",
+    ],
+)
+def test_a_key_that_is_none_is_damage(path, registry, statement):
+    sql(path, statement.format(key=key(1)))
+    with pytest.raises(StateUnreadable, match="is damaged"):
+        registry.list_retired_keys()

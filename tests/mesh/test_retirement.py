@@ -13,11 +13,10 @@ from qmesh.mesh.links.retirement import (
     MOST_RETIRED,
     KeyRetirement,
     RetiredKey,
-    RetiredKeys,
     build_notice,
     compute_retired_address,
     read_notice,
-    retire_keys,
+    select_retired_keys,
     sign_retirement,
 )
 from qmesh.mesh.machine import Machine, PendingKey
@@ -40,22 +39,14 @@ def machine(name: str, number: int) -> Machine:
     return Machine(name=name, public_key=key(number), address=f"10.77.0.{number + 1}", workers=1)
 
 
-def test_a_key_that_goes_is_remembered_with_what_became_of_its_machine():
-    before = {key(1): ("b", SHARED), key(2): ("c", OTHER), key(3): ("d", OTHER)}
-    found = retire_keys(RetiredKeys(), before, (machine("c", 2), machine("d", 7)), at=5)
-    assert [(each.machine, each.public_key, each.reason, each.at) for each in found.keys] == [
-        ("b", key(1), "removed", 5),
-        ("d", key(3), "replaced", 5),
-    ]
-    # One that is a machine's again is none, and one that goes once more is there once.
-    back = retire_keys(found, {}, (machine("b", 1), machine("c", 2)), at=6)
-    assert [each.public_key for each in back.keys] == [key(3)]
-    again = retire_keys(found, {key(1): ("b", OTHER)}, (), at=7)
-    assert [(each.public_key, each.at) for each in again.keys] == [(key(3), 5), (key(1), 7)]
-    many = {key(number): (f"m{number}", SHARED) for number in range(10, 10 + MOST_RETIRED)}
-    assert [each.machine for each in retire_keys(found, many, (), at=8).keys] == [
-        name for name, _ in many.values()
-    ]
+def test_a_key_that_a_machine_has_again_is_none_and_the_newest_are_told_of():
+    mesh = mesh_of(machine("a", 0), machine("c", 2))
+    mesh = replace(mesh, stand_ins=(PendingKey("c", key(3), None),))
+    known = [replace(RETIRED, public_key=key(number), at=number) for number in range(6)]
+    again = replace(RETIRED, public_key=key(4), reason="replaced", at=9)
+    assert select_retired_keys([*known, again], mesh) == (known[1], known[5], again)
+    many = [replace(RETIRED, public_key=key(number)) for number in range(10, 11 + MOST_RETIRED)]
+    assert select_retired_keys(many, mesh) == tuple(many[1:])
 
 
 def test_such_a_key_has_an_address_that_no_kernel_takes_a_packet_from():
@@ -122,7 +113,7 @@ def test_nothing_else_is_believed(packet, own, shared, mesh):
 def test_who_is_or_was_the_control_node_keeps_it_as_a_peer():
     mesh = mesh_of(machine("a", 0), machine("c", 2))
     here = LocalEnd(interface="qmesh0", listen_port=51820)
-    facts = Facts(kind="tun", retired=(RETIRED, replace(RETIRED, public_key=key(2))))
+    facts = Facts(kind="tun", retired=(RETIRED,))
 
     def peers(name: str, facts: Facts = facts) -> dict[str, tuple[str, ...]]:
         tunnel = build_desired_state(mesh, name, here, {key(2): SHARED}, facts).tunnel
@@ -133,6 +124,3 @@ def test_who_is_or_was_the_control_node_keeps_it_as_a_peer():
     assert peers("a") == {key(1): (f"{own}/32",), key(2): ("10.77.0.3/32",)}
     assert peers("c") == {key(0): ("10.77.0.1/32",), key(1): (f"{own}/32",)}
     assert peers("c", Facts(kind="tun")) == {key(0): ("10.77.0.1/32",)}
-    # One that a machine is about to have again is none.
-    mesh = replace(mesh, stand_ins=(PendingKey("c", key(1), None),))
-    assert peers("a")[key(1)] == ()

@@ -16,7 +16,6 @@ import msgspec
 
 from qmesh.agent.local import load_local
 from qmesh.agent.preconditions import check_user, lock_member
-from qmesh.agent.retired_keys import list_member_keys, remember_retired_keys
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import Registry
@@ -69,7 +68,6 @@ def admit(state: State, text: str) -> AdmitResult:
         member = _find_member(inventory, message)
         agent_notify.notify_agent(state.directory, wait_s=agent_notify.PASS_ON_S)
         follow_mesh(state)
-        remember_retired_keys(state, list_member_keys(control), inventory.machines)
         here = load_local(state)
         if not here.settings.up:
             log.info(

@@ -188,7 +188,6 @@ class MachineWatch:
         self.event = event = self._read_last_event() if self._state.settings().control else None
         here = load_local(self._state) if known is None or event is not None else known
         linux = linux_for(self._state, here.settings)
-        self._retirements.note_members(here)
         # Before all is looked at: this is how a machine looks that is then found as desired.
         outlined, outline = time.monotonic(), linux.observe_outline()
         steps = converge(here, linux, follow_roaming=True, outline=outline)

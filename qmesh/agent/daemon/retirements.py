@@ -7,7 +7,6 @@ import logging
 import secrets
 
 from qmesh.agent.local import Local
-from qmesh.agent.retired_keys import MemberKeys, list_member_keys, remember_retired_keys
 from qmesh.host.linux import Linux
 from qmesh.host.network.packet_sockets import PacketReceiver, send_packet
 from qmesh.host.state.directory import State
@@ -22,23 +21,14 @@ class RetirementWatch:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._members: MemberKeys = {}
         self._received: dict[str, int] = {}
-
-    def note_members(self, here: Local) -> None:
-        """Remember the keys of machines that were here at the last look, and are not any more."""
-        if not here.settings.control or here.has_handed_over:
-            self._members = {}
-            return
-        before, self._members = self._members, list_member_keys(here)
-        remember_retired_keys(self._state, before, here.inventory.machines)
 
     def send_notices(self, here: Local, linux: Linux) -> None:
         """Tell those who call with such a key: each time that something came of it since the last look."""
         if not here.settings.up:
             return
         before, self._received = self._received, {}
-        for retired in linux.list_retired_keys():
+        for retired in here.retired:
             counters = linux.counters.get(retired.public_key)
             if counters is None:
                 continue

@@ -5,6 +5,7 @@ rows         rows as values, and back
 events       what happened
 invitations  made, used, ended
 key_rotation a machine's change to another key
+retired_keys keys that machines had
 node_files   which members may fetch the node's files, and when they did
 handover     the control role on its way to another machine
 store        what can happen to the mesh: each change one transaction with its event

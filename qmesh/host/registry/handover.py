@@ -161,6 +161,7 @@ def prepare_for_successor(connection: sqlite3.Connection) -> int:
     mesh = rows.read_inventory(connection)
     if mesh.successor is None:  # given up meanwhile
         raise _build_no_successor_error()
+    connection.execute("DELETE FROM retired_keys")  # who has one calls the machine that it knew
     # A key that it has offered would be known with a preshared key that no machine has.
     connection.execute("DELETE FROM stand_ins WHERE machine = ?", (mesh.successor,))
     successor, control = mesh.machine(mesh.successor), mesh.control_node

@@ -167,7 +167,7 @@ def redeem(
         now=now,
     )
     if admission.replaces:
-        rows.change_key(connection, admission.inventory, name, admission.preshared_key)
+        rows.change_key(connection, admission.inventory, name, admission.preshared_key, now=now)
     else:
         _update_admitted(connection, admission)
     connection.execute(

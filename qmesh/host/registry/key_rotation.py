@@ -76,7 +76,7 @@ def activate_pending_key(connection: sqlite3.Connection, public_key: str, *, now
     if public_key in offers:
         name = offers[public_key]
         after = set_public_key(before, name, public_key)
-        rows.change_key(connection, after, name, None)
+        rows.change_key(connection, after, name, None, now=now)
         record_event(connection, now, "rotate-key", "key-rotated", name, after.revision)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from qmesh.errors import BadInput
+from qmesh.host.registry.retired_keys import retire_keys
 from qmesh.host.registry.sqlite import select, select_one, translate_row_errors
 from qmesh.mesh.decode import decode_json
 from qmesh.mesh.inventory import Inventory, Stream, list_tunnel_addresses
@@ -111,12 +112,13 @@ def parse_preshared_key(text: str) -> Secret:
         return Secret(validate_wireguard_key(text))
 
 
-def update_inventory(connection: sqlite3.Connection, old: Inventory, new: Inventory) -> None:
+def update_inventory(connection: sqlite3.Connection, old: Inventory, new: Inventory, *, now: int) -> None:
     """Write what is another in `new`: of the mesh, of machines, their order, and who is gone."""
     settings = ", ".join(f"{name} = ?" for name in _OF_THE_MESH)
     connection.execute(f"UPDATE mesh SET {settings}", _list_mesh_values(new))  # noqa: S608 - names of ours
     kept = {machine.name: machine for machine in new.machines}
     gone = [machine for machine in old.machines if machine.name not in kept]
+    retire_keys(connection, [machine.name for machine in gone], reason="removed", now=now)
     connection.executemany("DELETE FROM machines WHERE name = ?", [(machine.name,) for machine in gone])
     connection.executemany(
         "INSERT INTO resting (address, revision) VALUES (?, ?)",
@@ -142,8 +144,11 @@ def update_inventory(connection: sqlite3.Connection, old: Inventory, new: Invent
     )
 
 
-def change_key(connection: sqlite3.Connection, new: Inventory, name: str, preshared: Secret | None) -> None:
+def change_key(
+    connection: sqlite3.Connection, new: Inventory, name: str, preshared: Secret | None, *, now: int
+) -> None:
     """Write that a machine has another key, and no stand-in any more. preshared: None leaves it."""
+    retire_keys(connection, [name], reason="replaced", now=now)
     connection.execute("DELETE FROM stand_ins WHERE machine = ?", (name,))
     connection.execute(
         "UPDATE machines SET public_key = ?, preshared_key = coalesce(?, preshared_key) WHERE name = ?",

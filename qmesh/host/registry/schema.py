@@ -10,7 +10,7 @@ from typing import Final
 from qmesh.host.registry.sqlite import MEMORY, connect, select, select_one
 
 APPLICATION: Final = 0x716D6573  # "qmes"
-VERSION: Final = 6
+VERSION: Final = 7
 MOST_EVENTS: Final = 50_000
 MOST_ENDED: Final = 5_000
 MOST_ROTATIONS: Final = 16
@@ -30,6 +30,16 @@ PRUNING: Final = (
     WHERE outcome IN ('withdrawn', 'expired') ORDER BY rowid DESC LIMIT -1 OFFSET {MOST_ENDED})""",  # noqa: S608
 )
 """What ends the history. The last event stays in any case: its number is never given again."""
+_RETIRED_KEYS: Final = """
+CREATE TABLE retired_keys (
+    number INTEGER PRIMARY KEY,
+    machine TEXT NOT NULL,
+    public_key TEXT NOT NULL UNIQUE,
+    preshared_key TEXT NOT NULL,
+    reason TEXT NOT NULL CHECK (reason IN ('removed', 'replaced')),
+    at INTEGER NOT NULL
+) STRICT;
+"""
 SCHEMA: Final = """
 CREATE TABLE mesh (
     one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -114,12 +124,15 @@ CREATE UNIQUE INDEX one_key_offer ON events (machine) WHERE what = 'key-offered'
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables in an empty file."""
-    connection.executescript(SCHEMA)
+    connection.executescript(SCHEMA + _RETIRED_KEYS)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
-_MIGRATIONS: Final = {5: "ALTER TABLE machines ADD COLUMN options TEXT NOT NULL DEFAULT '{}'"}
+_MIGRATIONS: Final = {
+    5: "ALTER TABLE machines ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",
+    6: _RETIRED_KEYS,
+}
 """What makes a registry of a version one of the next version."""
 OLDEST: Final = min(_MIGRATIONS)
 

@@ -16,7 +16,16 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from qmesh.errors import RESTORE, BadInput, EnrolmentRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files
-from qmesh.host.registry import handover, invitations, key_rotation, node_files, rows, schema, sqlite
+from qmesh.host.registry import (
+    handover,
+    invitations,
+    key_rotation,
+    node_files,
+    retired_keys,
+    rows,
+    schema,
+    sqlite,
+)
 from qmesh.host.registry.events import (
     Event,
     EventKind,
@@ -190,6 +199,7 @@ class Registry:
     find_successor_preshared_key = as_reading(handover.find_successor_preshared_key)
     check_readiness = as_reading(handover.check_readiness)
     find_file_requester = as_reading(node_files.find_file_requester)
+    list_retired_keys = as_reading(retired_keys.list_retired_keys)
 
     invite = as_change(invitations.create_invitation)
     activate_pending_key = as_change(key_rotation.activate_pending_key)
@@ -345,7 +355,7 @@ class Registry:
                 kept = {each.name for each in new.machines}
                 for name in (each.name for each in old.machines if each.name not in kept):
                     invitations.withdraw_invitation(connection, name, now, command=command)
-                rows.update_inventory(connection, old, new)
+                rows.update_inventory(connection, old, new, now=now)
                 record_event(connection, now, command, what, machine, new.revision)
         return old, new
 

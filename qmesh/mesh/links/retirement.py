@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import struct
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.decode import Malformed, decode_json
-from qmesh.mesh.machine import Machine
+from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
 from qmesh.mesh.values import Secret, SecretStruct, UnixTime, validate_machine_name, validate_wireguard_key
 
@@ -62,7 +63,7 @@ class RetiredKey(SecretStruct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RetiredKeys(SecretStruct, frozen=True, forbid_unknown_fields=True):
-    """Those that a control node remembers, oldest first."""
+    """Those that a machine remembers which was the control node, oldest first."""
 
     keys: Annotated[tuple[RetiredKey, ...], msgspec.Meta(max_length=MOST_RETIRED)] = ()
 
@@ -77,32 +78,17 @@ class KeyRetirement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     at: UnixTime
 
 
-def retire_keys(
-    known: RetiredKeys,
-    before: dict[str, tuple[str, Secret]],
-    machines: tuple[Machine, ...],
-    *,
-    at: int,
-) -> RetiredKeys:
-    """Those that are remembered now. at: Unix time in seconds.
+def select_retired_keys(known: Sequence[RetiredKey], inventory: Inventory) -> tuple[RetiredKey, ...]:
+    """Those of them that the mesh does not have, each once, as the last of them says; the newest of all.
 
-    before: names and preshared keys of the machines there were, by public key; machines: those there are.
+    known: oldest first. A machine that was removed may have joined again with the key that it had.
     """
-    names, keys = {each.name for each in machines}, {each.public_key for each in machines}
-    gone = tuple(
-        RetiredKey(
-            machine=name,
-            public_key=key,
-            preshared_key=shared,
-            reason="replaced" if name in names else "removed",
-            at=at,
-        )
-        for key, (name, shared) in before.items()
-        if key not in keys
-    )
-    again = keys.union(each.public_key for each in gone)
-    kept = tuple(each for each in known.keys if each.public_key not in again)
-    return RetiredKeys((*kept, *gone)[-MOST_RETIRED:])
+    there = {each.public_key for each in (*inventory.machines, *inventory.stand_ins)}
+    newest: dict[str, RetiredKey] = {}
+    for each in reversed(known):
+        if each.public_key not in there:
+            newest.setdefault(each.public_key, each)
+    return tuple(newest.values())[:MOST_RETIRED][::-1]
 
 
 def compute_retired_address(public_key: str, *, is_ipv6: bool) -> str:

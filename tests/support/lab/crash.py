@@ -247,8 +247,11 @@ def replace(lab: Lab, *, every: int) -> Result:
     rig = _of_two(lab)
     closed = rig.reached()
     words = ("invite", "machine-b", "--replace")
+    key = ""
 
     def crash(number: int) -> Ended:
+        nonlocal key
+        key = _read_member_key(rig)
         return rig.control(*words, kill=number)
 
     def again() -> str:
@@ -265,7 +268,8 @@ def replace(lab: Lab, *, every: int) -> Result:
         found = rig.control.facts("status")["machines"]
         if [(each["name"], each["address"]) for each in found[1:]] != [("machine-b", "10.77.0.2")]:
             return f"the mesh is {found}"
-        return trouble_of_plan(rig.member) or ("" if rig.reached() == before == closed else "it was reached")
+        trouble = trouble_of_retirement(rig, key) or trouble_of_plan(rig.member)
+        return trouble or ("" if rig.reached() == before == closed else "it was reached")
 
     points = crash(0).points
     return in_turn(points, every, crash, again)
@@ -376,23 +380,39 @@ def set_workers(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
+def trouble_of_retirement(rig: Rig, public_key: str) -> str:
+    """What is wrong where machine-b had that key: who calls with it is to be told, and let in nowhere."""
+    rig.control.succeed("apply")
+    lines = rig.machine_a.run(["wg", "show", "qmesh0", "allowed-ips"]).stdout.splitlines()
+    place = dict(line.split("\t") for line in lines).get(public_key, "none")
+    return "" if place.startswith("239.") else f"the peer with the key of before has the address {place}"
+
+
+def _read_member_key(rig: Rig) -> str:
+    words = ["sh", "-c", "wg pubkey < /var/lib/qmesh/private.key"]
+    return rig.machine_b.run(words).stdout.strip()
+
+
 def remove(lab: Lab, *, every: int) -> Result:
-    """Who is removed is gone, and no peer: at once, or when the agent or the next command looks."""
+    """Who is removed is gone, and is told so: at once, or when the agent or the next command looks."""
     rig = _of_two(lab)
+    key = ""
 
     def crash(number: int) -> Ended:
+        nonlocal key
         rig.member.reset()
         rig.invite()
         assert rig.join().code == 0
+        key = _read_member_key(rig)
         return rig.control("remove", "machine-b", kill=number)
 
     def again() -> str:
         ended = rig.control("remove", "machine-b")
         if ended.code and not ended.refused(2):
             return f"the same command again: {ended.err}"
-        rig.control.succeed("apply")
+        trouble = trouble_of_retirement(rig, key)
         peers = peers_of(rig.machine_a)
-        return trouble_of_control(rig) or (f"there are peers: {peers}" if peers else "")
+        return trouble or trouble_of_control(rig) or (f"there are peers: {peers}" if peers else "")
 
     points = crash(0).points
     return in_turn(points, every, crash, again)
@@ -402,18 +422,22 @@ def rotate_key(lab: Lab, *, every: int) -> Result:
     """A machine is never without a key that the control node knows; run again, it has a new one."""
     rig = _of_two(lab)
     closed = rig.reached()
+    before = ""
 
     def crash(number: int) -> Ended:
         wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)  # not too soon after the last
         idle(BETWEEN_S + 1)
+        nonlocal before
+        before = _read_member_key(rig)
         return rig.member("rotate-key", kill=number)
 
     def again() -> str:
         wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)
-        key = rig.machine_b.run(["sh", "-c", "wg pubkey < /var/lib/qmesh/private.key"]).stdout.strip()
-        peers = peers_of(rig.machine_a)
+        key, peers = _read_member_key(rig), peers_of(rig.machine_a)
         if peers != [key]:
             return f"the control node knows {peers}, the machine has {key}"
+        if trouble := trouble_of_retirement(rig, before):
+            return trouble
         reached = "" if rig.reached() == closed else "the worker was reached"
         return trouble_of_membership(rig) or reached
 
