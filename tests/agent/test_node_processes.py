@@ -16,7 +16,9 @@ import pytest
 
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node.node_processes import look_for_command, read_readings
+from qmesh.agent.node.other_nodes import OtherNodeWatch
 from qmesh.agent.node.process_watch import ProcessWatch
+from qmesh.agent.node.worker_status import find_worker_note, probe_answers
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
@@ -24,6 +26,7 @@ from qmesh.mesh.audit.processes import own_process_findings
 from qmesh.mesh.changes import set_worker_count
 from qmesh.mesh.node_processes.readings import SLACK_S, Reading, ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord
+from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.systemd.instructions import NodeHost
 from tests.support.control_node import make_control_node
 from tests.support.factories import key
@@ -98,7 +101,7 @@ def test_n2_a_users_program_at_a_workers_port_that_cannot_read_the_file_is_not_t
 
 OTHER_NODE = """
 import socket, sys
-tcp = socket.create_server(("", 40001))
+tcp = socket.create_server((sys.argv[3] if len(sys.argv) > 3 else "", 40001))
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.bind(("", 8336))
 print("ready", flush=True)
@@ -107,12 +110,15 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def other_node(config: str, *, cwd: Path = Path("/")) -> Iterator[int]:
-    """A program that is called like a node's and was given that config directory; its number."""
+def other_node(config: str, *address: str, cwd: Path = Path("/")) -> Iterator[int]:
+    """A program that is called like a node's and was given that config directory; its number.
+
+    address: at which it listens at a worker's port, if that is not every one.
+    """
     program = Path("/run/other/quil-node")
     program.parent.mkdir(exist_ok=True)
     program.write_text(OTHER_NODE, encoding="utf-8")
-    words = [sys.executable, str(program), "--config", config]
+    words = [sys.executable, str(program), "--config", config, *address]
     with subprocess.Popen(
         words, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -158,6 +164,30 @@ def test_a_second_node_on_the_machine_is_not_mixed_up_with_this_one_and_names_th
     # And so is one whose directory is not there, as within a container.
     with other_node("/run/nowhere"):
         assert look_for_command(state, here)[0].report.taken == ()
+
+
+def test_what_a_second_node_has_answers_for_no_worker_of_this_one_and_is_not_noted_as_its_place():
+    state = make()
+    here = load_local(state)
+    other = Path("/run/bob/.config")
+    other.mkdir(parents=True)
+    (other / "config.yml").write_text(TEXT, encoding="utf-8")
+
+    def noted() -> MemberNote:
+        return find_worker_note(here, OtherNodeWatch(wait_s=10.0).find)
+
+    def why() -> str:
+        answers = dict(probe_answers(here, notes=())["control"])
+        return next(answer.why for worker, answer in answers.items() if worker.core == 2)
+
+    for address in ("127.0.0.1", ""):
+        with other_node(str(other), address):
+            assert noted() == MemberNote()
+    with other_node(str(other), "127.0.0.1"):
+        assert why() == "absent"
+    with other_node(str(CONFIG), "127.0.0.1"):
+        assert noted() == MemberNote(elsewhere=((2, "127.0.0.1"),))
+        assert why() == "elsewhere"
 
 
 def test_the_agent_waits_for_no_directory_of_a_process_and_learns_whose_it_is_once_it_can_be_read():

@@ -15,6 +15,7 @@ from qmesh.agent.daemon.supervisor import Troubles
 from qmesh.agent.local import load_local
 from qmesh.agent.membership import mark_removed, update_membership
 from qmesh.agent.node.node_keys import KeyReporter
+from qmesh.agent.node.other_nodes import OtherNodeWatch
 from qmesh.agent.node.worker_status import find_worker_note
 from qmesh.errors import EnrolmentRefused, QmeshError, RemovedFromMesh
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -31,6 +32,8 @@ PROGRESS_S: Final = 1
 CONNECT_S: Final = 2.0
 AGAIN_S: Final = (0.5, 2.0, 5.0, 15.0)
 """Seconds until the next try, on average, after so many that failed."""
+OTHERS_S: Final = 1.0
+"""Seconds that it waits to be told which sockets here are another node's."""
 REST_S: Final = 5.0
 """Seconds between two looks at a machine that has nothing to ask, as its tunnel is down."""
 _SEE_CONTROL: Final = "run `qmesh check` on the control node"
@@ -66,6 +69,7 @@ class MembershipPoller:
         self._answer_request = answer_request
         self._failed = 0
         self._listener = RetirementListener()
+        self._other_nodes = OtherNodeWatch(wait_s=OTHERS_S)
 
     def run(self) -> None:
         """Ask until it is stopped. Raises what nobody has foreseen."""
@@ -96,7 +100,7 @@ class MembershipPoller:
                 connect_s=CONNECT_S,
                 wait_s=wait_s,
                 key_reports=self._key_reporter.reports,
-                note=find_worker_note(here),
+                note=find_worker_note(here, self._other_nodes.find),
                 answer_request=self._answer_request,
             )
             if is_successor and not arrived and report_handover_progress(self._state, here):

@@ -17,6 +17,7 @@ from qmesh import __version__
 from qmesh.agent.audit.reporter import run_check
 from qmesh.agent.converge import desired_and_observed_guard
 from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
+from qmesh.agent.node.other_nodes import FindOtherNodes, OtherNodeWatch
 from qmesh.agent.node.worker_status import probe_answers
 from qmesh.errors import QmeshError
 from qmesh.host.linux import Linux
@@ -41,6 +42,8 @@ CHECK_S: Final = 300.0
 """Seconds between two checks of this machine, at least."""
 _TIMES: Final = 20
 """How many times longer than a look takes nobody looks again: of thousands of workers many may be away."""
+OTHERS_S: Final = 1.0
+"""Seconds that a look waits to be told which sockets here are another node's."""
 WANTED_S: Final = 600.0
 """Seconds for which one who has asked is expected to ask again."""
 
@@ -84,6 +87,7 @@ class MetricsCollector:
         self._look: _Look | None = None
         self._look_due = self._check_due = 0.0
         self._check: _Check | None = None
+        self._other_nodes = OtherNodeWatch(wait_s=OTHERS_S)
         self._asked_at: float | None = None
         self._text: tuple[bytes, float] | None = None
 
@@ -123,7 +127,7 @@ class MetricsCollector:
 
     def _look_again(self, knowledge: AgentKnowledge) -> None:
         began = time.monotonic()
-        self._look = _Look(_find_workers(knowledge), self._find_guard(knowledge.here))
+        self._look = _Look(_find_workers(knowledge, self._other_nodes.find), self._find_guard(knowledge.here))
         ended = time.monotonic()
         self._look_due = ended + max(LOOK_S, _TIMES * (ended - began))
 
@@ -176,11 +180,13 @@ def gather_metrics(state: State) -> bytes:
     return MetricsCollector(state, lambda: AgentKnowledge(load_local(state))).render_all()
 
 
-def _find_workers(knowledge: AgentKnowledge) -> tuple[WorkerSample, ...] | None:
+def _find_workers(
+    knowledge: AgentKnowledge, find_other_nodes: FindOtherNodes
+) -> tuple[WorkerSample, ...] | None:
     here = knowledge.here
     unheard = list_undialled_machines(here.inventory, knowledge.links or LinkReport())
     try:
-        found = probe_answers(here, unheard=unheard, notes=knowledge.notes)
+        found = probe_answers(here, unheard=unheard, notes=knowledge.notes, find_other_nodes=find_other_nodes)
     except QmeshError as error:
         log.warning("metrics: the workers could not be looked at: %s", error.message)
         return None

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import msgspec
 
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_config
-from qmesh.agent.node.other_nodes import ask_other_nodes
+from qmesh.agent.node.other_nodes import FindOtherNodes, ask_other_nodes
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
-from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
@@ -174,7 +172,7 @@ def look_at_node(
     record: ProcessRecord | None,
     readings: ReadingRecord | None,
     observer: SocketObserver | None = None,
-    find_other_nodes: Callable[[ConfigDirectory, NodeSockets], dict[int, str]] = ask_other_nodes,
+    find_other_nodes: FindOtherNodes = ask_other_nodes,
 ) -> NodeLook:
     """Look at the sockets of the node's processes, and judge them. Raises MachineRefused.
 

@@ -9,20 +9,30 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
 
+from qmesh.agent.local import Local
 from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.disk_timeout import run_in_time
+from qmesh.host.network import ports
+from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.node_program.running_nodes import PROCESSES, find_other_nodes
+from qmesh.host.system import heartbeat
+from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.node_processes.observed import NodeSockets
+from qmesh.mesh.node_processes.other_nodes import set_aside_other_nodes
+from qmesh.mesh.node_processes.places import Place
 
 _AGAIN_S: Final = 60.0
 """Seconds after which the agent asks again: the directory of a process may have been made since."""
 
 _ProcessKey = tuple[int, float]
 """A process's number, and when it began."""
+
+FindOtherNodes: TypeAlias = Callable[[ConfigDirectory, NodeSockets], dict[int, str]]
+"""As `ask_other_nodes`."""
 
 
 def ask_other_nodes(directory: ConfigDirectory, seen: NodeSockets) -> dict[int, str]:
@@ -39,9 +49,13 @@ def ask_other_nodes(directory: ConfigDirectory, seen: NodeSockets) -> dict[int, 
 
 
 class OtherNodeWatch:
-    """The same for the agent, at once: of a process it is known some looks after it was first seen."""
+    """The same for the agent, at once: of a process it is known some looks after it was first seen.
 
-    def __init__(self) -> None:
+    wait_s: seconds that a look waits for what is not known yet.
+    """
+
+    def __init__(self, *, wait_s: float = 0.0) -> None:
+        self._wait_s = wait_s
         self._asked: frozenset[_ProcessKey] = frozenset()
         self._asked_at = 0.0
         self._found: dict[_ProcessKey, str] = {}
@@ -57,6 +71,9 @@ class OtherNodeWatch:
                 target=self._ask, args=(directory, processes), name="other nodes", daemon=True
             )
             self._thread.start()
+        if self._wait_s and self._thread is not None:
+            with heartbeat.allow_wait(self._wait_s):
+                self._thread.join(self._wait_s)
         found = self._found
         return {key[0]: found[key] for key in processes if key in found}
 
@@ -68,3 +85,24 @@ class OtherNodeWatch:
 
 def _list_processes(seen: NodeSockets) -> Iterable[_ProcessKey]:
     return ((each.process.number, each.process.started_s) for each in seen.listening if each.process)
+
+
+def list_worker_listeners(here: Local, find_other: FindOtherNodes) -> frozenset[Place]:
+    """Where something listens at the ports of this machine's workers, over TCP, that is no other node's.
+
+    Whose a socket is, is looked for only where one is at another address than the worker's.
+    Raises MachineRefused.
+    """
+    own = {
+        (each.address, each.port)
+        for each in list_workers(here.inventory)
+        if each.machine == here.settings.name
+    }
+    numbers = frozenset(port for _, port in own)
+    found = frozenset(each for each in ports.list_listeners() if each[1] in numbers)
+    directory = here.settings.node_directory
+    if directory is None or found <= own:
+        return found
+    seen = SocketObserver().observe_sockets(SocketPorts(tcp=numbers))
+    ours = set_aside_other_nodes(seen, find_other(directory, seen))
+    return frozenset((each.address, each.port) for each in ours.listening)

@@ -12,6 +12,7 @@ import msgspec
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import NodeLook
+from qmesh.agent.node.other_nodes import FindOtherNodes, ask_other_nodes, list_worker_listeners
 from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host.config_directory import ConfigDirectory, read_disk_size
 from qmesh.host.network import ports, tcp_probe
@@ -147,18 +148,23 @@ def _build_troubled_core(worker: WorkerProcess, directory: str | None) -> Troubl
 
 
 def probe_answers(
-    here: Local, *, unheard: Collection[str] = (), notes: Iterable[tuple[str, MemberNote]]
+    here: Local,
+    *,
+    unheard: Collection[str] = (),
+    notes: Iterable[tuple[str, MemberNote]],
+    find_other_nodes: FindOtherNodes = ask_other_nodes,
 ) -> dict[str, tuple[tuple[Worker, WorkerAnswer], ...]]:
     """Of each machine's workers the answers, where this one can tell them.
 
     unheard: machines of which nothing comes through the tunnel: they are not dialled, and do not answer.
     notes: what machines have noted of themselves, by tunnel address.
+    find_other_nodes: tells what another node on this machine has, which answers for no worker of this one.
     """
     noted = dict(notes)
     workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
     for worker in list_workers(here.inventory):
         workers[worker.machine].append(worker)
-    name, listening = here.settings.name, frozenset(ports.list_listeners())
+    name, listening = here.settings.name, list_worker_listeners(here, find_other_nodes)
     own = {
         (each.address, each.port): find_listener((each.address, each.port), listening)
         for each in workers.get(name, ())
@@ -188,11 +194,14 @@ def probe_answers(
     }
 
 
-def find_worker_note(here: Local) -> MemberNote:
-    """What this machine notes for the control node: where its workers listen, if that is another address."""
+def find_worker_note(here: Local, find_other_nodes: FindOtherNodes) -> MemberNote:
+    """What this machine notes for the control node: where its workers listen, if that is another address.
+
+    find_other_nodes: as of `probe_answers`.
+    """
     own = (worker for worker in list_workers(here.inventory) if worker.machine == here.settings.name)
     try:
-        return note_listeners(own, frozenset(ports.list_listeners()))
+        return note_listeners(own, list_worker_listeners(here, find_other_nodes))
     except MachineRefused:
         return MemberNote()
 
