@@ -121,7 +121,10 @@ FILES = {
     "control": ("machine.json", "private.key", "mesh.db", "signing.key", "guard.nft", "held.nft"),
     "member": ("machine.json", "private.key", "membership.json", "preshared.key", "guard.nft", "held.nft"),
 }
-REST = ("reserved-ports.json", "agent.log", "due.json", "joining.json", "undo.json")
+REST = (
+    *("reserved-ports.json", "agent.log", "due.json", "joining.json", "undo.json"),
+    *("retired.json", "retirement.json", "conflict.json"),
+)
 """Files that are not always there: made for the test."""
 
 

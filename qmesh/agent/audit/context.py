@@ -216,7 +216,7 @@ def _find_control_failure(here: Local) -> str | None:
 
 def _find_retirement(state: State, here: Local) -> str:
     """Since when the key that this machine has now is not the mesh's, as its agent was told; else empty."""
-    known = state.key_retirement.read()
+    known = state.key_retirement.read_valid()  # a damaged one: the agent is told again
     if known is None or known.public_key != here.machine.public_key:
         return ""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(known.at))

@@ -136,7 +136,7 @@ class MembershipPoller:
         if said is None:
             return False
         if said.reason == "replaced":
-            if self._state.key_retirement.read() != said:
+            if self._state.key_retirement.read_valid() != said:
                 self._state.key_retirement.write(said)
             return False
         with self._state.lock():
