@@ -372,8 +372,8 @@ REFUSED = {
     "root is a list": (f"- {HEX}\n", "line 1, column 1: the file's top level is not a mapping"),
     "root is a word": (HEX, "line 1, column 1: the file's top level is not a mapping"),
     "root is null": ("~", "line 1, column 1: the file's top level is not a mapping"),
-    "list is a word": (
-        f"engine:\n  dataWorkerMultiaddrs: {HEX}\n",
+    "list is a text block": (
+        f"engine:\n  dataWorkerMultiaddrs: |\n    {HEX}\n",
         "line 2, column 25: `dataWorkerMultiaddrs` is not a list",
     ),
     "list is a mapping": (

@@ -20,6 +20,7 @@ from qmesh.mesh.nodeconfig.edit import Setting
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.known_keys import known_sections, walk_key_paths
 from qmesh.mesh.nodeconfig.lint import refusals
+from qmesh.mesh.nodeconfig.profiles import profile_facts
 from qmesh.mesh.nodeconfig.worker_list import read_workers
 from qmesh.mesh.values import PROFILES, Profile
 from tests.support.factories import cluster
@@ -254,6 +255,70 @@ def test_a_value_of_ours_that_the_node_refuses_is_put_right_and_not_refused(prof
     assert written in new
     assert refusals_of(new, profile) == []
     assert render_config(mesh, "a", new).text == new
+
+
+OUR_LISTS = [
+    (profile, name)
+    for profile in PROFILES
+    for key in profile_facts(profile).lists
+    for name in (key.name, key.alias)
+    if name
+]
+NO_LIST = ["", "~", "null", "''", '"a"', "a", "/ip4/192.0.2.1/tcp/1  # mine", "0", "true", "\n    a\n    b"]
+
+
+@pytest.mark.parametrize("value", NO_LIST)
+@pytest.mark.parametrize(("profile", "name"), OUR_LISTS)
+def test_a_word_in_place_of_a_list_of_ours_is_put_right_in_every_profile(profile, name, value):
+    is_21 = profile.startswith("2.1")
+    ports = {"base_port": 32500, "p2p_base_port": 25000} if is_21 else {}
+    mesh = cluster(1, 2, node=profile, **ports)
+    kept = "  syncTimeout: 4s  # mine\n"
+    for text in (
+        f"engine:\n  {name}: {value}\n{kept}",
+        f"engine:\n{kept}  {name}: {value}",
+        *(() if "#" in value or "\n" in value else (f"engine: {{{name}: {value}, syncTimeout: 4s}}\n",)),
+    ):
+        assert all(each.cured for each in lint_config(text, profile=profile) if each.refused), text
+        new = render_config(mesh, "a", text).text
+        assert refusals_of(new, profile) == []
+        assert read_workers(new, profile) == list_worker_multiaddrs(mesh)
+        assert new.startswith("engine: {") or kept in new
+        assert ("# mine" in value) is (new.count("# mine") == 2)
+        assert render_config(mesh, "a", new).text == new
+
+
+@pytest.mark.parametrize("value", ["", "~", "null", " # none"])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_section_of_ours_without_anything_is_put_right_in_every_profile(profile, value):
+    text = f"engine: {value}\np2p: {{}}\n"
+    assert all(each.cured for each in lint_config(text, profile=profile) if each.refused)
+    mesh = cluster(1, 2, node=profile, p2p_base_port=25000 if profile.startswith("2.1") else None)
+    new = render_config(mesh, "a", text).text
+    assert refusals_of(new, profile) == []
+    assert read_workers(new, profile) == list_worker_multiaddrs(mesh)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "engine: !!null ~\n",
+        "x: &x ~\nengine: *x\n",
+        "p2p: ~\n",
+        "engine:\n  directPeers: ~\np2p:\n  directPeers: ~\n",  # which qmesh does not write
+        "engine:\n  dataWorkerStreamMultiaddrs: {}\n",
+        "engine:\n  dataWorkerStreamMultiaddrs: |\n    a\n",
+        "engine:\n  dataWorkerStreamMultiaddrs: !!null ~\n",
+        "engine:\n  dataWorkerStreamMultiaddrs: &x ~\nx: *x\n",
+        "x: &x ~\nengine:\n  dataWorkerStreamMultiaddrs: *x\n",
+        "engine:\n  dataWorkerStreamMultiaddrs: [[a]]\n",
+    ],
+)
+def test_what_is_no_list_and_cannot_be_exchanged_is_refused_as_lint_says(text):
+    mesh = cluster(1, 2, node="2.1-rust", base_port=32500, p2p_base_port=25000)
+    assert any(each.refused and not each.cured for each in lint_config(text, profile="2.1-rust"))
+    with pytest.raises(BadInput, match="does not load"):
+        render_config(mesh, "a", text)
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,9 @@ def _add_in_flow(
         pair = render_flow(names, value)[1:-1]
         return Edit(at, at, f"{pair}, " if parent.pairs else pair)
     shown = render_flow(names[1:], value)
-    return Edit(null.start.at, null.end.at, shown) if null.value else _insert_after_key(text, key, shown)
+    if null.value or null.style:
+        return Edit(null.start.at, null.end.at, shown)
+    return _insert_after_key(text, key, shown)
 
 
 def _change_list(text: str, place: KeyLocation, old: Sequence, setting: Setting) -> list[Edit]:

@@ -46,6 +46,7 @@ class Key(NamedTuple):
 class KeyLocation(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The way to a key: what is missing is None, what is there but null has only its key.
 
+    null: what stands in place of a value: a word for nothing, or where a list belongs any word.
     end: index behind the root's content, where a section can be added; None for the text's end.
     section: the root itself for a key of the top level.
     """
@@ -96,7 +97,7 @@ def _find_value(place: KeyLocation, section: Mapping, key: Key, *, is_list: bool
     ((found, value),) = pairs
     place = msgspec.structs.replace(place, key=found)
     _refuse_properties(value, key)
-    if isinstance(value, Scalar) and value.is_null:
+    if isinstance(value, Scalar) and (value.is_null or (is_list and not value.is_block)):
         return msgspec.structs.replace(place, null=value)
     if isinstance(value, Sequence if is_list else Scalar):
         return msgspec.structs.replace(place, value=value)
@@ -125,7 +126,7 @@ def _refuse_properties(node: Node, key: Key) -> None:
 
 
 def read_value(place: KeyLocation) -> Value | None:
-    """What stands there: the entries of a list, or the one value; None when there is nothing."""
+    """What stands there: the entries of a list, or the one value; None when there is nothing of that kind."""
     if isinstance(place.value, Sequence):
         return tuple(require_scalar(item).value for item in place.value.items)
     return place.value.value if isinstance(place.value, Scalar) else None

@@ -39,7 +39,7 @@ class IgnoredList(msgspec.Struct, frozen=True):
 
 
 def read_workers(config: str | ParsedConfig, profile: Profile) -> tuple[str, ...] | None:
-    """The entries of the list of what the control process dials; None when it is absent or null.
+    """The entries of the list of what the control process dials; None when it is absent or a word.
 
     Raises BadInput when the text does not load, or when the list or the section around it is
     something else or reached through an alias, tag, anchor or merge key.

@@ -134,13 +134,18 @@ def _build_form_refusal(key: Scalar, form: Form, value: Node, *, is_written: boo
 
 
 def _list_written_values(profile: Profile) -> frozenset[tuple[str, str]]:
-    """Section and name of each single value that qmesh writes, in every spelling."""
-    keys = profile_facts(profile).single_keys
+    """Section and name of each value or list that qmesh writes, in every spelling."""
+    known = profile_facts(profile)
+    keys = (*known.single_keys, *known.lists)
     return frozenset((key.section, name) for key in keys for name in (key.name, key.alias) if name)
 
 
-def _build_section_refusal(key: Scalar, value: Node) -> Problem:
+def _build_section_refusal(key: Scalar, value: Node, *, is_written: bool = False) -> Problem:
+    """is_written: whether qmesh writes into that section, and so makes one where nothing stands."""
     message = f"`{key.value}` is not a mapping of keys to values: the node does not load this file"
+    if is_written and isinstance(value, Scalar) and value.is_null and value.anchor is None:
+        usual = "or write the worker list there, or delete the line"
+        return build_refusal(value.start, "form", message, f"{_RENDER}; {usual}", cured=True)
     return build_refusal(value.start, "form", message, "check the indent of the lines below it")
 
 
@@ -294,7 +299,8 @@ class _RustReader:
         if isinstance(below, Mapping):
             yield from self.read_section(f"{path}.{key.value}".lstrip("."), below)
         elif not is_rust_empty(below) and not (known.name in _MAY_BE_NULL and is_rust_null(below)):
-            yield _build_section_refusal(key, value)
+            is_written = not path and key.value in _WRITTEN_SECTIONS
+            yield _build_section_refusal(key, value, is_written=is_written)
 
 
 def _build_twice_refusal(key: Scalar, before: Scalar) -> Problem:
