@@ -107,6 +107,10 @@ def test_g2_ports_that_others_need_are_not_closed(lab):
         assert f"port {port} of control cannot be closed" in said
         assert why in said
     assert "is a worker's" in refusal(control, "set", "machine-b", "--guard-port", "40003", code=2)
+    assert "it is WireGuard's" in refusal(control, "set", "machine-b", "--guard-port", "51820", code=2)
+    facts(control, "set", "--metrics", "10.77.0.1:9586")
+    shared = ("set", "control", "--guard-port", "9586", "--from", "mesh")
+    assert "members must not have them" in refusal(control, *shared, code=2)
     assert "no port is given" in refusal(control, "set", "machine-b", "--from", "mesh", code=2)
     assert "for one machine" in refusal(control, "set", "--leave-open", "80", code=2)
     assert "not a list of ports" in refusal(control, "set", "machine-b", "--guard-port", "ssh", code=2)

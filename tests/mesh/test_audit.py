@@ -906,7 +906,11 @@ def test_listeners_at_one_address_and_no_workers_port_are_nobodys_business():
 
 
 WIDE = replace(AROUND, listeners=(("0.0.0.0", 5432), ("::", 5432), ("::", 8336), ("0.0.0.0", 2222)))  # noqa: S104
-PORTS = PortContext(untouched=frozenset({8336}), of_ssh=frozenset({2222}), programs={5432: "postgres"})
+PORTS = PortContext(
+    untouched={8336: "the network's", 51820: "WireGuard's"},
+    of_ssh=frozenset({2222}),
+    programs={5432: "postgres"},
+)
 
 
 def test_a_port_that_anyone_reaches_is_told_once_but_ssh_and_what_others_have_to_reach():
@@ -947,6 +951,15 @@ def test_g1_a_guarded_port_that_the_loaded_guard_lacks_is_exposed():
 def test_g2_a_port_that_was_asked_for_and_is_sshs_is_told_and_stays_open():
     around = replace(WIDE, ports=replace(PORTS, asked=(2222, 5432), left_open=(5432,)))
     assert found(around=around) == [("port-not-guarded", "warning", "2222"), ("port-wide", "info", "5432")]
+
+
+def test_g2_a_port_that_was_asked_for_and_that_others_have_to_reach_is_told_and_stays_open():
+    """As only the machine knows where its WireGuard listens, and as other provers' ports move."""
+    around = replace(WIDE, listeners=(), ports=replace(PORTS, asked=(8336, 9100, 51820)))
+    public, tunnel = list_findings(WANTED, WANTED, around)
+    assert {each.code for each in (public, tunnel)} == {"port-not-guarded"}
+    assert (tunnel.subject, tunnel.seen) == ("51820", "it stays open: it is WireGuard's")
+    assert "`qmesh set machine-b --leave-open 51820`" in tunnel.cure
 
 
 def test_where_it_is_not_known_what_is_closed_open_ports_are_told_all_the_same():

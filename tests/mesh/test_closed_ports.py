@@ -13,8 +13,8 @@ from qmesh.mesh.ports.closed_ports import (
     ClosedPorts,
     SeenPorts,
     assign_closed_ports,
+    describe_untouched_ports,
     list_known_ports,
-    list_untouched_ports,
 )
 from qmesh.mesh.values import PROFILES, Endpoint, Profile
 from tests.support import factories
@@ -97,7 +97,7 @@ def test_g2_neither_file_nor_option_closes_what_others_have_to_reach(of_node, as
     mesh = cluster(node, guarded_ports=tuple(GuardedPort(port, "none") for port in sorted(asked)))
     ssh = 2222
     found = closed(mesh, of_node=of_node | {ssh, 8337}, of_ssh=frozenset({ssh, 8337}))
-    untouched = list_untouched_ports(mesh, "b", LISTEN) | {ssh, 8337}
+    untouched = {*describe_untouched_ports(mesh, "b", (LISTEN,)), ssh, 8337}
     assert untouched >= {22, LISTEN, 325, 8336}
     assert untouched.isdisjoint((*found.own, *found.control, *found.mesh))
     assert set(found.own) >= of_node - untouched - set(found.workers)

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from qmesh.errors import BadInput
+from qmesh.mesh.changes import set_endpoints
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import GuardedPort
 from qmesh.mesh.ports.port_options import MOST_PORTS, PortOptions, parse_port_list, set_port_options
+from qmesh.mesh.values import Endpoint
 from tests.support import factories
 
 MESH = factories.mesh(
@@ -23,7 +25,7 @@ MESH = factories.mesh(
 
 
 def asked(mesh: Inventory = MESH, **options: Any) -> Inventory:
-    return set_port_options(mesh, "b", PortOptions(**options), {51820: "WireGuard's"})
+    return set_port_options(mesh, "b", PortOptions(**options), {2222: "SSH's"})
 
 
 def ports(mesh: Inventory) -> tuple[dict[int, str], tuple[int, ...]]:
@@ -63,6 +65,7 @@ def test_each_option_takes_back_what_the_other_did():
         (25000, "where other provers reach"),
         (25006, "where other provers reach"),
         (51820, "WireGuard's"),
+        (2222, "SSH's"),
     ],
 )
 def test_g2_a_port_that_others_have_to_reach_is_not_closed(port: int, whose: str):
@@ -71,6 +74,29 @@ def test_g2_a_port_that_others_have_to_reach_is_not_closed(port: int, whose: str
     assert str(port) in refused.value.message
     assert refused.value.hint
     assert ports(asked(left_open=(port,))) == ({}, (port,))
+
+
+@pytest.mark.parametrize(
+    ("ends", "listen_port", "refused"),
+    [
+        ((), None, {51820}),
+        ((51999,), None, {51999}),
+        ((51820, 41000), None, {51820, 41000}),
+        ((), 51999, {51999}),
+        ((41000,), 51999, {41000, 51999}),  # which is forwarded
+    ],
+)
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_g2_wireguards_port_is_not_closed_whatever_is_known_of_it(name, ends, listen_port, refused):
+    mesh = set_endpoints(MESH, name, [Endpoint("192.0.2.1", port) for port in ends])
+    for port in (51820, 51999, 41000):
+        options = PortOptions(closed=(port,))
+        if port in refused:
+            with pytest.raises(BadInput, match=f"port {port} of {name} cannot be closed: it is WireGuard's"):
+                set_port_options(mesh, name, options, {}, listen_port=listen_port)
+        else:
+            after = set_port_options(mesh, name, options, {}, listen_port=listen_port)
+            assert after.machine(name).guarded_ports == (GuardedPort(port, "none"),)
 
 
 @pytest.mark.parametrize("option", ["closed", "left_open"])

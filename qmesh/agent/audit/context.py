@@ -51,7 +51,7 @@ from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.node_processes.answers import list_undialled_machines
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
-from qmesh.mesh.ports.closed_ports import list_untouched_ports
+from qmesh.mesh.ports.closed_ports import describe_untouched_ports
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import NodeState
@@ -173,7 +173,7 @@ def build_audit_context(
 
 def _build_port_context(here: Local, listeners: tuple[tuple[str, int], ...]) -> PortContext:
     known, name = here.machine, here.settings.name
-    untouched = list_untouched_ports(here.inventory, name, here.settings.listen_port)
+    untouched = describe_untouched_ports(here.inventory, name, (here.settings.listen_port,))
     beyond = {port for address, port in listeners if not ip_address(address).is_loopback}
     wide = beyond.difference(untouched, worker_ports(here.inventory, name))  # the node's own are many
     return PortContext(

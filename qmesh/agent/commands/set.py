@@ -14,12 +14,13 @@ from qmesh.errors import BadInput
 from qmesh.host.metrics.listen import refuse_taken_port
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Settings
 from qmesh.host.system import ssh_session
 from qmesh.mesh import changes
 from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import validate_worker_count
-from qmesh.mesh.metrics.outlets import parse_metrics_address, refuse_metrics_address
+from qmesh.mesh.metrics.outlets import is_loopback, parse_metrics_address, refuse_metrics_address
 from qmesh.mesh.ports.port_options import PortOptions, set_port_options
 from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, quote_text
@@ -63,7 +64,12 @@ def set_machine(
                 )
             mesh = changes.set_machine_fields(mesh, name, node_files=node_files)
         if ports is not None:
-            mesh = set_port_options(mesh, name, ports, _find_port_owners(state, mesh, name, ports))
+            settings = state.settings()
+            is_here = name == settings.name
+            owners = _find_port_owners(settings, ports) if is_here else {}
+            mesh = set_port_options(
+                mesh, name, ports, owners, listen_port=settings.listen_port if is_here else None
+            )
         return mesh if mesh.revision == revision else msgspec.structs.replace(mesh, revision=revision + 1)
 
     return change_mesh(state, apply_changes, command="set", what="machine-changed", machine=name)
@@ -77,18 +83,16 @@ def _find_listen_port(state: State, mesh: Inventory, name: str) -> int:
     return known[0].port if known else DEFAULT_LISTEN_PORT
 
 
-def _find_port_owners(state: State, mesh: Inventory, name: str, ports: PortOptions) -> dict[int, str]:
-    """Which ports of a machine must stay open, in words, as far as this machine can tell."""
-    tunnel, settings = "WireGuard's", state.settings()
-    found = {end.port: tunnel for end in mesh.machine(name).endpoints}
-    if name != settings.name:
-        return found
-    session = ssh_session.find_session(os.getpid())
+def _find_port_owners(settings: Settings, ports: PortOptions) -> dict[int, str]:
+    """Which ports of this machine must not be closed as asked, in words, besides what the mesh says."""
     served = find_ssh_ports((), with_sessions=ports.closed or ())
-    found |= dict.fromkeys(served, "where SSH listens, and you would be locked out")
+    found = dict.fromkeys(served, "where SSH listens, and you would be locked out")
+    session, metrics = ssh_session.find_session(os.getpid()), settings.metrics
     if session is not None:
         found[session.server_port] = "that of your own SSH session"
-    return {**found, settings.listen_port: tunnel}
+    if ports.source == "mesh" and metrics is not None and not is_loopback(metrics):
+        found.setdefault(metrics.port, "where metrics are served, and members must not have them")
+    return found
 
 
 class MetricsSettings(msgspec.Struct, frozen=True):

@@ -53,12 +53,14 @@ def open_port_findings(desired: NodeState, observed: NodeState, around: AuditCon
         seen = f"open to everyone; {_describe_program(around, port)} listens there"
         yield error_finding("port-exposed", str(port), "a port that the guard closes", seen)
     known = around.ports
-    for port in sorted(known.of_ssh.intersection(known.asked)):
+    for port in sorted(known.of_ssh.union(known.untouched).intersection(known.asked)):
         yield warning_finding(
             "port-not-guarded",
             str(port),
             "a port that the guard closes, as `qmesh set --guard-port` says",
-            "SSH is served there, or systemd listens there; it stays open, or you could not log in any more",
+            "SSH is served there, or systemd listens there; it stays open, or you could not log in any more"
+            if port in known.of_ssh
+            else f"it stays open: it is {known.untouched[port]}",
             f"on the control node: `qmesh set {_own_name(around)} --leave-open {port}`; or move that program",
         )
     for port in known.left_open:
@@ -66,7 +68,7 @@ def open_port_findings(desired: NodeState, observed: NodeState, around: AuditCon
     of_workers = {*_list_configured_ports(around, own_tunnel_address(desired))}
     closed = {*loaded, *(() if wanted is None else wanted.closed_ports), *of_workers}
     for port in sorted(
-        _list_wide_ports(around) - closed - known.untouched - known.of_ssh - {*known.left_open}
+        _list_wide_ports(around) - closed - known.untouched.keys() - known.of_ssh - {*known.left_open}
     ):
         yield warning_finding(
             "port-wide",

@@ -159,12 +159,12 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
 class PortContext(msgspec.Struct, frozen=True, kw_only=True):
     """What an audit has to know of a machine's ports besides who listens.
 
-    untouched: ports that others have to reach. of_ssh: those at which SSH is served.
+    untouched: ports that others have to reach, with what for. of_ssh: those at which SSH is served.
     asked: ports that the guard should close as an option says. left_open: those open on purpose.
     programs: who listens, by port, as far as that is known.
     """
 
-    untouched: frozenset[int] = frozenset()
+    untouched: Mapping[int, str] = {}
     of_ssh: frozenset[int] = frozenset()
     asked: tuple[int, ...] = ()
     left_open: tuple[int, ...] = ()

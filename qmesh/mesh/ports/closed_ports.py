@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from qmesh.mesh.inventory import Inventory, worker_ports
@@ -51,7 +53,7 @@ def assign_closed_ports(inventory: Inventory, name: str, listen_port: int, seen:
     machine = inventory.machine(name)
     workers = worker_ports(inventory, name) if inventory.stream == "tunnel" else ()
     workers = tuple(sorted(seen.listened.union(workers)))
-    untouched = {*workers, *list_untouched_ports(inventory, name, listen_port), *seen.of_ssh}
+    untouched = {*workers, *describe_untouched_ports(inventory, name, (listen_port,)), *seen.of_ssh}
     asked = {each.port: each.source for each in machine.guarded_ports}
     # On every machine: the control process may still run where the control role was before.
     others = seen.of_node.union(NODE_PORTS[inventory.node]).difference(machine.left_open)
@@ -67,19 +69,20 @@ def assign_closed_ports(inventory: Inventory, name: str, listen_port: int, seen:
     )
 
 
-def list_untouched_ports(inventory: Inventory, name: str, listen_port: int) -> frozenset[int]:
-    """The ports of machine `name` that no option and no file closes: others have to reach them."""
+def describe_untouched_ports(inventory: Inventory, name: str, listen_ports: Iterable[int]) -> dict[int, str]:
+    """The ports of machine `name` that no option and no file closes, as others have to reach them: for what.
+
+    listen_ports: its WireGuard's.
+    """
     workers = worker_ports(inventory, name) if inventory.stream == "public" else ()
-    return frozenset(
-        (
-            SSH_PORT,
-            listen_port,
-            inventory.service_port,
-            *PUBLIC_PORTS[inventory.node],
-            *list_p2p_ports(inventory),
-            *workers,
-        )
-    )
+    return {
+        **dict.fromkeys(workers, "a worker's, which the control node reaches without the tunnel"),
+        **dict.fromkeys(list_p2p_ports(inventory), "where other provers reach the node's workers"),
+        **dict.fromkeys(PUBLIC_PORTS[inventory.node], "where the node's network reaches the control process"),
+        inventory.service_port: "where members reach qmesh on the control node",
+        **dict.fromkeys(listen_ports, "WireGuard's"),
+        SSH_PORT: "SSH's, and you would be locked out",
+    }
 
 
 def list_p2p_ports(inventory: Inventory) -> range:

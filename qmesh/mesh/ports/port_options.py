@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -12,8 +12,8 @@ from qmesh.errors import BadInput
 from qmesh.mesh.changes import set_machine_fields
 from qmesh.mesh.inventory import Inventory, worker_ports
 from qmesh.mesh.machine import GuardedPort, PortSource
-from qmesh.mesh.ports.closed_ports import list_p2p_ports
-from qmesh.mesh.values import PUBLIC_PORTS, SSH_PORT, quote_text, validate_port
+from qmesh.mesh.ports.closed_ports import describe_untouched_ports
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, quote_text, validate_port
 
 MOST_PORTS: Final = 256
 """That one machine can have closed besides its workers', and as many left open."""
@@ -43,12 +43,18 @@ class PortOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def set_port_options(
-    inventory: Inventory, name: str, options: PortOptions, owners: Mapping[int, str]
+    inventory: Inventory,
+    name: str,
+    options: PortOptions,
+    owners: Mapping[int, str],
+    *,
+    listen_port: int | None = None,
 ) -> Inventory:
     """The mesh whose machine `name` has its ports closed, or left open, as asked.
 
     A port that is closed is not left open any more, and the other way round.
-    owners: what is known of that machine's ports that must stay open, in words.
+    owners: what else is known of that machine's ports that must stay open, in words.
+    listen_port: its WireGuard's, where that is known for certain.
     Raises BadInput for a port that others have to reach, or that is a worker's.
     """
     if both := set(options.closed or ()).intersection(options.left_open or ()):
@@ -56,8 +62,9 @@ def set_port_options(
             f"port {min(both)} would be both closed and left open",
             hint="give it to --guard-port or to --leave-open, not to both",
         )
+    listen_ports = _list_listen_ports(inventory, name, listen_port)
     for port in options.closed or ():
-        _refuse_public_port(inventory, name, port, owners)
+        _refuse_public_port(inventory, name, port, listen_ports, owners)
     for port in (*(options.closed or ()), *(options.left_open or ())):
         _refuse_worker_port(inventory, name, port)
     machine = inventory.machine(name)
@@ -83,14 +90,18 @@ def set_port_options(
     )
 
 
-def _refuse_public_port(inventory: Inventory, name: str, port: int, owners: Mapping[int, str]) -> None:
-    known = {
-        **dict.fromkeys(list_p2p_ports(inventory), "where other provers reach the node's workers"),
-        **dict.fromkeys(PUBLIC_PORTS[inventory.node], "where the node's network reaches the control process"),
-        inventory.service_port: "where members reach qmesh on the control node",
-        SSH_PORT: "SSH's, and you would be locked out",
-        **owners,
-    }
+def _list_listen_ports(inventory: Inventory, name: str, listen_port: int | None) -> set[int]:
+    """WireGuard's ports as far as that is known: without any word, the one that it has by itself."""
+    told = {end.port for end in inventory.machine(name).endpoints}
+    if listen_port is not None:
+        told.add(listen_port)
+    return told or {DEFAULT_LISTEN_PORT}
+
+
+def _refuse_public_port(
+    inventory: Inventory, name: str, port: int, listen_ports: Collection[int], owners: Mapping[int, str]
+) -> None:
+    known = {**describe_untouched_ports(inventory, name, listen_ports), **owners}
     if port in known:
         raise BadInput(
             f"port {port} of {name} cannot be closed: it is {known[port]}",
