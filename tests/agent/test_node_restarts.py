@@ -231,6 +231,27 @@ def test_agents_restart_what_is_due_in_the_order_of_the_nodes_version(
 
 
 @pytest.mark.lab
+def test_what_runs_in_no_unit_of_qmeshs_is_not_said_to_be_restarted(
+    own_machine: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the node's owner has units of other names, or starts it in a terminal."""
+    caplog.set_level("INFO", "qmesh")
+    systemctl = SYSTEMCTL.replace("echo active", "echo inactive").replace("1 2 9 ;;", "2 ;;")
+    waiting = DueRestarts(restart=(1, 2, 3), control=True)
+    jobs, left = restart_due("2.1-rust", waiting, monkeypatch, systemctl)
+    assert jobs == ["--no-block try-restart qmesh-worker@2.service"]
+    assert left is None
+    elsewhere = "where another unit or program runs"
+    said = [message for message in caplog.messages if "restarted" in message or elsewhere in message]
+    assert [message.partition(";")[0] for message in said] == [
+        "qmesh-control.service does not run here, and is not started",
+        "restarted the workers of core 2",
+        "the units of cores 1, 3 do not run, and are not started",
+    ]
+    assert [elsewhere in message for message in said] == [True, False, True]
+
+
+@pytest.mark.lab
 def test_workers_are_restarted_where_the_control_process_is_in_no_unit(
     own_machine: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

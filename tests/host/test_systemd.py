@@ -401,3 +401,26 @@ def test_systemd_runs_the_node_where_it_is_the_init_and_has_the_units(monkeypatc
     for after, is_first in (("network.target", True), ("a.service qmesh-workers.target", False)):
         Path("/run/units", CONTROL_PROCESS).write_text(f"[Unit]\nAfter={after}\n")
         assert systemd.has_control_first() is is_first
+
+
+@pytest.mark.parametrize(
+    ("group", "unit"),
+    [
+        ("0::/system.slice/qnode.service", "qnode.service"),
+        (r"0::/system.slice/system-q\x2dnode.slice/q-node@4.service", "q-node@4.service"),
+        ("12:cpu:/x.service\n1:name=systemd:/system.slice/a@b:c.service", "a@b:c.service"),
+        (
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/qmesh-worker@4.service",
+            "qmesh-worker@4.service of user@1000.service",
+        ),
+        ("0::/user.slice/user-1000.slice/session-3.scope", ""),  # in screen, or in a loop of a shell
+        ("0::/user.slice/user-1000.slice/user@1000.service/tmux-spawn-5f.scope", ""),
+        ("0::/system.slice/docker-5f5f.scope", ""),
+        ("0::/docker/5f5f", ""),
+        ("0::/", ""),
+        ("", ""),
+    ],
+)
+def test_a_process_is_of_the_unit_that_its_control_group_names(group, unit):
+    """A unit of a user's own manager is none that `systemctl restart NAME` knows, whatever it is called."""
+    assert processes.parse_unit(f"{group}\n") == unit

@@ -217,7 +217,11 @@ def _restart_control() -> None:
         systemd.enqueue_job("try-restart", CONTROL_PROCESS)
         log.info("restarted %s", CONTROL_PROCESS)
     else:
-        log.info("%s does not run here, and is not started", CONTROL_PROCESS)
+        log.info(
+            "%s does not run here, and is not started; where another unit or program runs the control"
+            " process, restart it there",
+            CONTROL_PROCESS,
+        )
 
 
 def _restart_workers(here: Local, waiting: DueRestarts) -> None:
@@ -227,11 +231,18 @@ def _restart_workers(here: Local, waiting: DueRestarts) -> None:
     stop = tuple(core for core in systemd.list_running_workers() if core in waiting.stop)
     systemd.enqueue_job("stop", *map(worker_unit_name, stop))
     wanted = tuple(core for core in waiting.restart if core in cores)
-    verb = "restart" if systemd.is_active(WORKERS) else "try-restart"
-    systemd.enqueue_job(verb, *map(worker_unit_name, wanted))
-    for what, which in (("stopped", stop), ("restarted", wanted)):
+    is_asked = systemd.is_active(WORKERS)
+    running = wanted if is_asked else tuple(core for core in systemd.list_running_workers() if core in wanted)
+    systemd.enqueue_job("restart" if is_asked else "try-restart", *map(worker_unit_name, running))
+    for what, which in (("stopped", stop), ("restarted", running)):
         if which:
             log.info("%s the workers of %s", what, describe_cores(which))
+    if left := tuple(core for core in wanted if core not in running):
+        log.info(
+            "the units of %s do not run, and are not started; where another unit or program runs these"
+            " workers, restart them there",
+            describe_cores(left),
+        )
 
 
 def update_workers_target(here: Local) -> None:

@@ -215,13 +215,22 @@ def _list_sockets(directory: int, wanted: Mapping[str, str]) -> Iterator[str]:
 def read_unit(number: int) -> str:
     """The systemd service that a process runs in, by its control group; empty where it is in none.
 
-    Source: cgroups(7), proc(5).
+    One of a user's own manager is `NAME of user@NUMBER.service`: systemctl alone knows no such unit.
     """
     with contextlib.suppress(OSError):
-        text = Path(f"/proc/{number}/cgroup").read_text("ascii", "replace")
-        found = re.search(r"^[0-9]+:(?:name=systemd)?:/.*?([\w.@:\\-]+\.service)$", text, re.MULTILINE)
-        return "" if found is None else found[1]
+        return parse_unit(Path(f"/proc/{number}/cgroup").read_text("ascii", "replace"))
     return ""
+
+
+def parse_unit(text: str) -> str:
+    """As `read_unit`, of what proc(5) has as cgroup. Source: cgroups(7)."""
+    found = re.search(
+        r"^[0-9]+:(?:name=systemd)?:/(?:.*/)?([\w.@:\\-]+\.service)$", text, re.MULTILINE | re.ASCII
+    )
+    if found is None:
+        return ""
+    manager = re.search(r"/(user@[0-9]+\.service)/", found[0])
+    return found[1] if manager is None else f"{found[1]} of {manager[1]}"
 
 
 def find_tun_name(number: int) -> str | None:
