@@ -15,7 +15,7 @@ from tests.support.lab.node_cluster import (
     start_cluster,
     wait_until,
 )
-from tests.support.lab.rust_node import CONFIG, earning_cores, start_core
+from tests.support.lab.rust_node import CONFIG, PROGRAM, earning_cores, start_core
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 
@@ -26,6 +26,11 @@ def test_n2_every_worker_is_named_until_it_is_connected_to_the_new_control_node(
     qmesh(control, "handover", "machine-b", timeout=120)
     wait_until(lambda: "worker-outdated" in found(control), SOON_S)
     assert found(control)["worker-outdated"]["subject"] == "control core 1"
+    # Until it is stopped the old control process is a second one with the node's identity.
+    second = found(control)["worker-not-ours"]
+    assert (second["severity"], second["subject"]) == ("error", "control process")
+    assert second["seen"].startswith(f"one runs on this machine too: core 0 runs '{PROGRAM}'")
+    assert second["cure"] == "stop the control process"
     assert "/ip4/10.77.0.2/tcp/8340" in control.read(f"{CONFIG}/config.yml")
     wait_until(lambda: set(found(member)) == {"worker-outdated", "control-silent"}, SOON_S)
     assert found(member)["worker-outdated"]["subject"] == "machine-b cores 2-3"
