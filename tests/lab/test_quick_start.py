@@ -400,6 +400,68 @@ def test_the_blocks_and_a_handover_with_restart_are_right_under_systemd_itself(c
         print(f"\nunder systemd: {'; '.join(figures)}")  # noqa: T201 - figures that are asked for
 
 
+@pytest.mark.long  # each command by itself: test_backup.py, test_uninstall.py; the lines: test_edges.py
+def test_a_lost_control_node_comes_back_elsewhere_and_all_goes_by_the_lines_of_the_recovery_page():
+    with control_group() as group, Lab() as lab:
+        servers = Servers(lab, lambda machine: start_systemd(machine, group))
+        start_node_once(servers)
+        type_and_look(servers, SCREEN)
+        old, member, new = (servers[name] for name in ADDRESSES)
+        servers.type_line("fra-1", "qmesh backup /root/mesh.backup")
+        copy_directory(old, new)
+        new.run(
+            ["sh", "-c", "base64 -d >/root/mesh.backup"],
+            input=old.run(["base64", "/root/mesh.backup"]).stdout,
+        )
+        cores = earning_cores(old)
+        old.run(["ip", "link", "delete", "eth0"])
+
+        where = ADDRESSES["ams-3"]
+        words = f"qmesh restore /root/mesh.backup --plain --config {CONFIG} --endpoint {where}"
+        said = servers.type_line("ams-3", words)
+        assert "write its units, `qmesh units`" in said
+        assert "hel-2" in said.partition("these machines dial the old control node's address")[2]
+        (start,) = read_blocks("recovery", "Move the control node to new hardware")
+        for line in start.lines:
+            servers.type_line("ams-3", line)
+        ((line,),) = (block.lines for block in read_blocks("recovery", "The members come back"))
+        assert "203.0.113.9" in line
+        servers.type_line("hel-2", line.replace("203.0.113.9", where))
+        wait_until(lambda: earning_cores(new) == cores, 60)
+        for machine in (new, member):
+            comes_true(functools.partial(is_without_findings, machine), 20, every_s=1)
+            assert is_without_findings(machine), machine.run(["qmesh", "check"], check=False).stdout
+        servers.type_line("ams-3", "qmesh backup /root/mesh.backup")
+
+        # The member's program is gone, and the control node is given up.
+        cleanup = [line for block in read_blocks("recovery", "Clean up by hand") for line in block.lines]
+        assert cleanup[0] == "systemctl stop 'qmesh*'"
+        member.run(["sh"], input="\n".join(cleanup), check=False)
+        servers.type_line("ams-3", "qmesh uninstall --delete-state --yes fra-1")
+        for machine in (member, new):
+            wait_until(functools.partial(is_without_leftovers, machine), 15, every_s=0.5)
+            assert machine.path(f"{CONFIG}/keys.yml").exists()
+
+
+def is_without_findings(machine: Machine) -> bool:
+    """Whether `check` has nothing against a machine."""
+    return json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)["findings"] == []
+
+
+def is_without_leftovers(machine: Machine) -> bool:
+    """Whether neither qmesh nor the node, its files aside, is on a machine."""
+    looks = (
+        "nft list tables",
+        "ip -o link show type wireguard; ip -o link show type tun",
+        "systemctl list-units --all --plain --no-legend 'qmesh*'",
+        "find /etc/systemd/system -name '*qmesh*'",
+        "find /var/lib/qmesh /run/qmesh -mindepth 1 2>/dev/null",
+        "cat /proc/sys/net/ipv4/ip_local_reserved_ports",
+    )
+    found = [machine.run(["sh", "-c", look], check=False).stdout.strip() for look in looks]
+    return not any(found) and not machine.processes(r"--state /var/lib/qmesh|node-2\.1\.0\.25")
+
+
 def test_what_is_installed_is_what_the_readme_installs():
     (lines,) = (
         block.lines for block in read_blocks("quick-start", SCREEN) if block.where == "On both servers"

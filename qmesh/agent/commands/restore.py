@@ -281,6 +281,15 @@ def _build_result(found: BackupContents, mesh: Inventory, control: JoinResult) -
     if now < taken_at:
         log.warning("this machine's clock is wrong: the backup was made later than this clock shows")
         log.warning("set the clock right: members refuse a control node whose clock went back")
+    announced, ends = mesh.control_node.announce, mesh.control_node.endpoints
+    if announced is not None and announced not in {each.host for each in ends}:
+        log.warning(
+            "%s is announced to the node's network at %s, as before; if that is not this machine's address,"
+            " run `qmesh set %s --announce ADDRESS`",
+            mesh.control,
+            announced,
+            mesh.control,
+        )
     return RestoreResult(
         **msgspec.structs.asdict(control),
         revision=mesh.revision,

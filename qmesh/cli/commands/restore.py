@@ -180,4 +180,7 @@ def _log_advice(done: RestoreResult) -> None:
             " run on each of them `qmesh apply --control-endpoint HOST:PORT`",
             ", ".join(calling),
         )
-    log.info("next: run `qmesh status` and `qmesh render-config --write`, and make a new `qmesh backup FILE`")
+    log.info(
+        "next: run `qmesh status` and `qmesh render-config --write`, start the node (with systemd first write"
+        " its units, `qmesh units`), and make a new `qmesh backup FILE`"
+    )
