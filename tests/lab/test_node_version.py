@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.lab.cluster import STATE, facts, qmesh, refusal, what_is_there
 from tests.support.lab.machines import Machine
+from tests.support.lab.node_cluster import make_node_cluster
 from tests.support.lab.programs.rust_node import new_key
-from tests.support.lab.rust_node import CONFIG, PROGRAM, install_node, start_core
+from tests.support.lab.rust_node import CONFIG, DIRECTORY, PROGRAM, install_node, start_core, start_node
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
@@ -95,6 +96,34 @@ def test_init_asks_the_program_that_runs_and_check_says_when_it_is_another_than_
     qmesh(machine, "units", "--write", "/etc/systemd/system", "--program", PROGRAM)
     (found,) = versions(machine)
     assert found["seen"] == f"the units start '{PROGRAM}', which is node 2.1-rust (2.1.0.25)"
+
+
+OLDER_PROGRAM = f"{DIRECTORY}/node-2.1.0.22-linux-amd64"
+
+
+@pytest.mark.long  # what is found of a program: tests/mesh/test_audit.py
+def test_a_member_with_the_program_of_another_version_is_named_on_both_sides(lab):
+    """As where one machine was not upgraded: it has all keys, and its worker runs."""
+    control, member = make_node_cluster(lab)
+    member.write(
+        OLDER_PROGRAM,
+        '#!/bin/sh\ncase "$*" in *--version*) exit 0 ;; esac\necho ready\nsleep 600\n',
+        0o755,
+    )
+    start_node(control, 0, 1)
+    start_node(member, 3)
+    start_core(member, 2, program=OLDER_PROGRAM)
+    (found,) = versions(member)
+    assert (found["severity"], found["subject"]) == ("error", OLDER_PROGRAM)
+    assert (found["wanted"], found["seen"]) == (
+        "node 2.1-rust",
+        f"core 2 runs '{OLDER_PROGRAM}', which is node 2.1 (2.1.0.22)",
+    )
+    assert "`qmesh set --node 2.1` on the control node" in found["cure"]
+    assert "else install the program of node 2.1-rust here" in found["cure"]
+    assert versions(control) == []
+    (told,) = facts(control, "check", "--all", code=1)["members"]
+    assert found in told["findings"]
 
 
 def test_without_a_file_the_version_is_a_guess_and_init_says_how_to_correct_it(lab):

@@ -470,6 +470,16 @@ def test_a_stale_list_on_the_control_node_is_an_error_whatever_differs():
     assert found(around=replace(more, is_control=True)) == [("config-stale", "error", "/c/config.yml")]
 
 
+def test_a_stale_list_is_an_error_where_the_node_does_not_load_the_file():
+    """Of a worker machine whose own entries are right: what writing corrects is told with the list."""
+    text = config(("x", *WORKERS[1:])).replace("dataWorkerMultiaddrs", "dataWorkerStreamMultiaddrs")
+    for flag, severity in (("false", "warning"), ("'false'", "error")):
+        around = replace(with_config(f"{text}  enableMasterProxy: {flag}\n"), profile="2.1")
+        (stale,) = [each for each in list_findings(WANTED, WANTED, around) if each.code == "config-stale"]
+        assert stale.severity == severity
+        assert ("the node does not load this file" in stale.seen) is (severity == "error")
+
+
 def test_workers_that_nobody_answers_for_are_named_with_what_restarts_them():
     one = SilentWorkers("machine-b", "10.77.0.2", (4,), are_all=False)
     rest = SilentWorkers("control", "10.77.0.1", (1, 2), are_all=True)

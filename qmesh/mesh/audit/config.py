@@ -67,7 +67,8 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
     yield from (_lint_finding(config.path, problem) for problem in left)
     if is_stale:
         stale = _stale_config_finding(config.path, entries, reasons, desired, around)
-        yield msgspec.structs.replace(stale, cure=cure)
+        is_refused = any(problem.refused for problem in problems)
+        yield msgspec.structs.replace(stale, cure=cure, severity="error" if is_refused else stale.severity)
     if others:
         wanted = "the mesh's settings of this machine"
         seen = f"other values of {', '.join(others)}"
