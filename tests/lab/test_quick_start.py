@@ -21,7 +21,7 @@ from tests.support.lab.machines import TOOLS, CommandFailed, Lab, Machine
 from tests.support.lab.rust_node import CONFIG, PROGRAM, ask_node, earning_cores, install_node
 from tests.support.lab.services import start_services
 from tests.support.lab.systemd import control_group, start_systemd
-from tests.support.pages import read_blocks, read_shown
+from tests.support.pages import read_blocks, read_section, read_shown
 from tests.support.waiting import comes_true, wait_until
 
 pytestmark = pytest.mark.lab
@@ -434,9 +434,10 @@ def test_a_lost_control_node_comes_back_elsewhere_and_all_goes_by_the_lines_of_t
         servers.type_line("ams-3", "qmesh backup /root/mesh.backup")
 
         # The member's program is gone, and the control node is given up.
-        cleanup = [line for block in read_blocks("recovery", "Clean up by hand") for line in block.lines]
-        assert cleanup[0] == "systemctl stop 'qmesh*'"
-        member.run(["sh"], input="\n".join(cleanup), check=False)
+        blocks = re.findall(r"```sh\n(.*?)```", read_section("recovery", "Clean up by hand"), re.DOTALL)
+        assert blocks[0].startswith("systemctl stop 'qmesh*'")
+        assert blocks[-1] == "rm -rf /var/lib/qmesh\n"
+        member.run(["sh"], input="".join(blocks), check=False)
         servers.type_line("ams-3", "qmesh uninstall --delete-state --yes fra-1")
         for machine in (member, new):
             wait_until(functools.partial(is_without_leftovers, machine), 15, every_s=0.5)
