@@ -1637,7 +1637,7 @@ def test_e4_cut_off_at_any_write_a_key_is_its_machines_or_remembered(path, how):
 
 def test_who_was_only_invited_had_no_key(registry):
     invite(registry)
-    registry.change_mesh(lambda mesh: remove_machine(mesh, "machine-b"), **change("removed", "machine-b"))
+    assert registry.withdraw_invitation("machine-b", now=NOW)
     issued = invite(registry, "machine-c")
     assert redeem(registry, issued, key(1)).machine("machine-c").public_key == key(1)
     assert registry.list_retired_keys() == ()

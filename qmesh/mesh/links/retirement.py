@@ -83,7 +83,8 @@ def select_retired_keys(known: Sequence[RetiredKey], inventory: Inventory) -> tu
 
     known: oldest first. A machine that was removed may have joined again with the key that it had.
     """
-    there = {each.public_key for each in (*inventory.machines, *inventory.stand_ins)}
+    there = {each.public_key for each in inventory.machines}
+    there.update(each.public_key for each in inventory.stand_ins)
     newest: dict[str, RetiredKey] = {}
     for each in reversed(known):
         if each.public_key not in there:
