@@ -446,7 +446,7 @@ def test_a_lost_control_node_comes_back_elsewhere_and_all_goes_by_the_lines_of_t
 
 def is_without_findings(machine: Machine) -> bool:
     """Whether `check` has nothing against a machine."""
-    return json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)["findings"] == []
+    return not json.loads(machine.run(["qmesh", "check", "--json"], check=False).stdout)["findings"]
 
 
 def is_without_leftovers(machine: Machine) -> bool:
