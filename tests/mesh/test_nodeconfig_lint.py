@@ -185,7 +185,7 @@ KEYS = {
     "a list that is none": (
         "2.0",
         "engine:\n  dataWorkerMultiaddrs: /ip4/10.77.0.1/tcp/40000\n",
-        ["2:25 error `dataWorkerMultiaddrs` has to be a list of texts: the node does not load this file"],
+        ["2:25 error* `dataWorkerMultiaddrs` has to be a list of texts: the node does not load this file"],
     ),
     "a template without a place for the port": (
         "1.4",
