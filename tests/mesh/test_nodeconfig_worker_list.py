@@ -13,6 +13,7 @@ WORKERS = {
     "marked, but empty": ("---\n", None),
     "section null": ("engine:\n", None),
     "null": ("engine:\n  dataWorkerMultiaddrs: ~\n", None),
+    "a word": ("engine:\n  dataWorkerMultiaddrs: x\n", None),
     "list absent": ("engine:\n  filter: x\n", None),
     "empty": ("engine:\n  dataWorkerMultiaddrs: []\n", ()),
     "as it is, also where it is wrong": (
@@ -61,7 +62,7 @@ def test_workers_in(text, expected):
     "text",
     [
         "engine: x",
-        "engine:\n  dataWorkerMultiaddrs: x",
+        "engine:\n  dataWorkerMultiaddrs: {x: y}",
         "engine:\n  dataWorkerMultiaddrs: [[x]]",
         "x: &x a\nengine:\n  dataWorkerMultiaddrs: [*x]",
         "x: &x {}\nengine:\n  <<: *x",
