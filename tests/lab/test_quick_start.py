@@ -424,9 +424,10 @@ def test_a_lost_control_node_comes_back_elsewhere_and_all_goes_by_the_lines_of_t
         (start,) = read_blocks("recovery", "Move the control node to new hardware")
         for line in start.lines:
             servers.type_line("ams-3", line)
-        ((line,),) = (block.lines for block in read_blocks("recovery", "The members come back"))
-        assert "203.0.113.9" in line
-        servers.type_line("hel-2", line.replace("203.0.113.9", where))
+        (endpoint,), (restart,) = (block.lines for block in read_blocks("recovery", "The members come back"))
+        assert "203.0.113.9" in endpoint
+        servers.type_line("hel-2", endpoint.replace("203.0.113.9", where))
+        servers.type_line("hel-2", restart)
         wait_until(lambda: earning_cores(new) == cores, 60)
         for machine in (new, member):
             comes_true(functools.partial(is_without_findings, machine), 20, every_s=1)

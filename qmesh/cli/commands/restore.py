@@ -27,6 +27,7 @@ from qmesh.errors import BadInput
 from qmesh.host.files import MAX_OCTETS
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.backup_file import JUMP, is_encrypted
+from qmesh.mesh.values import CONTROL_FIRST
 
 log = logging.getLogger("qmesh")
 
@@ -179,6 +180,12 @@ def _log_advice(done: RestoreResult) -> None:
             "these machines dial the old control node's address: %s; if this machine has another address,"
             " run on each of them `qmesh apply --control-endpoint HOST:PORT`",
             ", ".join(calling),
+        )
+    if done.node in CONTROL_FIRST:
+        log.info(
+            "node %s: when its control process runs here, restart the workers on each member: their"
+            " connections are still those to the old machine",
+            done.node,
         )
     log.info(
         "next: run `qmesh status` and `qmesh render-config --write`, start the node (with systemd first write"

@@ -152,7 +152,8 @@ def _render_troubled_workers(facts: Status) -> Iterator[str]:
         if health.connected is not None and health.connected < answering:
             yield (
                 f"not connected: {answering - health.connected} of {machine.name}'s workers answer, and are"
-                f" not connected to the control process; on {machine.name}: qmesh check"
+                f" not connected to the control process; on {machine.name}: qmesh check; if that finds"
+                " nothing, restart these workers: they wait for a control node that went without a word"
             )
 
 
