@@ -7,10 +7,20 @@ import re
 
 import pytest
 
+from tests.support.lab.cluster import (
+    CONFIG,
+    facts,
+    invite,
+    make_cluster,
+    make_control,
+    make_member,
+    qmesh,
+    start_workers,
+)
 from tests.support.lab.cluster import dial as dial_all
-from tests.support.lab.cluster import facts, invite, make_control, make_member, qmesh, start_workers
 from tests.support.lab.firewalls import FIREWALLS, Firewall, NftablesConf
-from tests.support.lab.machines import Lab, Machine
+from tests.support.lab.machines import TOOLS, Lab, Machine
+from tests.support.lab.unusual_machines import BRIDGE, find_lasting_alarms, publish
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
@@ -142,6 +152,43 @@ table inet f2b-table {
     for address in ("10.77.0.1", "192.168.0.200"):
         member.run(["nft", "delete", "element", "inet", "f2b-table", "addr-set-sshd", f"{{ {address} }}"])
     assert obstacles(member) == []
+
+
+@pytest.mark.long
+def test_g4_workers_in_a_container_are_alive_and_what_keeps_them_from_calls_is_named(lab):
+    """The rules are Docker's, without its proxy: nothing listens on the machine itself."""
+    control, member = make_cluster(lab)
+    own = start_workers(control, "1..3")
+    member.run(["sh", "-ec", BRIDGE])
+    publish(member, {port: port for port in range(40003, 40007)})
+    worker = ["python", str(TOOLS / "worker.py"), "--config", CONFIG, "--core", "4..7", "--careless"]
+    inside = member.start(["ip", "netns", "exec", "inside", *worker])
+    inside.wait_for("ready")
+    assert reached(control) == [True] * 4
+    assert find_lasting_alarms(member) == []
+    assert find_lasting_alarms(control, "--all") == []
+    (here,) = (each for each in facts(member, "status")["machines"] if each["name"] == member.name)
+    assert (here["workers"]["alive"], here["workers"]["silent"]) == (4, [])
+
+    member.run(["sh", "-ec", "iptables -F FORWARD"])  # whose policy is drop
+    wait_until(lambda: reached(control) == [False] * 4)
+    (found,) = obstacles(member)
+    assert (found["subject"], found["seen"]) == ("table ip filter chain FORWARD of iptables", "policy drop")
+    member.run(["sh", "-ec", "iptables -I FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT"])
+    assert cure(member) == ["iptables -I FORWARD -i qmesh0 -j ACCEPT"]
+    assert reached(control) == [True] * 4
+
+    inside.stop()
+    ended = obstacles(member)
+    assert {each["severity"] for each in ended} == {"error"}
+    said = " ".join(each["seen"] for each in ended)
+    assert all(f"172.17.0.2 port {port}, where nothing answers" in said for port in range(40003, 40007))
+    assert {each["cure"].partition(" ")[0] for each in ended} == {"start"}
+    again = start_workers(member, "4..7")
+    assert len(cure(member)) == 4
+    assert reached(control) == [True] * 4
+    for running in (own, again):
+        running.stop()
 
 
 def test_g4_a_rule_that_is_not_understood_is_told_as_a_warning(lab):

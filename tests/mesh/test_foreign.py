@@ -29,7 +29,7 @@ from qmesh.mesh.foreign.registers import (
 from qmesh.mesh.foreign.rule_text import render_rule
 from qmesh.mesh.foreign.rules import UNREAD, Chain, Evaluation, Table
 from qmesh.mesh.foreign.rulesets import ListedChain, Listing, build_tables
-from qmesh.mesh.foreign.walk import TOO_MANY, Budget, find_drops
+from qmesh.mesh.foreign.walk import TOO_MANY, Budget, find_drops, walk_rulesets
 from qmesh.mesh.foreign.xt_matches import build_match
 from qmesh.mesh.foreign.xt_targets import build_target
 from tests.support import factories
@@ -356,6 +356,92 @@ def test_a_translation(expected: Fate, packet: Packet, attributes: dict[int, byt
     own = [Expression("immediate", {1: number(1), 2: data(packet.packed_source)}), rule[1]]
     if attributes.get(3):
         assert fate(own, [DROP], packet=packet, hook=hook, kind="nat") == "passes"
+
+
+CONTAINER = bytes([172, 17, 0, 2])
+LOOPED_OUT = replace(REQUEST, traffic="loopback", iif="", oif="lo", kind="")
+
+
+def sent_on(rule: list[Expression], packet: Packet = REQUEST, **named: Any) -> tuple[Fate, str]:
+    """What becomes of a packet, and where it is sent on to, under a rule before an input that drops all."""
+    hook = "prerouting" if packet.iif else "output"
+    tables = (
+        *tables_of(rule, hook=hook, kind="nat", table="nat", priority=-100, **named),
+        *tables_of([DROP], hook="input", table="filter"),
+    )
+    drops, found = walk_rulesets(tables, packet)
+    return find_fate(drops), "" if found is None else f"{found.address} {found.port}"
+
+
+def immediate(register: int, content: bytes) -> Expression:
+    return Expression("immediate", {1: number(register), 2: data(content)})
+
+
+def dnat(**more: int) -> Expression:
+    kinds = {"address": 3, "last": 4, "port": 5, "last_port": 6}
+    return Expression("nat", {1: number(1), **{kinds[word]: number(value) for word, value in more.items()}})
+
+
+def nat_range(flags: int, first: bytes, last: bytes, *ports: int) -> bytes:
+    """Of revision 1 and later. Source: linux/netfilter/nf_nat.h."""
+    return struct.pack("=I16s16s", flags, first, last) + struct.pack("!HH", *ports)
+
+
+PORT_80 = immediate(9, struct.pack("!H", 80))
+TO_CONTAINER = [immediate(1, CONTAINER), PORT_80, dnat(address=1, last=1, port=9, last_port=9)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "packet", "rule"),
+    [
+        (("passes", "172.17.0.2 80"), REQUEST, TO_CONTAINER),
+        (("passes", "172.17.0.2 51820"), REQUEST, [immediate(1, CONTAINER), dnat(address=1)]),
+        (("passes", "192.0.2.2 80"), REQUEST, [PORT_80, dnat(port=9)]),
+        (("passes", "172.17.0.2 80"), LOOPED_OUT, TO_CONTAINER),
+        (("passes", "192.0.2.2 80"), REQUEST, [PORT_80, Expression("redir", {1: number(9)})]),
+        (
+            ("passes", "172.17.0.2 80"),
+            REQUEST,
+            [xt("DNAT", 2, nat_range(3, CONTAINER, CONTAINER, 80, 80), "target")],
+        ),
+        (
+            ("passes", "172.17.0.2 51820"),
+            REQUEST,
+            [
+                xt(
+                    "DNAT",
+                    0,
+                    number(1) + struct.pack("=I", 1) + CONTAINER * 2 + struct.pack("!HH", 1, 9),
+                    "target",
+                )
+            ],
+        ),
+        (("passes", "fd77::2 80"), OF_IP6, [xt("DNAT", 1, nat_range(2, b"", b"", 80, 80), "target")]),
+        # Who answers one of several, or of an address that is not known, is not known.
+        (("drops", ""), REQUEST, [immediate(1, CONTAINER), immediate(2, CONTAINER), dnat(address=1, last=2)]),
+        (("drops", ""), REQUEST, [xt("DNAT", 2, nat_range(3, CONTAINER, CONTAINER, 80, 81), "target")]),
+        (("drops", ""), REQUEST, [xt("DNAT", 2, nat_range(1, CONTAINER, b"", 80, 80), "target")]),
+        (("drops", ""), REQUEST, [dnat(address=1)]),
+        (("drops", ""), REQUEST, [meta(20), compares(bytes(4)), *TO_CONTAINER]),
+        # WireGuard's own port is this machine's.
+        (("drops", ""), DATAGRAM, TO_CONTAINER),
+        (("drops", ""), DATAGRAM, [xt("DNAT", 2, nat_range(3, CONTAINER, CONTAINER, 80, 80), "target")]),
+        (("drops", ""), LOOPED, TO_CONTAINER),
+        (("drops", ""), REQUEST, [PORT, compares(b"\0\1"), *TO_CONTAINER]),
+    ],
+)
+def test_where_a_connection_is_sent_on_to(
+    expected: tuple[Fate, str], packet: Packet, rule: list[Expression]
+) -> None:
+    assert sent_on(rule, packet) == expected
+
+
+def test_a_rule_that_may_not_be_reached_sends_nothing_on_for_certain() -> None:
+    perhaps = [meta(20), compares(bytes(4)), verdict(1)]
+    for rule in (TO_CONTAINER, [xt("DNAT", 2, nat_range(3, CONTAINER, CONTAINER, 80, 80), "target")]):
+        tables = tables_of(perhaps, rule, hook="prerouting", kind="nat")
+        drops, found = walk_rulesets(tables, REQUEST)
+        assert (find_fate(drops), found) == ("unclear", None)
 
 
 def test_bytes_are_turned_as_the_kernel_does() -> None:
@@ -756,6 +842,25 @@ def test_targets_that_untrack() -> None:
     assert build_target("TARPIT", 0, b"")(Evaluation(DATAGRAM, Lookups(), {}), is_certain=True) == "unclear"
 
 
+FORWARDED = replace(REQUEST, oif="docker0", target="172.17.0.2")
+
+
+@pytest.mark.parametrize(
+    ("expected", "rule"),
+    [
+        ("drops", [ct(2), bitwise((32).to_bytes(4, ORDER)), compares(bytes(4), 1), DROP]),
+        ("passes", [ct(2), bitwise((2).to_bytes(4, ORDER)), compares(bytes(4), 1), DROP]),
+        ("drops", [xt("conntrack", 3, conntrack(1, states=128)), DROP]),
+        ("passes", [xt("conntrack", 3, conntrack(1, states=2)), DROP]),
+        ("drops", [meta(7), compares(b"docker0".ljust(16, b"\0")), DROP]),
+        ("drops", [payload(1, 16, 4), compares(CONTAINER), DROP]),
+    ],
+)
+def test_a_packet_that_was_sent_on_is_known_as_one(expected: Fate, rule: list[Expression]) -> None:
+    assert fate(rule, packet=FORWARDED, hook="forward") == expected
+    assert fate(rule, packet=FORWARDED, hook="input") == "passes"
+
+
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_rulesets_are_judged_as_the_kernel_did(name: str) -> None:
     listing, answers = replay(read_recordings(FOLDER / "kernel-rule-sets.json")[name])
@@ -1030,6 +1135,7 @@ EXPRESSIONS = st.builds(
             "target",
             "immediate",
             "nat",
+            "redir",
             "exthdr",
             "objref",
             "byteorder",

@@ -7,12 +7,19 @@ import json
 import shlex
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
-from qmesh.mesh.foreign.obstacles import Obstacle, find_obstacles
+from qmesh.mesh.foreign.obstacles import (
+    Obstacle,
+    build_forwarded_packet,
+    build_translation_obstacle,
+    find_obstacles,
+    judge_packets,
+)
 from qmesh.mesh.foreign.packets import Packet, UnderlayRoute, list_required_packets
-from qmesh.mesh.foreign.rules import Chain, Program, Rule, Table
+from qmesh.mesh.foreign.rules import Chain, Evaluation, Outcome, Program, Rule, Table
 from qmesh.mesh.state import Tunnel
 from tests.support import factories
 from tests.support.foreign_cases import DATAGRAM
@@ -257,6 +264,87 @@ def test_of_ipv6_the_command_is_another() -> None:
     (found,) = find_obstacles([Table(chains={"INPUT": chain}, name="filter", **LEGACY)], [packet])
     assert found.cure == "ip6tables-legacy -I INPUT -i qmesh0 -j ACCEPT"
     assert found.place == "table ip6 filter chain INPUT of ip6tables-legacy"
+
+
+class SendingRule(msgspec.Struct, frozen=True):
+    """A rule that sends connections on."""
+
+    address: str
+    port: int
+    text: str = "dnat"
+    handle: int | None = 4
+
+    def judge(self, at: Evaluation) -> Outcome:
+        at.translate_target(self.address, self.port)
+        return Outcome(truth=True, verdict="accept")
+
+
+def published(program: Program = "nft", chain: str = "DOCKER", **named: Any) -> Table:
+    """Tables as of a container's published port."""
+    rule = named.get("rule", SendingRule("172.17.0.2", 80))
+    chains = {
+        "PREROUTING": Chain(
+            name="PREROUTING", hook="prerouting", kind="nat", rules=(PlainRule("", "jump", chain),)
+        ),
+        chain: Chain(name=chain, rules=(rule,)),
+        "FORWARD": Chain(name="FORWARD", hook="forward", drops=True),
+        "INPUT": Chain(name="INPUT", hook="input", drops=True),
+    }
+    return Table(program=program, family="ip", name="nat", chains=chains)
+
+
+def test_a_connection_that_is_sent_on_meets_other_rules_than_what_is_for_this_machine() -> None:
+    asks = PACKETS["tunnel in"]
+    later = replace(asks, is_later=True)
+    answer = replace(PACKETS["tunnel out"], source_port=40003, target_port=32768)
+    obstacles, (found,) = judge_packets([published()], [asks, answer, later])
+    assert (obstacles, found.address, found.port, found.packet) == ((), "172.17.0.2", 80, asks)
+    forwarded = build_forwarded_packet(found, "docker0")
+    assert (forwarded.target, forwarded.target_port, forwarded.hooks) == ("172.17.0.2", 80, ("forward",))
+    known = forwarded.fields()
+    assert (known["fib type daddr"], known["ct status"]) == ("unicast", ("dnat",))
+    assert (known["meta iifname"], known["meta oifname"], known["meta iiftype"]) == (
+        "qmesh0",
+        "docker0",
+        ("none",),
+    )
+    ((dropped,), _) = judge_packets([published("iptables")], [forwarded])
+    assert dropped.place == "table ip nat chain FORWARD of iptables"
+    assert dropped.cure == "iptables -t nat -I FORWARD -i qmesh0 -j ACCEPT"
+
+
+@pytest.mark.parametrize(
+    ("program", "chain", "cure"),
+    [
+        ("nft", "DOCKER", "nft insert rule ip nat DOCKER iifname qmesh0 tcp dport 40003 accept"),
+        ("nft", "a b", "nft -a list ruleset  # then delete that rule by its handle"),
+        ("iptables", "DOCKER", "iptables -t nat -I DOCKER -i qmesh0 -p tcp --dport 40003 -j ACCEPT"),
+    ],
+)
+def test_a_connection_that_nobody_answers_where_it_is_sent_to(
+    program: Program, chain: str, cure: str
+) -> None:
+    """Never by a command that takes more from a container than the one port."""
+    _, (found,) = judge_packets([published(program, chain)], [PACKETS["tunnel in"]])
+    here = build_translation_obstacle(found, listens_here=True)
+    assert here.seen == "dnat (handle 4) sends them on to 172.17.0.2 port 80, where nothing answers"
+    assert (here.cure, here.is_certain) == (cure, True)
+    assert here.wanted == "the mesh's packets come in via qmesh0: TCP port 40003"
+    elsewhere = build_translation_obstacle(found, listens_here=False)
+    assert elsewhere.cure.startswith("start what has to answer at 172.17.0.2 port 80")
+    odd = PlainRule("random", "unclear", truth=None)
+    (unclear, _), _ = judge_packets([published(program, chain, rule=odd)], [PACKETS["tunnel in"]])
+    assert unclear.cure.startswith("nothing, if a container has the worker; ")
+    assert unclear.cure.endswith(f": `{cure}`")
+
+
+def test_what_this_machine_sends_to_its_own_workers_may_be_sent_on_too() -> None:
+    asks = replace(PACKETS["tunnel in"], traffic="loopback", iif="", oif="lo")
+    nat = Chain(name="OUTPUT", hook="output", kind="nat", rules=(SendingRule("172.17.0.2", 80),))
+    table = Table(program="iptables", family="ip", name="filter", chains={"OUTPUT": nat})
+    _, (found,) = judge_packets([table], [asks])
+    cure = build_translation_obstacle(found, listens_here=True).cure
+    assert cure == "iptables -I OUTPUT -o lo -p tcp --dport 40003 -j ACCEPT"
 
 
 def test_many_packets_that_one_rule_takes_are_one_obstacle() -> None:

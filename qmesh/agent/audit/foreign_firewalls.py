@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Final
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final, NamedTuple
 
 from qmesh.agent.local import Local
 from qmesh.host import wireguard
 from qmesh.host.firewall import foreign_rulesets
 from qmesh.host.firewall.ipsec_policies import read_ipsec_policies
 from qmesh.host.firewall.packet_programs import find_packet_programs
-from qmesh.host.network import links, routes
+from qmesh.host.network import links, ports, routes, tcp_probe
 from qmesh.mesh.foreign.lookups import Answers, Lookups
-from qmesh.mesh.foreign.obstacles import Obstacle, find_obstacles
+from qmesh.mesh.foreign.obstacles import (
+    Obstacle,
+    build_forwarded_packet,
+    build_translation_obstacle,
+    judge_packets,
+)
 from qmesh.mesh.foreign.other_hooks.ipsec_policies import find_ipsec_obstacles
 from qmesh.mesh.foreign.other_hooks.packet_programs import (
     build_loopback_obstacle,
     build_mark_suspect,
     list_program_suspects,
 )
-from qmesh.mesh.foreign.packets import Packet, list_required_packets
+from qmesh.mesh.foreign.packets import EPHEMERAL, Packet, list_required_packets
+from qmesh.mesh.foreign.rules import Table, Translation
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
 from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.node_processes.places import Place, list_accepting_places
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT
 
 SAMPLE: Final = 16
 MOST_ROUNDS: Final = 8
 """Of questions about sets: what is not known is followed both ways, so one is mostly enough."""
+ANSWER_S: Final = 1.0
+"""Seconds in which somebody answers on this machine, or in a container of it."""
 STRANGERS: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 """Addresses of nobody (RFC 5737, RFC 3849): for machines that may ask the control node from anywhere."""
 
@@ -45,15 +55,42 @@ def find_firewall_obstacles(
     packets = _list_packets(here, desired, observed)
     if not packets or desired.tunnel is None:  # nothing is needed of a machine that is in no mesh
         return (), ()
-    obstacles, unread = _find_obstacles(foreign_rulesets.read_rulesets(), packets)
+    judgement = _judge_packets(foreign_rulesets.read_rulesets(), packets)
     network = str(ipaddress.ip_interface(desired.tunnel.addresses[0]).network)
     loopback = links.read("lo")
     is_down = loopback is not None and not loopback.up
     return (
         *([build_loopback_obstacle()] if is_down else []),
-        *obstacles,
+        *judgement.obstacles,
+        *_find_translation_obstacles(judgement),
         *find_ipsec_obstacles(read_ipsec_policies(), packets, network),
-    ), unread
+    ), judgement.unread
+
+
+def find_container_workers(here: Local, places: Collection[Place]) -> frozenset[Place]:
+    """Of these places of own workers those whose calls a rule sends on, as to a container, and are answered.
+
+    Raises MachineRefused where it could not look.
+    """
+    packets = tuple(
+        Packet(
+            traffic="tunnel in",
+            iif=here.settings.interface,
+            protocol="tcp",
+            source=here.inventory.control_node.address,
+            source_port=EPHEMERAL,
+            target=address,
+            target_port=port,
+        )
+        for address, port in places
+    )
+    found = _judge_packets(foreign_rulesets.read_rulesets(), packets).translations
+    answered = _probe_translations(found)
+    return frozenset(
+        (each.packet.target, each.packet.target_port)
+        for each in found
+        if (each.address, each.port) in answered
+    )
 
 
 def find_program_suspects(here: Local, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
@@ -88,22 +125,61 @@ def _list_packets(here: Local, desired: NodeState, observed: NodeState) -> tuple
     return tuple(list_required_packets(guard, tunnel, (*members, joining), ways))
 
 
-def _find_obstacles(
-    listing: Listing, packets: tuple[Packet, ...]
-) -> tuple[tuple[Obstacle, ...], tuple[str, ...]]:
-    """Ask the kernel for what rules look up in sets, until no question is open; a rule may lead to others."""
-    tables = build_tables(listing)
-    answers: Answers = {}
+class _Judgement(NamedTuple):
+    """What rules do to packets. unread: what could not be read of them, in words."""
+
+    listing: Listing
+    tables: tuple[Table, ...]
+    answers: Answers
     obstacles: tuple[Obstacle, ...] = ()
+    translations: tuple[Translation, ...] = ()
     unread: tuple[str, ...] = ()
+
+
+def _judge_packets(listing: Listing, packets: tuple[Packet, ...]) -> _Judgement:
+    """Ask the kernel for what rules look up in sets, until no question is open; a rule may lead to others."""
+    found = _Judgement(listing, build_tables(listing), {})
     for _ in range(MOST_ROUNDS):
-        lookups = Lookups(answers)
-        obstacles = find_obstacles(
-            tables, packets, listing.lasting, lookups=lookups, interfaces=listing.interfaces
+        lookups = Lookups(found.answers)
+        obstacles, translations = judge_packets(
+            found.tables, packets, listing.lasting, lookups=lookups, interfaces=listing.interfaces
         )
-        if not lookups.open or unread:
-            return obstacles, unread
-        found, failed = foreign_rulesets.answer_questions(lookups.open)
-        answers |= found
-        unread += failed
-    return obstacles, unread
+        found = found._replace(obstacles=obstacles, translations=translations)
+        if not lookups.open or found.unread:
+            break
+        answers, failed = foreign_rulesets.answer_questions(lookups.open)
+        found = found._replace(answers=found.answers | answers, unread=failed)
+    return found
+
+
+def _find_translation_obstacles(judgement: _Judgement) -> Iterator[Obstacle]:
+    """Of connections that rules send on: whether they get there, and somebody answers."""
+    translations = judgement.translations
+    if not translations:
+        return
+    forwarded = [
+        build_forwarded_packet(each, way.interface)
+        for each in translations
+        if each.packet.iif
+        and each.address != each.packet.target
+        and (way := routes.find_route(each.address, each.port)) is not None
+    ]
+    listing = judgement.listing
+    yield from judge_packets(
+        judgement.tables,
+        forwarded,
+        listing.lasting,
+        lookups=Lookups(judgement.answers),
+        interfaces=listing.interfaces,
+    )[0]
+    answered, listening = _probe_translations(translations), frozenset(ports.list_listeners())
+    for each in translations:
+        if each.packet.protocol == "tcp" and (each.address, each.port) not in answered:
+            asked = list_accepting_places((each.packet.target, each.packet.target_port))
+            yield build_translation_obstacle(each, listens_here=not listening.isdisjoint(asked))
+
+
+def _probe_translations(translations: Iterable[Translation]) -> frozenset[Place]:
+    """Which of the new targets answer. Of UDP nobody can tell."""
+    places = {(each.address, each.port) for each in translations if each.packet.protocol == "tcp"}
+    return frozenset(tcp_probe.measure_connect_times(places, wait_s=ANSWER_S))

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
+from qmesh.agent.audit.foreign_firewalls import find_container_workers
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import NodeLook
@@ -176,7 +177,7 @@ def probe_answers(
         answers = dict.fromkeys(places, WorkerAnswer(None, explain_error(errno.ETIMEDOUT)))
         answers |= {place: explain_connection(*each, own.get(place)) for place, each in probed.items()}
     else:
-        answers = own
+        answers = own | _find_container_answers(here, own)
         workers = {name: workers[name]} if name in workers else {}
     return {
         machine: tuple(
@@ -192,6 +193,17 @@ def probe_answers(
         )
         for machine, each in workers.items()
     }
+
+
+def _find_container_answers(
+    here: Local, own: Mapping[tuple[str, int], WorkerAnswer]
+) -> dict[tuple[str, int], WorkerAnswer]:
+    """Of workers that do not listen on this machine itself: those that answer from a container."""
+    absent = [place for place, answer in own.items() if answer.why == "absent"]
+    try:
+        return dict.fromkeys(find_container_workers(here, absent), WorkerAnswer(0.0)) if absent else {}
+    except MachineRefused:  # which is a finding of the firewalls
+        return {}
 
 
 def find_worker_note(here: Local, find_other_nodes: FindOtherNodes) -> MemberNote:

@@ -6,6 +6,7 @@ that is not known. Source: linux/netfilter/nf_tables.h for numbers, net/netfilte
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -32,6 +33,7 @@ from qmesh.mesh.foreign.loads import (
     build_unknown_load,
 )
 from qmesh.mesh.foreign.lookups import Element, Question
+from qmesh.mesh.foreign.packets import may_send_on
 from qmesh.mesh.foreign.rates import MOST_CONNECTIONS, allows_rate
 from qmesh.mesh.foreign.registers import (
     Bits,
@@ -312,17 +314,52 @@ def _build_ending(verdict: Ending) -> Callable[[Attributes], Step]:
 
 
 def _build_nat(attributes: Attributes) -> Step:
-    """A source that is set to this machine's own address changes nothing that the mesh needs."""
+    """A source that is set to this machine's own address changes nothing that the mesh needs.
+
+    A target that is set is where a connection goes on to.
+    """
     is_target, register = read_number(attributes, 1) == _NAT_TARGETS, read_number(attributes, 3)
+    port, ends = read_number(attributes, 5), (read_number(attributes, 4), read_number(attributes, 6))
+    is_range = ends[0] not in {0, register} or ends[1] not in {0, port}
 
     def translate(run: Run) -> Truth:
         run.verdict = "unclear"
-        if not is_target and not run.at.packet.traffic.startswith("tunnel"):
+        if is_target and not is_range and run.truth is True and _send_on(run, register, port):
+            run.verdict = "accept"
+        elif not is_target and not run.at.packet.traffic.startswith("tunnel"):
             run.verdict = "accept"  # of WireGuard's own the other end learns each address
         elif not is_target and register:
             own = run.at.packet.packed_source
             if compare_equal(run.registers.read(register, len(own)), own):
                 run.verdict = "accept"
+        return True
+
+    return translate
+
+
+def _send_on(run: Run, register: int, port: int) -> bool:
+    """Set the target of a connection through the tunnel; whether it is known, and certain."""
+    packet = run.at.packet
+    if not may_send_on(packet):
+        return False
+    address = Bits(packet.packed_target)
+    if register:
+        address = run.registers.read(register, len(address.value))
+    number = run.registers.read(port, 2) if port else Bits(packet.target_port.to_bytes(2, "big"))
+    if address.mask is not None or number.mask is not None:
+        return False
+    return run.at.translate_target(
+        str(ipaddress.ip_address(address.value)), int.from_bytes(number.value, "big")
+    )
+
+
+def _build_redirection(attributes: Attributes) -> Step:
+    """To another port of this machine's."""
+    port, end = read_number(attributes, 1), read_number(attributes, 2)
+
+    def translate(run: Run) -> Truth:
+        is_known = end in {0, port} and run.truth is True and run.at.packet.iif
+        run.verdict = "accept" if is_known and _send_on(run, 0, port) else "unclear"
         return True
 
     return translate
@@ -353,7 +390,7 @@ _BUILDERS: Final[Mapping[str, Callable[[Attributes], Step]]] = {
     "fib": build_fib, "lookup": _build_lookup, "dynset": _build_dynset, "limit": _build_limit,
     "connlimit": _build_connection_limit, "quota": _build_quota, "notrack": _build_notrack,
     "reject": _build_ending("drop"), "masq": _build_ending("accept"), "nat": _build_nat,
-    "redir": _build_ending("unclear"), "queue": _build_ending("unclear"), "tproxy": _build_ending("unclear"),
+    "redir": _build_redirection, "queue": _build_ending("unclear"), "tproxy": _build_ending("unclear"),
     "synproxy": _build_ending("unclear"), "fwd": _build_ending("unclear"), "objref": _build_object,
     "exthdr": build_exthdr, "match": _build_xt_match, "target": _build_xt_target,
 }  # fmt: skip

@@ -11,9 +11,9 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.lookups import Lookups
-from qmesh.mesh.foreign.packets import ADVERTISEMENT, SOLICITATION, Packet, Traffic
-from qmesh.mesh.foreign.rules import Table
-from qmesh.mesh.foreign.walk import Budget, Drop, find_drops
+from qmesh.mesh.foreign.packets import ADVERTISEMENT, SOLICITATION, Packet, Traffic, may_send_on
+from qmesh.mesh.foreign.rules import Table, Translation
+from qmesh.mesh.foreign.walk import Budget, Drop, walk_rulesets
 from qmesh.mesh.values import format_port_ranges
 
 Firewall: TypeAlias = Literal["ufw", "firewalld", "fail2ban", "nft", "iptables"]
@@ -58,16 +58,37 @@ def find_obstacles(
     lookups: Lookups | None = None,
     interfaces: Mapping[str, int] | None = None,
 ) -> tuple[Obstacle, ...]:
-    """Each obstacle once, with all packets that it drops.
+    """Each obstacle once, with all packets that it drops: as of `judge_packets`."""
+    return judge_packets(tables, packets, lasting, lookups=lookups, interfaces=interfaces)[0]
 
+
+def judge_packets(
+    tables: Iterable[Table],
+    packets: Iterable[Packet],
+    lasting: str | None = None,
+    *,
+    lookups: Lookups | None = None,
+    interfaces: Mapping[str, int] | None = None,
+) -> tuple[tuple[Obstacle, ...], tuple[Translation, ...]]:
+    """Each obstacle once, with all packets that it drops; and where connections are sent on to.
+
+    packets: of a connection the first before the others, which go where that has gone.
     lasting: text of /etc/nftables.conf, None without one. lookups: what is known of sets; it then has the
     questions that are open. interfaces: numbers by name.
     """
     tables = tuple(tables)
     found: dict[tuple[str, str, str, bool], list[Packet]] = {}
+    translations: dict[Packet, Translation] = {}
     budget = Budget()
     for packet in packets:
-        for drop in find_drops(tables, packet, budget=budget, lookups=lookups, interfaces=interfaces):
+        if packet.first_of_connection in translations:
+            continue
+        drops, translation = walk_rulesets(
+            tables, packet, budget=budget, lookups=lookups, interfaces=interfaces
+        )
+        if translation is not None:
+            translations[packet] = translation
+        for drop in drops:
             key = (
                 _describe_chain(drop),
                 _describe_rule(drop),
@@ -75,9 +96,36 @@ def find_obstacles(
                 drop.is_certain,
             )
             found.setdefault(key, []).append(packet)
-    return tuple(
+    obstacles = tuple(
         Obstacle(place=place, seen=seen, wanted=describe_packets(taken), cure=cure, is_certain=is_certain)
         for (place, seen, cure, is_certain), taken in found.items()
+    )
+    return obstacles, tuple(translations.values())
+
+
+def build_forwarded_packet(translation: Translation, interface: str) -> Packet:
+    """The packet as it goes on, by an interface that leads to its new target."""
+    return msgspec.structs.replace(
+        translation.packet, oif=interface, target=translation.address, target_port=translation.port
+    )
+
+
+def build_translation_obstacle(translation: Translation, *, listens_here: bool) -> Obstacle:
+    """Of a rule that sends a worker's calls to where nothing answers.
+
+    listens_here: whether the worker listens on this machine itself.
+    """
+    packet = translation.packet
+    drop = Drop(table=translation.table, chain=translation.chain, rule=translation.rule, is_certain=True)
+    where = f"{translation.address} port {translation.port}"
+    return Obstacle(
+        place=_describe_chain(drop),
+        seen=f"{_describe_rule(drop)} sends them on to {where}, where nothing answers",
+        wanted=describe_packets((packet,)),
+        cure=_build_port_fix(drop, packet)
+        if listens_here
+        else f"start what has to answer at {where}, as a container's worker; or delete this rule",
+        is_certain=True,
     )
 
 
@@ -136,6 +184,9 @@ def identify_firewall(drop: Drop) -> Firewall:
 
 
 def _build_fix(drop: Drop, packet: Packet, lasting: str | None) -> str:
+    if may_send_on(packet) and _translates_targets(drop):
+        fix = _build_port_fix(drop, packet)
+        return f"nothing, if a container has the worker; if it runs on this machine itself: `{fix}`"
     match identify_firewall(drop):
         case "fail2ban":
             return f"fail2ban-client unban {packet.remote}"
@@ -146,6 +197,27 @@ def _build_fix(drop: Drop, packet: Packet, lasting: str | None) -> str:
         case "nft":
             return _build_nft_fix(drop, packet, lasting)
     return _build_iptables_fix(drop, packet)
+
+
+def _translates_targets(drop: Drop) -> bool:
+    """Whether a rule may send packets elsewhere, for all that is known of it."""
+    base = drop.table.chains.get(drop.visited[0] if drop.visited else drop.chain)
+    return base is not None and base.kind == "nat" and not drop.is_certain
+
+
+def _build_port_fix(drop: Drop, packet: Packet) -> str:
+    """Of one worker's port alone: what else is published there stays so."""
+    port, interface = packet.target_port, shlex.quote(packet.interface)
+    way = "-i" if packet.iif else "-o"
+    if drop.table.program != "nft":
+        table = "" if drop.table.name == "filter" else f" -t {drop.table.name}"
+        insert = f"{_iptables_command(drop.table)}{table} -I {_quote(drop.chain)}"
+        return f"{insert} {way} {interface} -p {packet.protocol} --dport {port} -j ACCEPT"
+    names = (drop.table.family, drop.table.name, drop.chain)
+    if not all(map(_WORD.fullmatch, names)):
+        return "nft -a list ruleset  # then delete that rule by its handle"
+    match = f"{'iifname' if packet.iif else 'oifname'} {interface} {packet.protocol} dport {port}"
+    return f"nft insert rule {names[0]} {names[1]} {names[2]} {match} accept"
 
 
 def _build_ufw_fix(drop: Drop, packet: Packet) -> str:

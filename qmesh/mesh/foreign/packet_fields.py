@@ -26,7 +26,7 @@ PACKET_TYPES: Final = {"host": 0, "multicast": 2}
 STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 """Source: linux/netfilter/nf_conntrack_common.h."""
 DIRECTIONS: Final = {"original": 0, "reply": 1}
-SEEN_REPLY, ASSURED, CONFIRMED = 2, 4, 8
+SEEN_REPLY, ASSURED, CONFIRMED, TRANSLATED = 2, 4, 8, 32
 """IPS_*."""
 _HALF_UNKNOWN: Final = struct.Struct("=I").pack((1 << 32) - 1 - ASSURED - 0x180)
 """Of a connection's status: whether it lasts and what was set up for it, nobody can tell before."""
@@ -78,7 +78,7 @@ def encode_field(field: str, value: Value, interfaces: Mapping[str, int]) -> Bit
         case "meta secpath":
             return encode_native(0, 1)
         case "ct status":
-            status = 0 if value == () else SEEN_REPLY | CONFIRMED
+            status = 0 if value == () else TRANSLATED if value == ("dnat",) else SEEN_REPLY | CONFIRMED
             return Bits(encode_native(status, 4).value, _HALF_UNKNOWN)
     return encode_native(int(str(value)), 4)
 

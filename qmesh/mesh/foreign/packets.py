@@ -15,7 +15,9 @@ Traffic: TypeAlias = Literal[
     "wireguard in", "wireguard out", "discovery in", "discovery out", "tunnel in", "tunnel out", "loopback"
 ]  # fmt: skip
 """discovery: of a neighbour's link-layer address, without which IPv6 sends nothing (RFC 4861)."""
-Hook: TypeAlias = Literal["ingress", "prerouting", "input", "output", "postrouting", "egress"]
+Hook: TypeAlias = Literal[
+    "ingress", "prerouting", "input", "forward", "output", "postrouting", "egress"
+]  # fmt: skip
 Protocol: TypeAlias = Literal["tcp", "udp", "icmpv6"]
 PROTOCOL_NUMBERS: Final = {"tcp": 6, "udp": 17, "icmpv6": 58}
 WORKER_PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
@@ -27,6 +29,8 @@ CONNECTION_FIELDS: Final = (
 )  # fmt: skip
 """What a packet without a connection has not."""
 
+FORWARDED: Final[tuple[Hook, ...]] = ("forward",)
+"""What is left for a packet that was sent on: the hooks before it passed as it was."""
 INBOUND: Final[tuple[Hook, ...]] = ("ingress", "prerouting", "input")
 OUTBOUND: Final[tuple[Hook, ...]] = ("output", "postrouting", "egress")
 
@@ -44,7 +48,7 @@ EPHEMERAL: Final = 32768
 class Packet(msgspec.Struct, frozen=True, kw_only=True):
     """One packet on its way into the machine or out of it.
 
-    iif, oif: the interface it comes or goes by; "" for none.
+    iif, oif: the interface it comes or goes by; "" for none. It has both where a rule has sent it on.
     is_reply: whether it answers a connection that the other end began.
     is_later: whether it goes the way of its connection's first packet, after an answer.
     kind: of the tunnel's interface, as the kernel has it.
@@ -105,6 +109,8 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hooks(self) -> tuple[Hook, ...]:
         """The hooks that it passes, in order."""
+        if self.iif and self.oif:
+            return FORWARDED
         return INBOUND if self.iif else OUTBOUND
 
     @property
@@ -169,7 +175,16 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
             known |= {"meta iifkind": None, "meta oifkind": None}
         if self.as_root:
             known |= {"meta skuid": 0, "meta skgid": 0}
+        if self.iif and self.oif:
+            known |= dict.fromkeys(("fib type daddr", "fib type daddr . iif", "fib type saddr"), "unicast")
+            known |= {"ct status": ("dnat",)}
+            del known["meta oiftype"]  # a bridge, or whatever leads to a container
         return known
+
+
+def may_send_on(packet: Packet) -> bool:
+    """Whether another target of a connection is as good as this machine, as of a worker in a container."""
+    return packet.opens and (packet.traffic == "tunnel in" or packet.oif == "lo")
 
 
 def _interface_type(interface: str, traffic: Traffic) -> Value | None:

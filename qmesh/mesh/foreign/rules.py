@@ -92,12 +92,27 @@ Place: TypeAlias = tuple[Table, str, Rule]
 """A rule in its chain and table."""
 
 
+class Translation(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that sends a connection on, as one of a container's published port does.
+
+    packet: the connection's first. address, port: its new target.
+    """
+
+    table: Table
+    chain: str
+    rule: Rule
+    packet: Packet
+    address: str
+    port: int
+
+
 class Evaluation:
     """One packet on its way: what is known of it, which rules change.
 
     interfaces: their numbers, by name. table: where it is. is_certain: whether it surely comes to this rule.
     asked_limit: whether the rule at hand asks for a limit that may be exceeded.
     untracked: the rule because of which it belongs to no connection.
+    translation: where its connection is sent on to.
     """
 
     def __init__(self, packet: Packet, lookups: Lookups, interfaces: Mapping[str, int]) -> None:
@@ -112,6 +127,7 @@ class Evaluation:
         self.is_certain = True
         self.asked_limit = False
         self.untracked: Place | None = None
+        self.translation: Translation | None = None
         self._is_early = False
         self._patch: dict[str, tuple[Value | None, object]] = {}
 
@@ -132,6 +148,19 @@ class Evaluation:
             return
         for field in ("ct state", *CONNECTION_FIELDS):
             self.fields.pop(field, None)
+
+    def translate_target(self, address: str, port: int) -> bool:
+        """A rule sends the connection on to another target; whether that is certain."""
+        if self.is_certain:
+            self.translation = Translation(
+                table=self.table,
+                chain=self.chain,
+                rule=self.rule,
+                packet=self.packet,
+                address=address,
+                port=port,
+            )
+        return self.is_certain
 
     def enter_chain(self, table: Table, chain: Chain) -> None:
         """Begin with a base chain, in which some of the packet is not there yet."""

@@ -13,7 +13,16 @@ import msgspec
 
 from qmesh.mesh.foreign.lookups import Lookups
 from qmesh.mesh.foreign.packets import Hook, Packet
-from qmesh.mesh.foreign.rules import Chain, Evaluation, Outcome, Place, Rule, Table, UnclearRule
+from qmesh.mesh.foreign.rules import (
+    Chain,
+    Evaluation,
+    Outcome,
+    Place,
+    Rule,
+    Table,
+    Translation,
+    UnclearRule,
+)
 
 _DEEPEST: Final = 64
 """Jumps in jumps: the kernel follows 16, that of iptables as many as there are chains."""
@@ -58,8 +67,20 @@ def find_drops(
     budget: Budget | None = None,
     lookups: Lookups | None = None,
     interfaces: Mapping[str, int] | None = None,
-) -> Iterator[Drop]:
-    """Every base chain's drop of a packet, in the order in which it would meet them.
+) -> tuple[Drop, ...]:
+    """Every base chain's drop of a packet, as of `walk_rulesets`."""
+    return walk_rulesets(tables, packet, budget=budget, lookups=lookups, interfaces=interfaces)[0]
+
+
+def walk_rulesets(
+    tables: Iterable[Table],
+    packet: Packet,
+    *,
+    budget: Budget | None = None,
+    lookups: Lookups | None = None,
+    interfaces: Mapping[str, int] | None = None,
+) -> tuple[tuple[Drop, ...], Translation | None]:
+    """Every base chain's drop of a packet, in the order in which it would meet them; where it is sent on to.
 
     The guard's own tables are walked too: where another program's rule says that the packet belongs to no
     connection, and the guard drops it therefore, that rule is named. Whether the guard itself is as it should
@@ -76,14 +97,16 @@ def find_drops(
             pass
         at.fields.pop("ct mark")
         at.fields |= {field: value for field, value in first.fields.items() if field == "ct mark"}
-    yield from _walk_tables(tables, at, budget)
+    drops = tuple(_walk_tables(tables, at, budget))
+    return drops, at.translation
 
 
 def _walk_tables(tables: tuple[Table, ...], at: Evaluation, budget: Budget) -> Iterator[Drop]:
     packet = at.packet
     for table, chain in _list_base_chains(tables, packet):
         has_connection = packet.has_connection and at.untracked is None
-        if chain.kind == "nat" and not (packet.opens and has_connection):
+        # What this machine sends to itself was translated, or not, when it was sent.
+        if chain.kind == "nat" and not (packet.opens and has_connection and packet.iif != "lo"):
             continue
         at.enter_chain(table, chain)
         drop = _TableWalk(at, budget).find_drop(chain)
@@ -92,6 +115,8 @@ def _walk_tables(tables: tuple[Table, ...], at: Evaluation, budget: Budget) -> I
             drop = _blame_untracking(drop, at.untracked)
         if drop is not None:
             yield drop
+        if at.translation is not None:
+            return  # from here on it goes another way
 
 
 def _blame_untracking(drop: Drop, untracked: Place | None) -> Drop | None:

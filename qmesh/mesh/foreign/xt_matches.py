@@ -30,7 +30,8 @@ _ROUTED_TYPES: Final = 4 | 16 | 128 | 256
 """Of IPv6 those that the kernel asks its routes for: local, anycast, unreachable, prohibited."""
 _STATE, _PROTOCOL, _ENDS, _STATUS, _DIRECTION = 1, 2, 0x3C, 64, 0x1000  # XT_CONNTRACK_*
 _NOT_READ: Final = 0xF80  # XT_CONNTRACK_EXPIRES and the ports of both ends
-_STATUS_BITS: Final = {(): 0, ("seen-reply",): 2 | 8}
+_STATUS_BITS: Final = {(): 0, ("seen-reply",): 2 | 8, ("dnat",): 32}
+_TRANSLATED_STATE: Final = 128  # XT_CONNTRACK_STATE_DNAT
 _UNKNOWN_STATUS: Final = 4
 _OTHER_PROTOCOLS: Final = (
     "icmp",
@@ -99,7 +100,9 @@ _ENDS_OF_TUPLES: Final = (
 def _has_state(at: Evaluation, states: int, bits: Mapping[str, int]) -> Truth:
     if "ct state" not in at.fields:
         return None
-    return bool(bits[str(at.fields["ct state"])] & states)
+    is_translated = at.fields.get("ct status") == ("dnat",)
+    known = bits[str(at.fields["ct state"])] | (_TRANSLATED_STATE if is_translated else 0)
+    return bool(known & states)
 
 
 def _has_status(at: Evaluation, wanted: int) -> Truth:

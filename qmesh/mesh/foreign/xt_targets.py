@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from collections.abc import Mapping
 from typing import Final, Protocol
 
+from qmesh.mesh.foreign.packets import may_send_on
 from qmesh.mesh.foreign.rules import Ending, Evaluation
 
 
@@ -25,6 +27,7 @@ _ENDINGS: Final[Mapping[str, Ending]] = {
 }  # fmt: skip
 _SET_MARK, _SAVE_MARK, _RESTORE_MARK = 0, 1, 2  # XT_CONNMARK_*
 _NOTRACK: Final = 1  # XT_CT_NOTRACK
+_MAP_IPS, _PROTO_SPECIFIED = 1, 2  # NF_NAT_RANGE_*
 
 
 def build_target(name: str, revision: int, content: bytes) -> Target:
@@ -40,6 +43,8 @@ def build_target(name: str, revision: int, content: bytes) -> Target:
             return _build_connection_mark(content)
         case "SNAT", _:
             return _translate_source
+        case "DNAT", 0 | 1 | 2:
+            return _build_translation(revision, content)
     return _end(_ENDINGS.get(name, "unclear"))
 
 
@@ -78,6 +83,29 @@ def _build_connection_mark(content: bytes) -> Target:
         else:
             at.change("ct mark", None)
         return "continue"
+
+    return act
+
+
+def _build_translation(revision: int, content: bytes) -> Target:
+    """A target that is set, where it is one. Source: linux/netfilter/nf_nat.h, linux/netfilter/xt_nat.c."""
+    width = 16
+    if revision == 0:  # of IPv4 alone, with how many ranges there are before it
+        width, content = 4, content[4:]
+    flags = struct.unpack_from("=I", content)[0]
+    first, last = content[4 : 4 + width], content[4 + width : 4 + 2 * width]
+    port, last_port = struct.unpack_from("!HH", content, 4 + 2 * width)
+
+    def act(at: Evaluation, /, *, is_certain: bool) -> Ending:
+        packet = at.packet
+        is_one = first == last and (port == last_port or not flags & _PROTO_SPECIFIED)
+        if not (is_certain and is_one and may_send_on(packet)):
+            return "unclear"
+        own = packet.packed_target
+        address = first[: len(own)] if flags & _MAP_IPS else own
+        number = port if flags & _PROTO_SPECIFIED else packet.target_port
+        is_sent = at.translate_target(str(ipaddress.ip_address(address)), number)
+        return "accept" if is_sent else "unclear"
 
     return act
 
