@@ -30,6 +30,8 @@ from qmesh.mesh.routes.overlaps import NetworkOverlap, list_overlaps
 def find_detours(here: Local) -> tuple[Detour, ...]:
     """Packets to members, on a worker machine to the control node, that do not go into the tunnel.
 
+    And those to this machine itself, where they do not stay here.
+
     While that is not up, all of them. Raises MachineRefused.
     """
     tunnel = _locate_tunnel(here)
@@ -88,6 +90,7 @@ def _locate_tunnel(here: Local) -> TunnelPlace:
 def _list_packets(here: Local) -> Iterator[tuple[Machine, SentPacket]]:
     """Of the control process's kind, and answers: those have this machine's address from the start."""
     inventory, own = here.inventory, here.machine
+    yield own, SentPacket(own.address)
     users = dict.fromkeys((os.geteuid(), _find_node_user(here)))
     for machine in inventory.machines if own in inventory.hubs else inventory.hubs:
         if machine.name != own.name:

@@ -1058,6 +1058,10 @@ def test_packets_that_do_not_go_into_the_tunnel_are_named():
     assert (finding.code, finding.severity, finding.subject) == ("route-collision", "error", "qmesh0")
     assert finding.wanted == "packets for a, b, c and 1 more (10.77.0.3) go into qmesh0"
     assert (finding.seen, finding.cure) == (DETOUR.reason, DETOUR.cure)
+    assert WANTED.tunnel is not None
+    own = WANTED.tunnel.addresses[0].partition("/")[0]
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, detours=(replace(DETOUR, address=own),)))
+    assert finding.wanted == f"packets for a, b, c and 1 more ({own}) stay here"
 
 
 @pytest.mark.parametrize(("is_harmful", "severity"), [(True, "error"), (False, "info")])

@@ -268,6 +268,27 @@ def test_where_our_walk_is_not_the_kernels_its_word_is_told(tables, answer, said
     assert "`ip route get 10.77.0.5`" in detour.cure
 
 
+OURS = SentPacket("10.77.0.2")
+LATE = PolicyRule(priority=32800, action="lookup", table=255)
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [((LAST, LATE), "rule 32766 (`from all lookup main`) comes before it"), ((), "no rule leads to it")],
+)
+def test_packets_for_this_machine_that_do_not_stay_here_are_named(rules, said):
+    """As where the local table's rule was moved: then nothing that comes arrives, not WireGuard's either."""
+    answer = RouteAnswer(interface="qmesh0", table=254)
+    assert not is_answer_right(answer, OURS, TUNNEL)
+    assert is_answer_right(RouteAnswer(interface="lo", is_local=True), OURS, TUNNEL)
+    local = route("10.77.0.2/32", "qmesh0", kind="local", table=255)
+    (detour,) = group_detours([SentProbe("c", OURS, answer)], RoutingTables(rules, (OWN, local)), TUNNEL)
+    assert said in detour.reason
+    assert detour.cure == "ip rule add lookup local priority 0"
+    (detour,) = group_detours([SentProbe("c", OURS, answer)], None, TUNNEL)
+    assert detour.cure == "ip rule add lookup local priority 0"
+
+
 def test_packets_that_go_astray_for_one_reason_are_one_detour():
     tables = RoutingTables((FIRST, LAST), (OWN, route("10.77.0.4/30"), route("10.77.0.9/32", "eth1")))
     probes = [

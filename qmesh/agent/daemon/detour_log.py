@@ -32,13 +32,15 @@ class DetourLog:
             return
         self._due = time.monotonic() + self._interval_s(len(here.inventory.machines))
         with contextlib.suppress(MachineRefused):  # `check` says why
-            self._report(frozenset(find_detours(here)))
+            self._report(frozenset(find_detours(here)), here.machine.address)
 
-    def _report(self, found: frozenset[Detour]) -> None:
+    def _report(self, found: frozenset[Detour], own: str) -> None:
         for each in sorted(found - self._told, key=lambda each: each.machines):
             log.warning(
-                "packets for %s (%s) do not go into the tunnel: %s; to fix it: %s",
-                *(describe_machines(each.machines), each.address, each.reason, each.cure),
+                "packets for %s (%s) do not %s: %s; to fix it: %s",
+                *(describe_machines(each.machines), each.address),
+                "stay here" if each.address == own else "go into the tunnel",
+                *(each.reason, each.cure),
             )
         if self._told and not found:
             log.info("packets for all members go into the tunnel again")

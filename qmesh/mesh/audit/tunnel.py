@@ -69,11 +69,13 @@ def collision_findings(wanted: Tunnel | None, seen: Tunnel | None, around: Audit
         or _list_missing_routes(wanted, seen)
     ):
         return
+    own = {address.partition("/")[0] for address in wanted.addresses}
     for detour in around.detours:
+        way = "stay here" if detour.address in own else f"go into {wanted.interface}"
         yield error_finding(
             "route-collision",
             wanted.interface,
-            f"packets for {describe_machines(detour.machines)} ({detour.address}) go into {wanted.interface}",
+            f"packets for {describe_machines(detour.machines)} ({detour.address}) {way}",
             detour.reason,
             detour.cure,
         )

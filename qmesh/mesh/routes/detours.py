@@ -81,7 +81,12 @@ class TunnelPlace(msgspec.Struct, frozen=True):
 
 
 def is_answer_right(answer: RouteAnswer, packet: SentPacket, tunnel: TunnelPlace) -> bool:
-    """Whether a packet goes into the tunnel, as one that the other end accepts."""
+    """Whether a packet goes into the tunnel, as one that the other end accepts.
+
+    One for this machine's own address has to stay here: where it does not, nothing that comes arrives.
+    """
+    if packet.destination == tunnel.address:
+        return answer.is_local
     if answer.error is not None or answer.is_local or answer.interface != tunnel.interface:
         return False
     return packet.source is not None or answer.source in {None, tunnel.address}
@@ -152,6 +157,8 @@ def _explain(
     packet: SentPacket, answer: RouteAnswer, tables: RoutingTables | None, tunnel: TunnelPlace
 ) -> tuple[str, str, TableRoute | None]:
     """Why a packet does not go into the tunnel, the command, and the route that says so."""
+    if packet.destination == tunnel.address:
+        return _explain_own(packet, tables, tunnel)
     family, outcome = _family_option(tunnel), _describe_answer(answer, tunnel)
     verdict = None if tables is None else find_verdict(tables.rules, tables.routes, packet)
     if tables is None or verdict is None or not _is_agreed(verdict, answer):
@@ -173,6 +180,19 @@ def _explain(
     if route is not None:
         said += f" and {where}"
     return f"{outcome}, by {said}", _precede(verdict, tables.rules, packet, tunnel), route
+
+
+def _explain_own(
+    packet: SentPacket, tables: RoutingTables | None, tunnel: TunnelPlace
+) -> tuple[str, str, TableRoute | None]:
+    verdict = None if tables is None else find_verdict(tables.rules, tables.routes, packet)
+    first = (
+        "no rule leads to it"
+        if verdict is None or verdict.rule is None
+        else f"rule {verdict.rule.priority} (`{describe_rule(verdict.rule)}`) comes before it"
+    )
+    reason = f"what comes for this machine is not taken in: the local table says what is, and {first}"
+    return reason, f"ip{_family_option(tunnel)} rule add lookup local priority 0", None
 
 
 def _is_agreed(verdict: RouteVerdict, answer: RouteAnswer) -> bool:
