@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qmesh.host.system import systemd
-from qmesh.host.system.systemd import read_unit_failures
+from qmesh.host.system.systemd import read_unit_failures, read_unit_filters
+from qmesh.mesh.foreign.other_hooks.unit_filters import UnitFilter
 from qmesh.mesh.systemd.unit_failures import UnitFailure
 from tests.support.waiting import within
 
@@ -94,3 +95,17 @@ def test_a_journal_that_never_ends_is_waited_for_no_longer_and_read_no_further(
         found = read_unit_failures((4, 5))
     assert [each.restarts for each in found] == [17, 0]
     assert max(len(each.last_line) for each in found) <= 64 * 1024
+
+
+def test_units_that_refuse_addresses_are_told_by_what_systemd_shows() -> None:
+    shown = (
+        "Id=qmesh.service\nIPAddressAllow=\nIPAddressDeny=\n\n"
+        "Id=qmesh-worker@4.service\nIPAddressAllow=127.0.0.0/8\nIPAddressDeny=::/0 0.0.0.0/0 x\n"
+    )
+    install("systemctl", f"cat << END\n{shown}END")
+    assert read_unit_filters([4]) == ()
+    Path("/run/systemd/system").mkdir(parents=True)
+    refusing = UnitFilter("qmesh-worker@4.service", ("127.0.0.0/8",), ("::/0", "0.0.0.0/0"))
+    assert read_unit_filters([4]) == (refusing,)
+    called = Path("/run/called").read_text(encoding="ascii")
+    assert called.endswith("qmesh.service qmesh-control.service qmesh-worker@4.service\n"), called

@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from qmesh.agent.local import Local
+from qmesh.errors import MachineRefused
 from qmesh.host import wireguard
 from qmesh.host.firewall import foreign_rulesets
 from qmesh.host.firewall.ipsec_policies import read_ipsec_policies
 from qmesh.host.firewall.packet_programs import find_packet_programs
 from qmesh.host.network import links, ports, routes, tcp_probe
+from qmesh.host.system import systemd
 from qmesh.mesh.foreign.lookups import Answers, Lookups
 from qmesh.mesh.foreign.obstacles import (
     Obstacle,
@@ -26,6 +28,7 @@ from qmesh.mesh.foreign.other_hooks.packet_programs import (
     build_mark_suspect,
     list_program_suspects,
 )
+from qmesh.mesh.foreign.other_hooks.unit_filters import find_unit_obstacles
 from qmesh.mesh.foreign.packets import EPHEMERAL, Packet, list_required_packets
 from qmesh.mesh.foreign.rules import Table, Translation
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
@@ -64,6 +67,7 @@ def find_firewall_obstacles(
         *judgement.obstacles,
         *_find_translation_obstacles(judgement),
         *find_ipsec_obstacles(read_ipsec_policies(), packets, network),
+        *_find_unit_obstacles(here, network),
     ), judgement.unread
 
 
@@ -91,6 +95,18 @@ def find_container_workers(here: Local, places: Collection[Place]) -> frozenset[
         for each in found
         if (each.address, each.port) in answered
     )
+
+
+def _find_unit_obstacles(here: Local, network: str) -> Iterator[Obstacle]:
+    """Of units that may not speak with those that they need: the control node, and there the members."""
+    mesh, own = here.inventory, here.settings.name
+    needed = mesh.machines if here.settings.control else (mesh.control_node,)
+    cores = mesh.core_numbers(own)
+    try:
+        filters = systemd.read_unit_filters(tuple(cores))
+    except MachineRefused:  # which is said of the node's units
+        return iter(())
+    return find_unit_obstacles(filters, [each.address for each in needed[:SAMPLE]], network)
 
 
 def find_program_suspects(here: Local, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:

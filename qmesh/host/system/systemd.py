@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
 import select
@@ -17,6 +18,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat, node_user, programs
+from qmesh.mesh.foreign.other_hooks.unit_filters import UnitFilter
 from qmesh.mesh.systemd.instructions import UNSTARTED, UnstartedUnit
 from qmesh.mesh.systemd.node_arguments import parse_unit_arguments
 from qmesh.mesh.systemd.unit_failures import MOST_NAMED, UnitFailure
@@ -146,6 +148,31 @@ def list_unstarted_units() -> tuple[UnstartedUnit, ...]:
     shown = (dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks)
     states = ((each.get("Id", ""), each.get("UnitFileState", "")) for each in shown)
     return tuple(UnstartedUnit(name, state) for name, state in states if state in UNSTARTED)
+
+
+def read_unit_filters(cores: Sequence[int]) -> tuple[UnitFilter, ...]:
+    """Those of qmesh's units and the node's that refuse some address; cores: of workers, the first of them.
+
+    Raises MachineRefused.
+    """
+    if not is_systemd_running():
+        return ()
+    units = [AGENT, CONTROL_PROCESS, *(worker_unit_name(core) for core in cores[:MOST_NAMED])]
+    shown = run_systemctl("show", "--property=Id,IPAddressAllow,IPAddressDeny", *units)
+    return tuple(
+        UnitFilter(found.get("Id", ""), _parse_networks(found, "Allow"), _parse_networks(found, "Deny"))
+        for block in shown.split("\n\n")
+        if (found := dict(line.partition("=")[::2] for line in block.splitlines())).get("IPAddressDeny")
+    )
+
+
+def _parse_networks(properties: Mapping[str, str], verb: str) -> tuple[str, ...]:
+    """Networks as systemd lists them; what is none is left out."""
+    found = []
+    for word in properties.get(f"IPAddress{verb}", "").split():
+        with contextlib.suppress(ValueError):
+            found.append(str(ipaddress.ip_network(word, strict=False)))
+    return tuple(found)
 
 
 def has_installed_units(units: Mapping[str, str]) -> bool:

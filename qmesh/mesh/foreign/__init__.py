@@ -11,6 +11,6 @@ lookups                  what is asked of sets, and answered
 packets                  the packets that must pass, concretely
 rulesets                 all that was read, as tables
 obstacles                all together, and the command that fixes each
-other_hooks              what takes packets besides rules: IPsec, XDP, filters of tc, a mark
+other_hooks              what takes packets besides rules: IPsec, XDP, filters of tc, a mark, units' filters
 saved_rules              tables of qmesh in files with rules
 """

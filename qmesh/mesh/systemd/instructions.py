@@ -136,6 +136,16 @@ def describe_drop_in(unit: str, *, has_systemd: bool) -> str:
     return f"`systemctl edit {unit}`" if has_systemd else f"a drop-in, {unit}.d/NAME.conf,"
 
 
+def describe_thaw(unit: str) -> str:
+    """What lets a unit go on that was frozen."""
+    return f"systemctl thaw {shlex.quote(unit)}"
+
+
+def describe_address_permission(unit: str, network: str) -> str:
+    """What lets a unit speak with a network that it may not, at once and from now on."""
+    return f"systemctl set-property {shlex.quote(unit)} IPAddressAllow={network}"
+
+
 def describe_agent_restart() -> str:
     """What restarts the agent, where systemd runs."""
     return f"systemctl restart {AGENT}"

@@ -1,1 +1,1 @@
-"""What takes packets besides a firewall's rules: IPsec, XDP, filters of tc, a mark."""
+"""What takes packets besides a firewall's rules: IPsec, XDP, filters of tc, a mark, a unit's filter."""
