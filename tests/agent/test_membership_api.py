@@ -418,6 +418,15 @@ def test_what_members_note_is_kept_until_they_ask_again(state: State) -> None:
     assert node.list_notes() == ()
 
 
+def test_who_asks_no_more_is_not_known_to_stand_still(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))
+    node.record_note("2-3@stopped", sender=B)
+    assert node.list_notes() == ((B, MemberNote(stopped=((2, 3),))),)
+    later = time.monotonic() + SILENT_S
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert node.list_notes() == ()
+
+
 def restored_to(state: State, revision: int) -> None:
     """The control node as an older copy of itself."""
     with contextlib.closing(sqlite3.connect(state.registry_file)) as connection, connection:

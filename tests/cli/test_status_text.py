@@ -51,6 +51,7 @@ def lines_of(*machines: MachineStatus, agents: tuple[SilentAgent, ...] = ()) -> 
         (None, "dropped", AWAY),
         (900.0, "rejected", AWAY),
         (5.0, "unroutable", "cores 4-5 of hel-2 (no way from here); on hel-2: qmesh check"),
+        (5.0, "stopped", "cores 4-5 of hel-2 (stopped by a signal, or frozen); on hel-2: qmesh check"),
         (None, "down", "cores 4-5 of hel-2 (`qmesh down` was run there); on hel-2: qmesh apply"),
         (5.0, "", "cores 4-5 of hel-2 (no answer); on hel-2: restart the "),
     ],

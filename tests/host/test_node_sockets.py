@@ -167,3 +167,33 @@ def test_just_the_connections_that_are_named_are_cut():
         assert ends[1].recv(4) == b"word"
         for each in (first, second, *ends):
             each.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "found"),
+    [
+        ("0::/a/b", {"a/b/cgroup.events": "populated 1\nfrozen 1\n", "a/cgroup.freeze": "1\n"}, "a"),
+        ("0::/a/b", {"unified/a/b/cgroup.events": "frozen 1\n"}, "unified/a/b"),
+        ("0::/a/b", {"a/b/cgroup.events": "populated 1\nfrozen 0\n", "a/cgroup.freeze": "1\n"}, ""),
+        (
+            "6:freezer:/a",
+            {"freezer/a/freezer.state": "FROZEN\n", "freezer/a/freezer.self_freezing": "1\n"},
+            "freezer/a",
+        ),
+        ("6:freezer:/a", {"freezer/a/freezer.state": "THAWED\n"}, ""),
+        ("3:cpuset:/a", {"a/cgroup.events": "frozen 1\n"}, ""),
+    ],
+)
+def test_the_group_with_which_a_process_is_frozen(tmp_path, monkeypatch, line, files, found):
+    """By the kernel's files, as of Linux 6.18 with both kinds of control groups."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    places = {
+        controllers: (tuple(tmp_path / root.relative_to("/sys/fs/cgroup") for root in roots), *more)
+        for controllers, (roots, *more) in processes._FROZEN.items()
+    }
+    monkeypatch.setattr(processes, "_FROZEN", places)
+    assert processes.read_frozen_group(line) == (str(tmp_path / found) if found else "")
+    assert processes.find_frozen_group(os.getpid()) == ""
+    assert processes.find_frozen_group(0) == ""

@@ -75,12 +75,27 @@ def test_a_connection_says_why_and_a_machine_knows_better_of_its_own_workers():
         (REFUSED, MemberNote(elsewhere=((4, "127.0.0.1"),)), "refused"),
         (DROPPED, MemberNote(elsewhere=((3, "127.0.0.1"),)), "dropped"),
         (HERE, MemberNote(is_down=True), ""),
+        (HERE, MemberNote(stopped=((1, 2), (4, 9))), ""),
+        (REFUSED, MemberNote(stopped=((1, 3),)), "refused"),
     ],
 )
 def test_a_note_explains_a_silence_and_contradicts_no_answer(answer, note, why):
     noted = apply_note(3, answer, note)
     assert (noted.seconds, noted.why) == (answer.seconds, why)
     assert noted.elsewhere == (("127.0.0.1",) if why == "elsewhere" else ())
+
+
+@pytest.mark.parametrize("answer", [HERE, DROPPED])
+def test_a_worker_that_stands_still_accepts_calls_and_is_silent_all_the_same(answer):
+    noted = apply_note(3, answer, MemberNote(stopped=((1, 2), (3, 9))))
+    assert noted == WorkerAnswer(None, "stopped")
+
+
+def test_a_machine_notes_its_workers_that_stand_still_wherever_they_listen():
+    own = [Worker(core, "hel-2", "10.77.0.2", 40000 + core) for core in (3, 4, 5, 7)]
+    listening = frozenset(("10.77.0.2", 40000 + core) for core in (3, 4, 5, 7)) | {("::", 40005)}
+    stopped = {("10.77.0.2", 40004), ("::", 40005), ("127.0.0.1", 40007)}
+    assert note_listeners(own, listening, stopped) == MemberNote(stopped=((4, 5),))
 
 
 def test_a_machine_notes_only_workers_that_listen_at_another_address():

@@ -12,9 +12,12 @@ ADDRESSES = st.one_of(st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(st
 PLACES = st.lists(st.tuples(st.integers(1, 65535), ADDRESSES), max_size=10, unique_by=lambda place: place[0])
 
 
-@given(PLACES)
-def test_law_what_is_noted_is_read(places):
-    note = MemberNote(elsewhere=tuple(places))
+CORES = st.tuples(st.integers(1, 65535), st.integers(1, 65535))
+
+
+@given(st.lists(CORES, max_size=4), PLACES)
+def test_law_what_is_noted_is_read(cores, places):
+    note = MemberNote(stopped=tuple(cores), elsewhere=tuple(places[:6]))
     line = encode_note(note)
     assert line.isascii()
     assert line.isprintable()
@@ -31,7 +34,22 @@ def test_of_many_workers_the_first_are_noted():
 
 @pytest.mark.parametrize(
     "line",
-    ["", "x", "down ", "4@", "4@x", "@::1", "-4@::1", "٤@::1", "999999@::1", "4@::1%\x1b[2J", "," * 9999],
+    [
+        *(
+            "",
+            "x",
+            "down ",
+            "4@",
+            "4@x",
+            "@::1",
+            "-4@::1",
+            "٤@::1",
+            "999999@::1",
+            "4@::1%\x1b[2J",
+            "," * 9999,
+        ),
+        *("4@stopped", "4-x@stopped", "-@stopped", "1-999999@stopped"),
+    ],
 )
 def test_what_is_no_note_says_nothing(line):
     found = decode_note(line)

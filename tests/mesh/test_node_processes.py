@@ -279,6 +279,34 @@ def test_a_process_that_a_signal_stopped_is_named_with_the_command_that_lets_it_
     ]
 
 
+DOCKER = f"docker-{'0a1b2c3d' * 8}.scope"
+
+
+@pytest.mark.parametrize(
+    ("group", "cure"),
+    [
+        (f"system.slice/{DOCKER}", "docker unpause 0a1b2c3d0a1b"),
+        (f"freezer/docker/{'0a1b2c3d' * 8}", "docker unpause 0a1b2c3d0a1b"),
+        (f"machine.slice/libpod-{'0a1b2c3d' * 8}.scope", "podman unpause 0a1b2c3d0a1b"),
+        ("system.slice/qmesh-worker@4.service", "systemctl thaw qmesh-worker@4.service"),
+        ("user@7.service/x.service", "echo 0 > /sys/fs/cgroup/user@7.service/x.service/cgroup.freeze"),
+        ("a b", "echo 0 > '/sys/fs/cgroup/a b/cgroup.freeze'"),
+        ("freezer/x", "echo THAWED > /sys/fs/cgroup/freezer/x/freezer.state"),
+    ],
+)
+def test_a_process_that_is_frozen_is_named_with_what_thaws_it(group, cure):
+    """As Docker does that pauses a container: no signal tells it to go on."""
+    frozen = msgspec.structs.replace(process(77), frozen=f"/sys/fs/cgroup/{group}")
+    both = msgspec.structs.replace(frozen, number=78, is_stopped=True)
+    sockets = NodeSockets((listens(OWN, 32501, frozen), listens(OWN, 32502, both)), (calls(77, HUB),))
+    workers = judge_workers(expected(), sockets, look(text()), {}, 1000.0)
+    assert [each.state for each in workers] == ["stopped", "stopped"]
+    report = NodeReport(name="b", control_node="a", directory="/n", workers=workers, control=None)
+    (found,) = own_process_findings(report, NodeHost(has_units=True))
+    assert (found.code, found.cure) == ("worker-silent", f"{cure} && kill -CONT 78")
+    assert "is frozen, as by `docker pause`" in found.seen
+
+
 @pytest.mark.parametrize("everywhere", [EVERYWHERE, "::"])
 def test_a_worker_at_every_address_listens_at_its_own_too(everywhere):
     """That it should not is `worker-wide`."""

@@ -53,6 +53,7 @@ def finding_of(why: SilenceReason, machine: str = "hel-2", **fields: Any) -> Fin
         ("dropped", "dropped by a firewall", "`qmesh check`, where `foreign-drop` names the rule"),
         ("rejected", "a firewall rejects the connection", "`foreign-drop` names the rule"),
         ("unroutable", "nothing leaves this machine", "restart no worker"),
+        ("stopped", "accepts calls and answers none", "restart no worker"),
         ("down", "`qmesh down` was run there", "on hel-2: `qmesh apply`"),
         ("elsewhere", "it listens on 127.0.0.1, ::1", "`qmesh render-config --write`"),
     ],

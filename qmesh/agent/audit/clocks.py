@@ -19,7 +19,8 @@ ANSWER_S = 2.0
 def compare_clock(state: State, here: Local) -> ClockOffset | None:
     """What this machine's clock differs by: from the control node's, or there from the mesh's last event.
 
-    None where there is nothing to compare with, as a control node that does not answer, or an older one.
+    Where the control node does not answer, from when the membership was written: a clock that went back may
+    be why. None where there is nothing to compare with, as with an older control node.
     """
     if here.settings.control:
         with Registry(state.registry_file) as registry:
@@ -31,5 +32,13 @@ def compare_clock(state: State, here: Local) -> ClockOffset | None:
         before = time.time()
         there = build_client(here).read_clock(connect_s=CONNECT_S, read_s=ANSWER_S)
     except (ControlNodeUnavailable, EnrolmentRefused):  # `service-silent` says so
-        return None
+        return _compare_with_membership(state)
     return None if there is None else ClockOffset(before - there, f"the clock of {here.inventory.control}")
+
+
+def _compare_with_membership(state: State) -> ClockOffset | None:
+    try:
+        written = state.membership_file.stat().st_mtime
+    except OSError:
+        return None
+    return ClockOffset(time.time() - written, "the time at which it got its membership", may_be_ahead=True)

@@ -246,9 +246,17 @@ class ControlNode:
                 self._notes[sender] = note
 
     def list_notes(self) -> tuple[tuple[str, MemberNote], ...]:
-        """What members note of themselves, by their addresses: of those that note something."""
+        """What members note of themselves, by their addresses: of those that note something.
+
+        That workers stand still is nothing that is known of one that asks no more.
+        """
+        now = time.monotonic()
         with self._lock:
-            return tuple((at, note) for at, note in self._notes.items() if at in self._addresses)
+            return tuple(
+                (at, note)
+                for at, note in self._notes.items()
+                if at in self._addresses and not (note.stopped and now - self._asked.get(at, now) >= SILENT_S)
+            )
 
     def list_unasked(self) -> tuple[tuple[str, float], ...]:
         """The addresses of members that have not asked for `SILENT_S`, and the seconds since they did.

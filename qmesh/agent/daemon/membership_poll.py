@@ -27,6 +27,8 @@ log = logging.getLogger("qmesh")
 
 WAIT_S: Final = 50
 """Seconds that the control node keeps the question waiting for something new."""
+NOTED_S: Final = 5
+"""The same while workers stand still here, so that it is soon known when they go on."""
 PROGRESS_S: Final = 1
 """The same for the successor of the control node, which says each time how far it is."""
 CONNECT_S: Final = 2.0
@@ -93,14 +95,15 @@ class MembershipPoller:
             if here.inventory.control == here.settings.name:
                 return REST_S  # the agent's own look takes over
             is_successor = here.inventory.successor == here.settings.name
-            wait_s = PROGRESS_S if is_successor else WAIT_S
+            note = find_worker_note(here, self._other_nodes.find)
+            wait_s = PROGRESS_S if is_successor else NOTED_S if note.stopped else WAIT_S
             arrived = update_membership(
                 self._state,
                 here,
                 connect_s=CONNECT_S,
                 wait_s=wait_s,
                 key_reports=self._key_reporter.reports,
-                note=find_worker_note(here, self._other_nodes.find),
+                note=note,
                 answer_request=self._answer_request,
             )
             if is_successor and not arrived and report_handover_progress(self._state, here):

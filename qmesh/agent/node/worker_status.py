@@ -17,6 +17,7 @@ from qmesh.agent.node.other_nodes import FindOtherNodes, ask_other_nodes, list_w
 from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host.config_directory import ConfigDirectory, read_disk_size
 from qmesh.host.network import ports, tcp_probe
+from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
 from qmesh.mesh.advice import AdviceInputs
 from qmesh.mesh.inventory import Worker, list_workers
 from qmesh.mesh.node_processes.answers import (
@@ -207,13 +208,20 @@ def _find_container_answers(
 
 
 def find_worker_note(here: Local, find_other_nodes: FindOtherNodes) -> MemberNote:
-    """What this machine notes for the control node: where its workers listen, if that is another address.
+    """What this machine notes for the control node: its workers that listen elsewhere, or stand still.
 
     find_other_nodes: as of `probe_answers`.
     """
-    own = (worker for worker in list_workers(here.inventory) if worker.machine == here.settings.name)
+    own = [worker for worker in list_workers(here.inventory) if worker.machine == here.settings.name]
+    wanted = SocketPorts(tcp=frozenset(worker.port for worker in own))
     try:
-        return note_listeners(own, list_worker_listeners(here, find_other_nodes))
+        listening = list_worker_listeners(here, find_other_nodes)
+        stopped = {
+            (each.address, each.port)
+            for each in SocketObserver().observe_sockets(wanted).listening
+            if each.process is not None and each.process.stands_still
+        }
+        return note_listeners(own, listening, stopped & listening)
     except MachineRefused:
         return MemberNote()
 

@@ -177,6 +177,7 @@ _SILENCES: Final[dict[SilenceReason, str]] = {
     "rejected": "rejected by a firewall",
     "unroutable": "no way from here",
     "down": "`qmesh down` was run there",
+    "stopped": "stopped by a signal, or frozen",
 }
 _UNHEARD_S: Final = 180.0
 """Seconds after which a handshake is too old for packets to pass: WireGuard's own limit."""
@@ -195,7 +196,7 @@ def _render_silent_workers(facts: Status) -> Iterator[str]:
                 reason = "nothing of the machine comes through the tunnel"
             elif why == "down":
                 cure = f"on {machine.name}: qmesh apply"
-            elif why not in {"dropped", "rejected", "unroutable"}:
+            elif why not in {"dropped", "rejected", "unroutable", "stopped"}:
                 assert machine.workers is not None
                 cure = f"on {machine.name}: {machine.workers.restarts[why]}"
             yield (

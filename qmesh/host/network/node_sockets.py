@@ -65,7 +65,8 @@ class SocketObserver:
         before = {
             inode: each
             for inode, each in self._owners.items()
-            if _number(each) not in gone and not (each is not None and each.is_stopped)  # it may go on by now
+            if _number(each) not in gone
+            and not (each is not None and each.stands_still)  # it may go on by now
         }
         known = {inode: before.get(inode) for inode in inodes}
         found = processes.find_socket_owners(known.keys() - before.keys())
@@ -79,7 +80,14 @@ def read_process(number: int) -> NodeProcess | None:
     if found is None:
         return None
     name = escape_line(processes.read_process_name(number))
-    return NodeProcess(number, name, found.started / _TICKS, processes.read_unit(number), found.is_stopped)
+    return NodeProcess(
+        number,
+        name,
+        found.started / _TICKS,
+        processes.read_unit(number),
+        found.is_stopped,
+        escape_line(processes.find_frozen_group(number)),
+    )
 
 
 def _select_tcp(wanted: SocketPorts) -> Iterable[Socket]:

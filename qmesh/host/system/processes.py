@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from qmesh.errors import MachineRefused
 from qmesh.mesh import own_command
@@ -231,6 +231,44 @@ def parse_unit(text: str) -> str:
         return ""
     manager = re.search(r"/(user@[0-9]+\.service)/", found[0])
     return found[1] if manager is None else f"{found[1]} of {manager[1]}"
+
+
+_GROUPS: Final = Path("/sys/fs/cgroup")
+_FROZEN: Final = {
+    "": ((_GROUPS, _GROUPS / "unified"), "cgroup.events", r"^frozen 1$", "cgroup.freeze"),
+    "freezer": ((_GROUPS / "freezer",), "freezer.state", r"^FR", "freezer.self_freezing"),
+}
+"""By the controllers of a line of /proc/PID/cgroup: where its groups are, which file of a group says whether
+it is frozen, what that says then, and which one has 1 where its parent is not. Source: cgroups(7)."""
+
+
+def find_frozen_group(number: int) -> str:
+    """The directory of the control group with which a process is frozen; empty where it is not."""
+    try:
+        text = Path(f"/proc/{number}/cgroup").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+    return read_frozen_group(text)
+
+
+def read_frozen_group(text: str) -> str:
+    """The same of what /proc has as a process's groups."""
+    for line in text.splitlines():
+        _, controllers, group, *_ = (*line.split(":", 2), "", "")
+        roots, state, frozen, own = _FROZEN.get(controllers, ((), "", "", ""))
+        for root in roots:
+            place = root / group.lstrip("/")
+            if re.search(frozen, _read_or_empty(place / state), re.MULTILINE):
+                chain = (place, *place.parents)
+                return str(next((each for each in chain if _read_or_empty(each / own) == "1\n"), place))
+    return ""
+
+
+def _read_or_empty(path: Path) -> str:
+    try:
+        return path.read_text("ascii", "replace")
+    except OSError:
+        return ""
 
 
 def find_tun_name(number: int) -> str | None:

@@ -11,6 +11,7 @@ from qmesh.mesh.audit.config import parse_worker_entries
 from qmesh.mesh.audit.findings import Finding, error_finding
 from qmesh.mesh.audit.other_nodes import taken_port_findings
 from qmesh.mesh.audit.surroundings import AuditContext, NodeReport
+from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.restart import (
     describe_control_restart,
     describe_cores,
@@ -23,6 +24,7 @@ from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.values import STREAM_PORT
 
 _STOPPED: Final = "was stopped by a signal, as Ctrl-Z in a terminal does: it accepts calls and answers none"
+_FROZEN: Final = "is frozen, as by `docker pause`: it accepts calls and answers none"
 
 
 def process_findings(around: AuditContext) -> Iterator[Finding]:
@@ -84,7 +86,7 @@ def _control_findings(report: NodeReport, host: NodeHost) -> Iterator[Finding]:
     if control.state == "silent" and taken.issuperset(control.missing):
         return  # which was said with who has them
     if control.state == "stopped":
-        seen = f"{describe_process(control.process)} {_STOPPED}"
+        seen = _describe_standstill(control.process)
         yield error_finding("control-silent", "control process", "a control process that runs", seen, cure)
     elif control.state == "silent":
         seen = f"nothing listens on {' and '.join(control.missing)}"
@@ -104,9 +106,14 @@ def _stopped_findings(report: NodeReport) -> Iterator[Finding]:
             "worker-silent",
             _describe_subject(report, stopped),
             "workers that run",
-            f"{describe_process(stopped[0].process)} {_STOPPED}",
+            _describe_standstill(stopped[0].process),
             _describe_cure(report, stopped),
         )
+
+
+def _describe_standstill(process: NodeProcess | None) -> str:
+    is_frozen = process is not None and process.frozen
+    return f"{describe_process(process)} {_FROZEN if is_frozen else _STOPPED}"
 
 
 def _outdated_findings(report: NodeReport) -> Iterator[Finding]:

@@ -52,6 +52,8 @@ def describe_silence(each: SilentWorkers) -> str:
             return "no answer: a firewall rejects the connection"
         case "down":
             return "no answer: `qmesh down` was run there, and removed the tunnel"
+        case "stopped":
+            return "it accepts calls and answers none: a signal has stopped it, or it is frozen"
         case "unroutable":
             return "no answer: nothing leaves this machine for that address"
         case _:
@@ -72,6 +74,8 @@ def advise_on_silence(around: AuditContext, each: SilentWorkers, *, restart: str
             return (
                 f"on {name}: `qmesh check`, where `foreign-drop` names the rule; if there is none, {restart}"
             )
+        case "stopped":
+            return f"on {name}: `qmesh check`, which says how it goes on; restart no worker"
         case "down":
             return f"on {name}: `qmesh apply`, which brings the tunnel up again; restart no worker"
         case "unroutable":

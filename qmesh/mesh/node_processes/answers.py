@@ -10,6 +10,7 @@ from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.node_processes.places import Place, find_other_places, list_accepting_places
 from qmesh.mesh.node_processes.silence import SilenceReason, explain_error
 from qmesh.mesh.protocol.member_note import MemberNote
+from qmesh.mesh.values import list_port_ranges
 
 MOST_AWAITED: Final = 8
 """Machines that were never heard, and not awaited for long yet, whose workers are dialled all the same."""
@@ -45,16 +46,32 @@ def apply_note(core: int, answer: WorkerAnswer, note: MemberNote) -> WorkerAnswe
     """The same with what the worker's machine has noted of itself."""
     if note.is_down and answer.why in {"dropped", "unroutable"}:
         return answer._replace(why="down")
+    if any(first <= core <= last for first, last in note.stopped) and answer.why in {"", "dropped"}:
+        return answer._replace(seconds=None, why="stopped")
     elsewhere = dict(note.elsewhere).get(core)
     if elsewhere is not None and answer.why == "refused":
         return answer._replace(why="elsewhere", elsewhere=(elsewhere,))
     return answer
 
 
-def note_listeners(own: Iterable[Worker], listening: Collection[Place]) -> MemberNote:
-    """What a machine notes for the control node: which of its workers listen at another address."""
-    found = ((worker.core, find_listener((worker.address, worker.port), listening)) for worker in own)
-    return MemberNote(elsewhere=tuple((core, each.elsewhere[0]) for core, each in found if each.elsewhere))
+def note_listeners(
+    own: Iterable[Worker], listening: Collection[Place], stopped: Collection[Place] = ()
+) -> MemberNote:
+    """What a machine notes for the control node: its workers that listen at another address, or stand still.
+
+    stopped: the places at which processes listen that are stopped or frozen.
+    """
+    places = {worker.core: (worker.address, worker.port) for worker in own}
+    found = ((core, find_listener(place, listening)) for core, place in places.items())
+    cores = sorted(
+        core
+        for core, place in places.items()
+        if any(each in stopped for each in list_accepting_places(place))
+    )
+    return MemberNote(
+        elsewhere=tuple((core, each.elsewhere[0]) for core, each in found if each.elsewhere),
+        stopped=tuple(list_port_ranges(cores)),
+    )
 
 
 def list_undialled_machines(inventory: Inventory, links: LinkReport) -> frozenset[str]:

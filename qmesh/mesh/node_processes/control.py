@@ -48,7 +48,7 @@ def judge_control(
     process = processes[-1] if processes else None
     if missing:
         return ControlProcess("silent", missing, process)
-    if process is not None and process.is_stopped:
+    if process is not None and process.stands_still:
         return ControlProcess("stopped", (), process)
     if process is not None and is_outdated(process.started_s, None if readings is None else readings.control):
         return ControlProcess("outdated", (), process)

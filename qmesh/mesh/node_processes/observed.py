@@ -15,6 +15,7 @@ class NodeProcess(msgspec.Struct, frozen=True):
 
     unit: the systemd unit that it runs in, such as `qmesh-worker@4.service`; empty where it is in none.
     is_stopped: whether a signal has stopped it, as Ctrl-Z does: its sockets take calls, and it answers none.
+    frozen: the directory of the control group with which it is frozen, to the same effect; else empty.
     """
 
     number: int
@@ -22,6 +23,12 @@ class NodeProcess(msgspec.Struct, frozen=True):
     started_s: float
     unit: str = ""
     is_stopped: bool = False
+    frozen: str = ""
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether it does nothing until it is told to go on."""
+        return self.is_stopped or bool(self.frozen)
 
 
 UNKNOWN_PROCESS: Final = NodeProcess(number=0, program="", started_s=0.0)

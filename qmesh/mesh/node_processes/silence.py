@@ -6,14 +6,14 @@ import errno
 from typing import Final, Literal, TypeAlias
 
 SilenceReason: TypeAlias = Literal[
-    "", "absent", "elsewhere", "refused", "dropped", "rejected", "unroutable", "down"
+    "", "absent", "elsewhere", "refused", "dropped", "rejected", "unroutable", "down", "stopped"
 ]
 """Of a worker that does not answer; empty where nothing is known.
 
 absent: nothing listens at its port, on the machine that looks at itself. elsewhere: something listens at its
 port, but not at its address. refused: its machine says that nothing listens. dropped: nothing comes back.
 rejected: a firewall says no. unroutable: nothing leaves the machine that asks. down: as its machine noted,
-`qmesh down` removed its tunnel.
+`qmesh down` removed its tunnel. stopped: it accepts calls, and is stopped or frozen, as its machine noted.
 """
 _REASONS: Final[dict[int, SilenceReason]] = {
     errno.ECONNREFUSED: "refused",

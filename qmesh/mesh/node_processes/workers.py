@@ -26,7 +26,7 @@ WorkerState: TypeAlias = Literal[
 ]
 """alive: it listens where it should, is connected, and up to date. Or it is not:
 
-silent: nothing listens there. stopped: a signal has stopped it.
+silent: nothing listens there. stopped: a signal has stopped it, or it is frozen.
 outdated: it was started before what it reads was changed.
 connecting, cut-off: it has no connection to the control process, for less than a minute or for longer.
 not-the-node: what listens there belongs to a user who cannot even read config.yml.
@@ -85,7 +85,7 @@ def judge_workers(
             return WorkerProcess(core, "not-the-node", process)
         if process is None:
             return WorkerProcess(core, "alive")
-        if process.is_stopped:
+        if process.stands_still:
             return WorkerProcess(core, "stopped", process)
         if is_outdated(process.started_s, cores.get(core)) or is_outdated(process.started_s, keys):
             return WorkerProcess(core, "outdated", process)

@@ -9,26 +9,32 @@ from typing import Final
 import msgspec
 
 MOST_CHARACTERS: Final = 512
-_MOST_CORES: Final = 10
+_MOST_PARTS: Final = 10
 _DOWN: Final = "down"
+_STOPPED: Final = "stopped"
+_MOST_DIGITS: Final = 5
 
 
 class MemberNote(msgspec.Struct, frozen=True):
     """What a member says of itself.
 
     is_down: whether `qmesh down` is about to remove its tunnel.
+    stopped: first and last core of ranges whose workers are stopped by a signal, or frozen.
     elsewhere: of the first workers that listen at another address than their own, the core and that address.
     """
 
     is_down: bool = False
     elsewhere: tuple[tuple[int, str], ...] = ()
+    stopped: tuple[tuple[int, int], ...] = ()
 
 
 def encode_note(note: MemberNote) -> str:
     """The line; empty where there is nothing to say."""
     if note.is_down:
         return _DOWN
-    return ",".join(f"{core}@{address}" for core, address in note.elsewhere[:_MOST_CORES])
+    stopped = [f"{first}-{last}@{_STOPPED}" for first, last in note.stopped]
+    elsewhere = [f"{core}@{address}" for core, address in note.elsewhere]
+    return ",".join([*stopped, *elsewhere][:_MOST_PARTS])
 
 
 def decode_note(line: str) -> MemberNote:
@@ -36,10 +42,17 @@ def decode_note(line: str) -> MemberNote:
     if line == _DOWN:
         return MemberNote(is_down=True)
     found: dict[int, str] = {}
-    for part in line[:MOST_CHARACTERS].split(",")[:_MOST_CORES]:
-        core, _, address = part.partition("@")
-        with contextlib.suppress(ValueError):
-            is_number = core.isascii() and core.isdecimal() and len(core) < 6
-            if is_number and "%" not in address:  # a zone may be any text
-                found.setdefault(int(core), str(ipaddress.ip_address(address)))
-    return MemberNote(elsewhere=tuple(found.items()))
+    stopped: list[tuple[int, int]] = []
+    for part in line[:MOST_CHARACTERS].split(",")[:_MOST_PARTS]:
+        cores, _, address = part.partition("@")
+        first, _, last = cores.partition("-")
+        if address == _STOPPED and _is_core(first) and _is_core(last):
+            stopped.append((int(first), int(last)))
+        elif _is_core(cores) and "%" not in address:  # a zone may be any text
+            with contextlib.suppress(ValueError):
+                found.setdefault(int(cores), str(ipaddress.ip_address(address)))
+    return MemberNote(elsewhere=tuple(found.items()), stopped=tuple(stopped))
+
+
+def _is_core(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS

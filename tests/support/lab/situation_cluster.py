@@ -69,7 +69,7 @@ class Situation:
     part: of the issue's ten. harm: what the mesh can't do then. code: of the finding that has to name it;
     empty where the agent has to fix it. asked: whose `check` names it. undo: a script for after the fix.
     by_hand: what a person does who reads the cure, where it is no command. takes_silence: whether it is
-    only known once a link is silent.
+    only known once a link is silent. within_s: seconds in which it has to be noticed otherwise.
     """
 
     part: int
@@ -82,6 +82,7 @@ class Situation:
     undo: str = "true"
     by_hand: str = ""
     takes_silence: bool = False
+    within_s: int = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,7 @@ class SituationCluster:
     def _notice(
         self, situation: Situation, machine: Machine, asked: Machine, began: float
     ) -> tuple[float | None, int, list[Finding]]:
-        within_s = 30 + (self.silent_s + 30 if situation.takes_silence else 0)
+        within_s = situation.within_s + (self.silent_s + 30 if situation.takes_silence else 0)
         seen: list[Any] = [0, []]
 
         def is_noticed() -> bool:

@@ -72,6 +72,12 @@ DETOURS: Final = (
         "ip rule add to 10.0.0.0/8 prohibit priority 90",
         "ip rule delete priority 90; ip rule delete priority 89",
     ),
+    _detour(
+        "the local table's rule behind the main table's",
+        "ip rule add lookup local priority 32800; ip rule delete priority 0",
+        "true",
+        on="member",
+    ),
     _detour("no rule for the main table", "ip rule delete priority 32766", "true"),
     _detour(
         "suppress_prefixlength 24 for the main table",
@@ -249,6 +255,16 @@ SILENCES: Final = (
         takes_silence=True,
     ),
 )
+PATHS: Final = (
+    Situation(
+        part=7,
+        name="packets of more than 1,350 bytes are lost on the way",
+        harm="connections begin, and carry nothing",
+        spoil="tc qdisc add dev eth0 root tbf rate 1gbit burst 1350 limit 100k",
+        code="tunnel-mtu",
+        undo="tc qdisc delete dev eth0 root; qmesh apply --mtu auto",
+    ),
+)
 WORKERS: Final = (
     Situation(
         part=9,
@@ -267,6 +283,17 @@ WORKERS: Final = (
         spoil="pkill -STOP -f '[w]orker.py'",
         code="worker-silent",
         undo="pkill -CONT -f '[w]orker.py'",
+    ),
+    Situation(
+        part=9,
+        name="workers stopped by Ctrl-Z, seen by the control node",
+        harm=NO_WORK,
+        spoil="pkill -STOP -f '[w]orker.py'",
+        code="worker-silent",
+        asked="control",
+        within_s=80,
+        undo="pkill -CONT -f '[w]orker.py'",
+        by_hand="pkill -CONT -f '[w]orker.py'",
     ),
     Situation(
         part=9,
@@ -402,5 +429,5 @@ LOST_TUNNELS: Final = (
     ),
 )
 SITUATIONS: Final = (
-    *OWN_ROUTES, *DETOURS, *SILENCES, *FOREIGN_RULES, *IPSEC, *FILES, *WORKERS, *LOST_TUNNELS, *FIXED,
+    *OWN_ROUTES, *DETOURS, *SILENCES, *FOREIGN_RULES, *IPSEC, *FILES, *PATHS, *WORKERS, *LOST_TUNNELS, *FIXED,
 )  # fmt: skip
