@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.lab.cluster import dial, make_cluster, make_control, make_member, qmesh, start_workers
+from tests.support.lab.cluster import (
+    CONFIG,
+    NODE_CONFIG,
+    dial,
+    make_cluster,
+    make_control,
+    make_member,
+    qmesh,
+    start_workers,
+)
+from tests.support.lab.firewalls import Ufw
 from tests.support.lab.machines import Lab
 from tests.support.lab.unusual_machines import LOCALES, SHAPES, find_lasting_alarms, publish
 
@@ -37,6 +47,33 @@ def test_a_machine_of_an_unusual_shape_is_no_alarm(pair, name):
     finally:
         for machine in pair:
             machine.run(["sh", "-c", shape.ends], check=False)
+
+
+@pytest.mark.long
+def test_a_firewall_that_lets_the_mesh_pass_is_no_alarm(pair):
+    """By ufw's own words, as its users type them."""
+    for machine in pair:
+        Ufw(machine).start()
+        machine.run(["sh", "-ec", "ufw allow in on qmesh0; ufw allow 51820/udp"])
+    try:
+        assert find_lasting_alarms(pair[0], "--all") == []
+        assert find_lasting_alarms(pair[1]) == []
+        assert None not in dial(pair[0])
+    finally:
+        for machine in pair:
+            machine.run(["ufw", "disable"])
+
+
+@pytest.mark.long
+def test_a_machine_whose_state_is_in_memory_is_no_alarm(lab):
+    machine = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
+    machine.run(["mount", "-t", "tmpfs", "tmpfs", "/var/lib"])
+    machine.write(f"{CONFIG}/config.yml", NODE_CONFIG, 0o600)
+    where = ("--endpoint", "[fd00:1a::200]", "--config", CONFIG)
+    qmesh(machine, "init", "--workers", "2", "--node", "1.4", *where)
+    qmesh(machine, "render-config", "--write")
+    start_workers(machine, "1..2")
+    assert find_lasting_alarms(machine, "--all") == []
 
 
 @pytest.mark.long

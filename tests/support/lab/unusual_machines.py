@@ -45,7 +45,8 @@ SHAPES: Final = {
         " ip rule delete priority 50",
     ),
     "two uplinks, and a table for each": Shape(
-        "ip link add uplink type dummy; ip address add 203.0.113.7/24 dev uplink; ip link set uplink up;"
+        "ip link add uplink type veth peer name beyond; ip link set beyond up;"
+        " ip address add 203.0.113.7/24 dev uplink; ip link set uplink up;"
         " ip route add default via 192.168.0.254 metric 100;"
         " ip route add default via 203.0.113.1 metric 200;"
         " ip route add default via 203.0.113.1 table 100; ip route add default via 192.168.0.254 table 101;"
