@@ -27,6 +27,16 @@ class PathMissing(Exception):
     """Something on the way is not there. FileNotFoundError could be about /proc as well."""
 
 
+class DirectoryUse(NamedTuple):
+    """What a directory is for, in hints: the option that names it, and what is in it."""
+
+    option: str
+    content: str
+
+
+NODE_USE: Final = DirectoryUse("--config", "the node's config.yml")
+
+
 class OpenedEntry(NamedTuple):
     """What is open, only to be looked at (O_PATH), where that is, and what the kernel says of it."""
 
@@ -36,7 +46,7 @@ class OpenedEntry(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_without_links(path: Path) -> Iterator[OpenedEntry]:
+def open_without_links(path: Path, use: DirectoryUse = NODE_USE) -> Iterator[OpenedEntry]:
     """Go to a directory from `/`, without links but those that only root can have put there.
 
     Who is not root has no rights to lend, and goes his way as he likes.
@@ -44,29 +54,33 @@ def open_without_links(path: Path) -> Iterator[OpenedEntry]:
     if not path.is_absolute() or "\0" in str(path):
         raise BadInput(
             f"{quote_text(str(path))} is not an absolute path",
-            hint="pass the directory with --config, as a path that begins with /",
+            hint=f"pass the directory with {use.option}, as a path that begins with /",
         )
     with contextlib.ExitStack() as opened:
         if os.geteuid() == 0:
-            found = _walk_components(path, opened)
+            found = _walk_components(path, use, opened)
         else:
             real = Path(os.path.realpath(path))
-            found = open_component(real, real, None, opened)
+            found = open_component(real, real, None, opened, use)
         if not stat.S_ISDIR(found.status.st_mode):
-            raise BadInput(f"{path} is not a directory", hint="pass the directory that has config.yml in it")
+            raise BadInput(f"{path} is not a directory", hint=_build_directory_hint(use))
         yield found
 
 
-def _walk_components(path: Path, opened: contextlib.ExitStack) -> OpenedEntry:
+def _build_directory_hint(use: DirectoryUse) -> str:
+    return f"pass the directory for {use.content} with {use.option}"
+
+
+def _walk_components(path: Path, use: DirectoryUse, opened: contextlib.ExitStack) -> OpenedEntry:
     for _ in range(_MOST_LINKS):
         waiting = Path(posixpath.normpath(path)).parts[1:]
-        here = open_component(Path("/"), Path("/"), None, opened)
+        here = open_component(Path("/"), Path("/"), None, opened, use)
         is_roots = _is_root_only(here.status)
         for number, name in enumerate(waiting):
-            below = open_component(Path(name), here.path / name, here, opened)
+            below = open_component(Path(name), here.path / name, here, opened, use)
             if stat.S_ISLNK(below.status.st_mode):
                 if not is_roots:
-                    raise _build_link_error(below)
+                    raise _build_link_error(below, use)
                 path = here.path.joinpath(read_link(below), *waiting[number + 1 :])
                 break
             is_roots = is_roots and _is_root_only(below.status)
@@ -82,7 +96,11 @@ def _is_root_only(status: os.stat_result) -> bool:
 
 
 def open_component(
-    name: Path, path: Path, within: OpenedEntry | None, opened: contextlib.ExitStack
+    name: Path,
+    path: Path,
+    within: OpenedEntry | None,
+    opened: contextlib.ExitStack,
+    use: DirectoryUse = NODE_USE,
 ) -> OpenedEntry:
     """Open what has a name, only to look at it. path: as it is called in messages."""
     place = None if within is None else within.descriptor
@@ -94,11 +112,11 @@ def open_component(
         raise NeedsRoot(f"{path} cannot be read by this user", hint="run the command as root") from None
     except OSError as error:
         raise BadInput(
-            f"{path} cannot be opened: {error.strerror}", hint="pass the directory that has config.yml in it"
+            f"{path} cannot be opened: {error.strerror}", hint=_build_directory_hint(use)
         ) from None
     opened.callback(os.close, descriptor)
     if within is not None:  # before anything is asked of it
-        _refuse_user_mount(descriptor, within.descriptor, path)
+        _refuse_user_mount(descriptor, within.descriptor, path, use)
     return OpenedEntry(descriptor, path, os.fstat(descriptor))
 
 
@@ -107,7 +125,7 @@ def read_link(link: OpenedEntry) -> str:
     return os.readlink("", dir_fd=link.descriptor)
 
 
-def _refuse_user_mount(descriptor: int, within: int, path: Path) -> None:
+def _refuse_user_mount(descriptor: int, within: int, path: Path, use: DirectoryUse) -> None:
     """Raise BadInput where something that a user mounted begins: his program need not ever answer.
 
     Source: fuse(4), mount option user_id; proc(5), fdinfo and mountinfo.
@@ -124,7 +142,7 @@ def _refuse_user_mount(descriptor: int, within: int, path: Path) -> None:
         if kind.startswith("fuse") and users and users != ["user_id=0"]:
             raise BadInput(
                 f"{path} is a file system that a user mounted",
-                hint="move the node's config.yml to a file system that root mounted",
+                hint=f"move {use.content} to a file system that root mounted",
             )
 
 
@@ -171,10 +189,10 @@ def _read_current_id(call: Callable[[int], int]) -> int:
     return call(2**32 - 1)
 
 
-def _build_link_error(found: OpenedEntry) -> BadInput:
+def _build_link_error(found: OpenedEntry, use: DirectoryUse) -> BadInput:
     return BadInput(
         f"{found.path} is a link to {quote_text(read_link(found))}, in a directory that others than root"
         " can change",
-        hint="pass the directory that the link leads to with --config: through a link, other users could have"
-        " root write elsewhere",
+        hint=f"pass the directory that the link leads to with {use.option}: through a link, other users could"
+        " have root write elsewhere",
     )

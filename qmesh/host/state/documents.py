@@ -41,12 +41,12 @@ _User = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 _Mtu = Annotated[int, msgspec.Meta(ge=LEAST_MTU_IPV4, le=TUNNEL_MTU)]
 
 
-def _check_directory(path: str | None) -> None:
+def _check_directory(path: str | None, *, option: str = "--config") -> None:
     """Raise BadInput for what the kernel takes for no path, or what depends on where a process is."""
     if path is not None and ("\0" in path or not path.startswith("/")):
         raise BadInput(
-            "the config directory is not an absolute path",
-            hint="pass it with --config, as a path that begins with /",
+            f"the directory of {option} is not an absolute path",
+            hint=f"pass it with {option}, as a path that begins with /",
         )
 
 
@@ -116,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         validate_machine_name(self.name)
         validate_interface_name(self.interface)
         _check_directory(self.config_directory)
-        _check_directory(self.metrics_directory or None)
+        _check_directory(self.metrics_directory or None, option="--metrics-directory")
         if self.metrics is not None:
             parse_metrics_address(str(self.metrics))
 
