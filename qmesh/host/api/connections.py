@@ -12,6 +12,7 @@ import email.utils
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -42,6 +43,21 @@ _MOST_AT_ONCE: Final = 64
 _PIECE: Final = 64 * 1024
 _FULL_S: Final = 1.0
 """Seconds to take no connection, where this process has no room for one."""
+
+
+class ConnectionLimits(NamedTuple):
+    """What may be under way at once, and for how long; the service's own are the constants above.
+
+    a_peer, in_all: connections. request_s: seconds as of `REQUEST_S`; taken_s: as of `TAKEN_S`.
+    gives_way: whether, once there are so many, the oldest is closed for a new one, instead of that one: first
+        of those that have not asked yet. For where peers are not told apart by their addresses.
+    """
+
+    a_peer: int
+    in_all: int
+    request_s: float
+    taken_s: float
+    gives_way: bool = False
 
 
 class RequestTooLarge(QmeshError):
@@ -187,10 +203,10 @@ class _HttpProtocol(asyncio.Protocol):
             hung_up=self.hung_up,
         )
 
-    async def send_response(self, answer: Response) -> None:
-        """Send it, and wait until it has been taken, for `TAKEN_S` at most."""
+    async def send_response(self, answer: Response, *, taken_s: float) -> None:
+        """Send it, and wait until it has been taken, for so many seconds at most."""
         with contextlib.suppress(OSError, h11.LocalProtocolError):  # TimeoutError among them
-            async with asyncio.timeout(TAKEN_S):
+            async with asyncio.timeout(taken_s):
                 await self._write_response(answer)
                 if not self.hung_up.done():
                     self._transport.write_eof()
@@ -228,6 +244,7 @@ class Connections:
 
     listening: a socket that listens.
     answer: gives the answer to a question; what it raises is for `refusal` to word.
+    limits: those of the membership service where it is None.
     """
 
     def __init__(
@@ -235,13 +252,16 @@ class Connections:
         listening: socket.socket,
         answer: Callable[[HttpRequest], Awaitable[Response]],
         refusal: Callable[[QmeshError], Response],
+        limits: ConnectionLimits | None = None,
     ) -> None:
+        self._limits = limits or ConnectionLimits(MAX_UNDER_WAY_A_PEER, MAX_UNDER_WAY, REQUEST_S, TAKEN_S)
         self._listening = listening
         self._answer = answer
         self._refusal = refusal
         self._peers: dict[str, ConnectedPeer] = {}
-        self._arriving: set[asyncio.Task[None]] = set()
-        self._asked: set[asyncio.Task[None]] = set()
+        # In the order in which they came.
+        self._arriving: dict[asyncio.Task[None], None] = {}
+        self._asked: dict[asyncio.Task[None], None] = {}
         self._is_over = False
 
     def start_accepting(self) -> None:
@@ -257,7 +277,7 @@ class Connections:
             task.cancel()
         if self._asked:
             await asyncio.wait(self._asked, timeout=grace_s)
-        left = self._asked | self._arriving
+        left = {**self._asked, **self._arriving}
         for task in left:
             task.cancel()
         if left:
@@ -280,26 +300,39 @@ class Connections:
                 loop.call_later(_FULL_S, self._resume_accepting)
                 return
             peer = self._peers.get(address) or ConnectedPeer(address)
-            if peer.under_way >= MAX_UNDER_WAY_A_PEER or self._connection_count >= MAX_UNDER_WAY:
-                connection.close()
-                continue
+            if peer.under_way >= self._limits.a_peer or self._connection_count >= self._limits.in_all:
+                if not self._limits.gives_way:
+                    connection.close()
+                    continue
+                self._close_oldest()
             self._peers[address] = peer
             peer.under_way += 1
             task = loop.create_task(self._serve_connection(connection, peer))
-            self._arriving.add(task)
-            task.add_done_callback(lambda task, peer=peer: self._handle_task_done(task, peer))  # type: ignore[misc]
+            self._arriving[task] = None
+            task.add_done_callback(partial(self._handle_task_done, peer=peer, connection=connection))
 
     def _resume_accepting(self) -> None:
         if not self._is_over:
             self.start_accepting()
 
+    def _close_oldest(self) -> None:
+        for kind in (self._arriving, self._asked):
+            for task in kind:
+                del kind[task]
+                task.cancel()
+                return
+
     @property
     def _connection_count(self) -> int:
         return len(self._arriving) + len(self._asked)
 
-    def _handle_task_done(self, task: asyncio.Task[None], peer: ConnectedPeer) -> None:
-        self._arriving.discard(task)
-        self._asked.discard(task)
+    def _handle_task_done(
+        self, task: asyncio.Task[None], *, peer: ConnectedPeer, connection: socket.socket
+    ) -> None:
+        if task.cancelled():
+            connection.close()  # it may not have begun
+        self._arriving.pop(task, None)
+        self._asked.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a connection failed", exc_info=error)
         peer.under_way -= 1
@@ -316,15 +349,15 @@ class Connections:
             connection.close()
             raise
         try:
-            async with asyncio.timeout(REQUEST_S):
+            async with asyncio.timeout(self._limits.request_s):
                 question = await wire.question
             task = asyncio.current_task()
             assert task is not None
-            self._arriving.discard(task)
-            self._asked.add(task)
+            self._arriving.pop(task, None)
+            self._asked[task] = None
             answer = await self._answer_request(question)
             if answer is not None:
-                await wire.send_response(answer)
+                await wire.send_response(answer, taken_s=self._limits.taken_s)
                 if answer.then is not None:
                     answer.then()
         except TimeoutError:

@@ -1,7 +1,8 @@
 """Metrics over HTTP, for Prometheus: one path, at one address, in a thread of its own.
 
-What is under way for each address, sizes and times are bounded as for the membership service, whose
-connections these are.
+Its connections are the membership service's, with bounds of its own: every user of the machine may ask, from
+as many addresses of loopback as he likes, and must neither take all descriptors of the agent nor keep
+Prometheus out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qmesh.errors import QmeshError
-from qmesh.host.api.connections import Connections, HttpRequest, Response
+from qmesh.host.api.connections import ConnectionLimits, Connections, HttpRequest, Response
 from qmesh.host.metrics.listen import open_listener
 from qmesh.host.system import heartbeat
 from qmesh.mesh.metrics.outlets import is_wanted_host
@@ -20,6 +21,10 @@ from qmesh.mesh.metrics.text_format import MEDIA_TYPE
 from qmesh.mesh.values import Endpoint
 
 PATH: Final = "/metrics"
+MOST_CONNECTIONS: Final = 32
+LIMITS: Final = ConnectionLimits(
+    a_peer=MOST_CONNECTIONS, in_all=MOST_CONNECTIONS, request_s=5.0, taken_s=10.0, gives_way=True
+)
 _STOP_S: Final = 5.0
 _GRACE_S: Final = 1.0
 _TICK_S: Final = 0.2
@@ -70,7 +75,7 @@ class MetricsServer:
 
     async def _serve(self) -> None:
         self._turn = asyncio.Semaphore()
-        connections = Connections(self._socket, self._answer, _refuse)
+        connections = Connections(self._socket, self._answer, _refuse, LIMITS)
         connections.start_accepting()
         try:
             while not self._is_over:  # noqa: ASYNC110 - another thread sets it
