@@ -109,7 +109,7 @@ def test_prometheus_finds_no_fault_in_the_metrics():
     )
     families = list(build_families(known))
     assert [family.metric for family in families] == [*METRICS]
-    text = render_metrics(families)
+    text = render_metrics(families).decode()
     done = run_promtool("check", "metrics", text=text)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert run_promtool("check", "metrics", text=text.replace(" gauge", " gage", 1)).returncode != 0

@@ -24,7 +24,7 @@ from qmesh.mesh.endpoints import (
     list_seen_endpoints,
 )
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.metrics.outlets import is_loopback
+from qmesh.mesh.metrics.outlets import find_guarded_metrics_ports
 from qmesh.mesh.ports.closed_ports import ClosedPorts, SeenPorts, assign_closed_ports, list_known_ports
 from qmesh.mesh.state import Counters, NodeState
 from qmesh.mesh.values import NODE_PORTS, Endpoint, InterfaceKind
@@ -48,8 +48,7 @@ def gather_guard_facts(
 def gather_ports(here: Local, linux: Linux) -> SeenPorts:
     """What this machine tells of its ports. Raises MachineRefused."""
     inventory, name = here.inventory, here.settings.name
-    metrics = here.settings.metrics
-    of_metrics = frozenset(() if metrics is None or is_loopback(metrics) else (metrics.port,))
+    of_metrics = find_guarded_metrics_ports(inventory, name, here.settings.metrics)
     known, of_node = list_known_ports(inventory, name) | of_metrics, linux.list_node_ports()
     asked = of_node.union(each.port for each in here.machine.guarded_ports)
     return SeenPorts(

@@ -28,6 +28,8 @@ from tests.support.waiting import patience
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
 OWNER = 1001
+NOBODY = 65534
+"""The group of a user that this machine has no line of."""
 LISTEN = """
 import os, socket, sys
 os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[1]))
@@ -145,3 +147,50 @@ def test_the_agent_finds_what_check_finds_that_root_types():
     assert not [each for each in found if each[0] == "check-failed"]
     # Whose a port is, the kernel shows to few.
     assert any(code == "port-wide" and "node" in seen for code, _, seen in found)
+
+
+TELL = """
+import http.client, json, os, stat, sys, threading
+from pathlib import Path
+from qmesh.errors import QmeshError
+from qmesh.host.metrics import agent_socket
+from qmesh.host.metrics.http_server import MetricsServer
+from qmesh.host.metrics.public_file import replace_public_file
+from qmesh.mesh.values import Endpoint
+directory, text = Path(sys.argv[1]), b"qmesh_x 1\\n"
+found = {}
+try:
+    replace_public_file(directory, "qmesh.prom", text)
+    status = (directory / "qmesh.prom").stat()
+    found["file"] = [status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)]
+except QmeshError as error:
+    found["file"] = error.message
+try:
+    # A privileged port, on one interface alone.
+    server = MetricsServer(Endpoint("127.0.0.1", 586), interface="lo", render=lambda: text, may_read=bool)
+    server.start()
+    asking = http.client.HTTPConnection("127.0.0.1", 586, timeout=30)
+    asking.request("GET", "/metrics")
+    found["served"] = asking.getresponse().read().decode()
+    server.stop()
+except QmeshError as error:
+    found["served"] = error.message
+with agent_socket.listen(Path("/run")) as listening:
+    threading.Thread(target=lambda: agent_socket.send_metrics(listening.accept()[0], text)).start()
+    found["told"] = agent_socket.request_metrics(Path("/run"), wait_s=30).decode()
+print(json.dumps(found))
+"""
+
+
+def test_the_agent_hands_out_its_metrics_in_each_way_with_its_rights():
+    """The directory is node_exporter's user's, and nobody else enters it."""
+    directory = Path("/run/prometheus/node-exporter")
+    directory.mkdir(parents=True)
+    for path in (directory.parent, directory):
+        os.chown(path, OWNER, OWNER)
+        path.chmod(0o700)
+    found = as_agent(TELL, str(directory))
+    assert found == {"file": [OWNER, NOBODY, 0o644], "served": "qmesh_x 1\n", "told": "qmesh_x 1\n"}
+    # Each of these is needed.
+    assert "cannot take the rights of user" in as_agent(TELL, str(directory), but="CAP_SETUID")["file"]
+    assert "Permission denied" in as_agent(TELL, str(directory), but="CAP_NET_BIND_SERVICE")["served"]

@@ -23,7 +23,7 @@ from qmesh.agent.commands.invite import InviteOptions as Invited
 from qmesh.agent.commands.invite import invite
 from qmesh.agent.commands.join import online
 from qmesh.agent.commands.join.steps import JoinOptions
-from qmesh.agent.commands.set import set_machine
+from qmesh.agent.commands.set import set_machine, set_metrics
 from qmesh.agent.local import load_local
 from qmesh.cli.output_file import refuse_output_file
 from qmesh.errors import BadInput, QmeshError, StateUnreadable
@@ -298,6 +298,15 @@ def test_endpoints_and_config_directory_are_the_new_machines(own_machine, tmp_pa
     assert load_local(new).settings.config_directory == str(tmp_path / ".config")
     assert done.revision == 1 + JUMP
     assert restored(State(tmp_path / "third"), octets, jump=2 * JUMP).revision == 1 + 2 * JUMP
+
+
+def test_where_the_metrics_go_is_in_the_backup(own_machine, tmp_path):
+    state, again = made(tmp_path / "old"), State(tmp_path / "new")
+    set_metrics(state, place="10.77.0.1:9586", directory="/var/lib/node_exporter")
+    octets, _ = make_backup(state, None)
+    restore.restore(again, octets, None, WISH, apply=False)
+    settings = again.settings()
+    assert (str(settings.metrics), settings.metrics_directory) == ("10.77.0.1:9586", "/var/lib/node_exporter")
 
 
 @pytest.mark.parametrize(("owner", "is_kept"), [(1001, True), (1002, False), (0, False)])

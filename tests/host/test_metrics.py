@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import socket
 import stat
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host.metrics import agent_socket
-from qmesh.host.metrics.http_server import MetricsServer
+from qmesh.host.metrics.http_server import MOST_CONNECTIONS, MetricsServer
 from qmesh.host.metrics.listen import refuse_taken_port
-from qmesh.host.metrics.public_file import remove_public_file, replace_public_file
+from qmesh.host.metrics.public_file import is_directory, remove_public_file, replace_public_file
 from qmesh.mesh.metrics.outlets import FILE
 from qmesh.mesh.values import Endpoint
+from tests.support.own_machine import small_disk
+from tests.support.waiting import wait_until
 
 TEXT = b"qmesh_x 1\n" * 300_000
 
@@ -86,6 +90,72 @@ def test_one_that_sends_no_end_keeps_no_other_from_an_answer(served):
         assert slow.recv(100).startswith(b"HTTP/1.1 431 ")
 
 
+def begun(served: Served, source: str, text: bytes = b"GET /metrics HTTP/1.1\r\n") -> socket.socket:
+    """A connection from an address of loopback, that has sent that much."""
+    place = served.place.host, served.place.port
+    connection = socket.create_connection(place, 30, source_address=(source, 0))
+    connection.sendall(text)
+    return connection
+
+
+def count_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize("sources", [["127.0.0.1"], [f"127.0.1.{each}" for each in range(1, 200)]])
+def test_however_many_ask_slowly_prometheus_is_answered_and_few_descriptors_are_taken(served, sources):
+    """A user of the machine has all of loopback's addresses, so that no count for each of them helps."""
+    before = count_descriptors()
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(begun(served, sources[number % len(sources)])) for number in range(200)]
+        assert served.ask()[0] == 200
+        # Both ends are of this process.
+        wait_until(lambda: count_descriptors() - before <= len(slow) + MOST_CONNECTIONS, 20)
+    wait_until(lambda: count_descriptors() <= before, 20)
+
+
+def test_those_who_do_not_take_their_answers_keep_no_other_from_one(served):
+    question = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * MOST_CONNECTIONS):
+            stack.enter_context(begun(served, "127.0.0.1", question))
+        assert served.ask() == (200, TEXT)
+
+
+@pytest.mark.parametrize(
+    ("question", "status"),
+    [
+        (b"GET /metrics HTTP/1.0\r\n\r\n", b"421"),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", b"400"),
+        (b"GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", b"404"),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: a\nb\r\n\r\n", b"400"),
+        (b"GET /metrics?x=../.. HTTP/1.1\r\nHost: localhost@evil.example\r\n\r\n", b"421"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+    ],
+)
+def test_what_is_no_request_or_names_another_host_is_told_nothing(served, question, status):
+    with begun(served, "127.0.0.1", question) as asking:
+        answer = b"".join(iter(lambda: asking.recv(1 << 16), b""))
+    assert answer.split(b" ", 2)[1] == status
+    assert b"qmesh_x" not in answer
+
+
+def test_a_second_request_hidden_in_the_first_is_not_answered(served):
+    """Behind a proxy it would be another's answer. One connection has one answer, and is closed."""
+    hidden = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\n"
+    for how in (
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 0\r\nContent-Length: 50\r\n\r\n",
+        b"Content-Length: 0\r\n\r\n",
+    ):
+        with begun(served, "127.0.0.1", head + how + hidden) as asking:
+            answer = b"".join(iter(partial(asking.recv, 1 << 16), b""))
+        assert answer.count(b"HTTP/1.1 ") == 1, how
+        assert b"qmesh_x" not in answer, how
+
+
 def test_a_port_that_another_program_has_is_refused_with_a_hint(served):
     with pytest.raises(MachineRefused, match="cannot be served") as refused:
         refuse_taken_port(served.place)
@@ -134,6 +204,42 @@ def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path):
     replace_public_file(tmp_path, FILE, TEXT)
     assert not (tmp_path / FILE).is_symlink()
     assert other.read_bytes() == b"mine"
+
+
+def test_whatever_is_in_the_place_of_the_file_the_agent_is_not_kept_waiting(tmp_path):
+    os.mkfifo(tmp_path / FILE)
+    replace_public_file(tmp_path, FILE, TEXT)
+    assert (tmp_path / FILE).read_bytes() == TEXT
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    (tmp_path / FILE / "mine").touch()
+    with pytest.raises(MachineRefused, match=FILE):
+        replace_public_file(tmp_path, FILE, TEXT)
+    with pytest.raises(MachineRefused, match=FILE):
+        remove_public_file(tmp_path, FILE)
+    assert [each.name for each in tmp_path.iterdir()] == [FILE]
+
+
+def test_what_is_said_of_the_directory_names_the_option_that_it_was_given_by(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("link")
+    for path in (tmp_path / "file", tmp_path / "file/below", Path("relative"), tmp_path / "link"):
+        with pytest.raises((BadInput, MachineRefused)) as refused:
+            replace_public_file(path, FILE, TEXT)
+        assert "--config" not in refused.value.hint
+        assert not is_directory(path)
+    assert is_directory(tmp_path)
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_on_a_full_disk_the_file_stays_as_it_was_and_nothing_is_beside_it():
+    with small_disk() as directory:
+        replace_public_file(directory, FILE, b"qmesh_x 1\n")
+        with pytest.raises(MachineRefused, match="No space left"):
+            replace_public_file(directory, FILE, TEXT)
+        assert (directory / FILE).read_bytes() == b"qmesh_x 1\n"
+        assert [each.name for each in directory.iterdir()] == [FILE]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="this machine cannot: only root has files of others")

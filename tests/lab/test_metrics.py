@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -23,6 +25,7 @@ from tests.support.lab.cluster import (
     stop_agent,
 )
 from tests.support.lab.machines import Lab, Machine
+from tests.support.lab.systemd import control_group, start_systemd
 from tests.support.prometheus import (
     ALERTS,
     PAGES,
@@ -151,15 +154,34 @@ def test_g1_metrics_in_the_tunnel_are_for_the_control_node_alone(cluster):
     assert checked(member)["findings"] == []
 
 
+@pytest.mark.long  # a member's port is tried above; what the rules are made of is the same
+def test_g1_metrics_at_the_control_nodes_tunnel_address_are_for_itself(cluster):
+    control, member, third = cluster
+    place = "10.77.0.1:9586"
+    qmesh(control, "set", "--metrics", place)
+    wait_until(lambda: fetch(control, place)[0] == 200, 30)
+    for each in (member, third):
+        assert fetch(each, place)[0] == 0
+        as_user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "python", "-c"]
+        asking = (
+            "import socket; s = socket.socket(); s.settimeout(1); print(s.connect_ex(('10.77.0.1', 9586)))"
+        )
+        assert each.run([*as_user, asking]).stdout != "0\n"
+    qmesh(control, "set", "--metrics", "none")
+    wait_until(lambda: fetch(control, place)[0] == 0, 30)
+
+
 DIRECTORY = "/var/lib/prometheus/node-exporter"
+
+
+def make_directory(machine: Machine) -> None:
+    """As if a user of the machine owned it, who is not root."""
+    machine.run(["sh", "-ec", f"mkdir -p {DIRECTORY}; chown 65534:65534 {DIRECTORY}; chmod 700 {DIRECTORY}"])
 
 
 def test_node_exporter_finds_a_file_that_its_user_can_read(cluster):
     _, member, _ = cluster
-    # As if a user of the machine owned it, who is not root.
-    member.run(
-        ["sh", "-c", f"mkdir -p {DIRECTORY} && chown 65534:65534 {DIRECTORY} && chmod 700 {DIRECTORY}"]
-    )
+    make_directory(member)
     stat = ["stat", "-c", "%a %u", f"{DIRECTORY}/qmesh.prom"]
     wait_until(lambda: member.run(stat, check=False).stdout == "644 65534\n", 60)
     assert read(member.run(["cat", f"{DIRECTORY}/qmesh.prom"]).stdout)["qmesh_guard_ok"] == 1
@@ -168,6 +190,37 @@ def test_node_exporter_finds_a_file_that_its_user_can_read(cluster):
     qmesh(member, "set", "--metrics-directory", "none")
     wait_until(lambda: not member.run(["ls", "-A", DIRECTORY]).stdout, 60)
     qmesh(member, "set", "--metrics-directory", "default")
+
+
+@pytest.mark.long  # with the agent's capabilities alone: tests/agent/test_agent_rights.py
+def test_in_its_units_sandbox_the_agent_hands_out_its_metrics_in_each_way():
+    place = "127.0.0.1:586"
+    with control_group() as group, Lab() as lab:
+        machine = lab.machine("fra-1", "203.0.113.5")
+        start_systemd(machine, group)
+        mesh = ("--name", "fra-1", "--endpoint", "203.0.113.5", "--workers", "3", "--node", "1.4")
+        assert "the agent runs as qmesh.service" in qmesh(machine, "init", *mesh).stdout
+        make_directory(machine)
+        qmesh(machine, "set", "--metrics", place)
+        wait_until(lambda: fetch(machine, place)[0] == 200, 60)
+        stat = ["stat", "-c", "%a %u", f"{DIRECTORY}/qmesh.prom"]
+        wait_until(lambda: machine.run(stat, check=False).stdout == "644 65534\n", 60)
+        assert metrics(machine)["qmesh_guard_ok"] == 1
+
+        agent = machine.run(["systemctl", "show", "--value", "-p", "MainPID", "qmesh.service"]).stdout.strip()
+        status = machine.run(["cat", f"/proc/{agent}/status"]).stdout
+        assert "NoNewPrivs:\t1\n" in status
+        assert "Seccomp:\t2\n" in status
+        # Where `set` refuses a directory, the unit does.
+        for path in ("/etc/node_exporter", "/usr/share/node_exporter", "/var/tmp/node_exporter"):
+            machine.run(["mkdir", "-p", path])
+            assert "its unit shuts it out" in refusal(machine, "set", "--metrics-directory", path, code=2)
+            inside = ["nsenter", f"--target={agent}", "--mount", "touch", f"{path}/qmesh.prom"]
+            assert machine.run(inside, check=False).returncode != 0
+
+        qmesh(machine, "uninstall", "--delete-state")
+        assert machine.run(["ls", "-A", DIRECTORY]).stdout == ""
+        assert fetch(machine, place)[0] == 0
 
 
 PROMETHEUS = "127.0.0.1:9090"
@@ -182,8 +235,11 @@ def ask(control: Machine, query: str) -> list[dict[str, Any]]:
 
 @needs_prometheus
 @pytest.mark.long  # the light ones are in tests/test_monitoring.py
-def test_a_real_prometheus_answers_every_query_of_dashboard_and_alerts(cluster):
-    """It runs on the control node, and reaches the members through the tunnel, as the page says."""
+def test_a_real_prometheus_answers_every_query_of_dashboard_and_alerts(cluster, capsys):
+    """It runs on the control node, and reaches the members through the tunnel, as the page says.
+
+    It prints how long it takes from the end of a worker to the alert.
+    """
     control, member, third = cluster
     places = [(control, "127.0.0.1:9586"), (member, "10.77.0.2:9586"), (third, "10.77.0.3:9586")]
     text = (PAGES / "prometheus.yml").read_text(encoding="utf-8")
@@ -215,6 +271,20 @@ def test_a_real_prometheus_answers_every_query_of_dashboard_and_alerts(cluster):
     assert [
         each["metric"]["alertname"] for each in ask(control, 'ALERTS{alertname!="QmeshWorkerSilent"}')
     ] == []
+
+    workers = start_workers(third, "8")
+    wait_until(lambda: ask(control, 'qmesh_worker_up{machine="machine-c"} == 1'), 60)
+    wait_until(lambda: not ask(control, waiting), 30)
+    workers.kill_session()
+    began = time.monotonic()
+    taken = []
+    firing = waiting.replace("}", ', alertstate="firing"}')
+    for sought in ('qmesh_worker_up{machine="machine-c"} == 0', waiting, firing):
+        wait_until(partial(ask, control, sought), 200)
+        taken.append(f"{time.monotonic() - began:.0f}")
+    with capsys.disabled():
+        seconds = "{} s to the metric, {} s to the pending alert, {} s to the alert".format(*taken)
+        print(f"\nfrom SIGKILL of a worker: {seconds}")  # noqa: T201 - figures that are asked for
 
     done = run_promtool("check", "metrics", text=qmesh(control, "metrics").stdout)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.lab
 
 RESERVED = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 UNITS = "/etc/systemd/system"
+METRICS = "/var/lib/prometheus/node-exporter"
 HOLDER_IS_KILLED = "the holder is killed"
 
 
@@ -67,6 +68,9 @@ def test_nothing_is_left_and_what_others_have_stays(lab):
     qmesh(machine, "render-config", "--write")
     qmesh(machine, "units", "--write", UNITS, "--program", "/bin/true")
     config = machine.read(f"{CONFIG}/config.yml")
+    machine.run(["mkdir", "-p", METRICS])
+    for name in ("qmesh.prom", "others.prom"):
+        machine.write(f"{METRICS}/{name}", "# of an agent that has ended\n")
     assert all_of_it(machine) != before
 
     answer = facts(machine, "uninstall", "--delete-state")
@@ -74,6 +78,7 @@ def test_nothing_is_left_and_what_others_have_stays(lab):
     assert all_of_it(machine) == before
     assert machine.read(RESERVED) == "22,40001\n"
     assert machine.read(f"{CONFIG}/config.yml") == config
+    assert machine.run(["ls", "-A", METRICS]).stdout == "others.prom\n"
     assert f"{UNITS}/nftables.service.d/qmesh.conf" in answer["deleted"]
     assert STATE in answer["deleted"]
     assert (answer["kept"], answer["open_ports"]) == ([], [40000, 40001, 40002])

@@ -38,7 +38,8 @@ def snapshot(name: str = "a", **named) -> Snapshot:
 
 
 def lines(known: Snapshot) -> list[str]:
-    return [each for each in render_metrics(build_families(known)).splitlines() if not each.startswith("#")]
+    text = render_metrics(build_families(known)).decode()
+    return [each for each in text.splitlines() if not each.startswith("#")]
 
 
 FULL = snapshot(
@@ -119,7 +120,7 @@ def test_a_member_has_the_control_node_and_tells_how_its_own_workers_listen():
 
 
 def test_neither_an_endpoint_nor_a_path_is_printed():
-    text = render_metrics(build_families(FULL))
+    text = render_metrics(build_families(FULL)).decode()
     assert AWAY.host not in text
     assert not {label for metric in METRICS for label in metric.labels} & {"endpoint", "address", "path"}
 
@@ -134,12 +135,26 @@ def test_each_metric_is_named_as_prometheus_wants_it():
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False))
 def test_law_what_is_printed_is_one_line_that_means_the_same(text, number):
     one = Metric("qmesh_x", "gauge", "x", ("y",), "all", lambda _: ())
-    *_, line = render_metrics([MetricFamily(one, (((text,), number),))]).removesuffix("\n").split("\n")
+    printed = render_metrics([MetricFamily(one, (((text,), number),))]).decode()
+    *_, line = printed.removesuffix("\n").split("\n")
     found = re.fullmatch(r'qmesh_x\{y="((?:[^"\\\n]|\\.)*)"\} (\S+)', line)
     assert found is not None
     back = re.sub(r"\\(.)", lambda each: {"n": "\n"}.get(each[1], each[1]), found[1])
     assert back == text
     assert float(found[2]) == number
+
+
+def test_half_of_a_character_is_no_reason_to_tell_nothing():
+    """A file's name may have one, as Python reads it."""
+    one = Metric("qmesh_x", "gauge", "x", ("y",), "all", lambda _: ())
+    text = render_metrics([MetricFamily(one, ((("a\udce9",), 1.0),))])
+    assert text.endswith(b'\nqmesh_x{y="a?"} 1\n')
+
+
+def test_the_workers_of_a_machine_that_has_none_any_more_are_not_silent_ones():
+    """They were looked at before it was paused, or removed."""
+    workers = tuple(WorkerSample(name, 3, seconds) for name in ("c", "gone") for seconds in (None, 0.5))
+    assert not [each for each in lines(snapshot(workers=workers, is_dialled=True)) if "_worker_" in each]
 
 
 def test_drops_are_counted_by_chain():
@@ -212,6 +227,23 @@ def test_what_is_somebody_elses_is_refused_with_a_hint(text, words):
             inventory, "b", outlets.parse_metrics_address(text), {5432: "that of PostgreSQL"}
         )
     assert "9586" in refused.value.hint or text.rpartition(":")[2] in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("place", "ports"),
+    [
+        (None, set()),
+        ("127.0.0.1:9586", set()),
+        ("10.77.0.2:9586", {9586}),
+        ("10.77.0.2:40003", set()),  # a worker's by now
+        ("10.77.0.9:9586", set()),  # the mesh has other addresses by now
+    ],
+)
+def test_the_guard_leaves_the_port_of_metrics_to_the_control_node_as_long_as_nobody_else_needs_it(
+    place, ports
+):
+    endpoint = None if place is None else outlets.parse_metrics_address(place)
+    assert outlets.find_guarded_metrics_ports(cluster(3, 4), "b", endpoint) == ports
 
 
 def test_a_port_for_members_may_serve_on_loopback():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import msgspec
@@ -10,8 +11,9 @@ from qmesh.agent.mesh_change import ChangeResult, change_mesh
 from qmesh.agent.metrics.directory import find_metrics_directory
 from qmesh.agent.node.node_program import warn_of_other_programs
 from qmesh.agent.preconditions import check_user, lock_member
-from qmesh.errors import BadInput
+from qmesh.errors import BadInput, QmeshError
 from qmesh.host.metrics.listen import refuse_taken_port
+from qmesh.host.metrics.public_file import remove_public_file
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
@@ -20,9 +22,10 @@ from qmesh.mesh import changes
 from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import validate_worker_count
-from qmesh.mesh.metrics.outlets import is_loopback, parse_metrics_address, refuse_metrics_address
+from qmesh.mesh.metrics.outlets import FILE, is_loopback, parse_metrics_address, refuse_metrics_address
 from qmesh.mesh.ports.port_options import PortOptions, set_port_options
 from qmesh.mesh.reachability.public_host import parse_public_host
+from qmesh.mesh.systemd.sandbox import is_shut_from_agent
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, quote_text
 
 
@@ -107,7 +110,7 @@ def set_metrics(state: State, *, place: str | None, directory: str | None) -> Me
     """Another address, or another directory, for this machine's metrics; None leaves it as it is.
 
     place: ADDRESS:PORT, or `none`. directory: a path, `none`, or `default`.
-    Raises BadInput for what is not this machine's, or somebody's already.
+    Raises BadInput for what is not this machine's, or somebody's already, and where the agent can't write.
     """
     check_user("set --metrics")
     wanted = None if place in {None, "none"} else parse_metrics_address(place or "")
@@ -115,6 +118,12 @@ def set_metrics(state: State, *, place: str | None, directory: str | None) -> Me
         raise BadInput(
             f"{quote_text(directory)} is not an absolute path",
             hint="pass the directory as a path that begins with /; or `none`, or `default`",
+        )
+    if directory is not None and directory.startswith("/") and is_shut_from_agent(directory):
+        raise BadInput(
+            f"the agent cannot write to {quote_text(directory)}: its unit shuts it out there",
+            hint="have node_exporter look at a directory in /var/lib, by its option"
+            " `--collector.textfile.directory`, and pass that one",
         )
     with lock_member(state, "set --metrics") as here:
         old = settings = here.settings
@@ -131,7 +140,11 @@ def set_metrics(state: State, *, place: str | None, directory: str | None) -> Me
             settings = msgspec.structs.replace(settings, metrics_directory=said)
         if settings != old:
             state.save_settings(settings)
-    chosen = find_metrics_directory(settings)
+    before, chosen = find_metrics_directory(old), find_metrics_directory(settings)
+    if before is not None and before != chosen:
+        # No agent may run, or another one by the time that it looks.
+        with contextlib.suppress(QmeshError):
+            remove_public_file(before, FILE)
     return MetricsSettings(
         is_another=settings != old,
         metrics=None if settings.metrics is None else str(settings.metrics),

@@ -108,10 +108,11 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     for each in (state.agent_lock_file, state.undo_lock_file):
         processes.terminate_lock_owner(each, timeout_s=_END_S)
     steps = _remove_tunnel_and_guard(state, settings)
-    _remove_metrics_file(settings)
+    left = _remove_metrics_file(settings)
     processes.terminate_lock_owner(state.hold_lock_file, timeout_s=_END_S)
     single_agent.remove_lock_directory()
     deleted, kept = installed_files.delete_units()
+    kept += left
     if delete_state:
         kept += installed_files.delete_state(state, with_config=with_config)
         deleted += () if state.directory.exists() else (state.directory,)
@@ -157,12 +158,15 @@ def _render(here: Local, text: str | None) -> str:
     return render_config(here.inventory, here.settings.name, text).text
 
 
-def _remove_metrics_file(settings: Settings | None) -> None:
-    """The file for node_exporter, which would tell of this machine for ever; it is no reason to end."""
+def _remove_metrics_file(settings: Settings | None) -> tuple[Path, ...]:
+    """Remove the file for node_exporter, which would tell of this machine for ever; what was left of it."""
     directory = Path(DEFAULT_DIRECTORY) if settings is None else find_metrics_directory(settings)
     if directory is not None:
-        with contextlib.suppress(QmeshError):
+        try:
             remove_public_file(directory, FILE)
+        except QmeshError:  # no reason to end in the middle
+            return (directory / FILE,)
+    return ()
 
 
 def _remove_tunnel_and_guard(state: State, settings: Settings | None) -> tuple[Step, ...]:

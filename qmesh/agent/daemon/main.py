@@ -30,7 +30,7 @@ from qmesh.agent.daemon.membership_server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.observe import MachineWatch, audit_interval_s
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
-from qmesh.agent.local import Local, load_local
+from qmesh.agent.local import Local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.metrics.outlets import MetricsOutlets
 from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
@@ -120,7 +120,6 @@ class Agent:
         self._detours = DetourLog(audit_interval_s)
         self._findings = FindingsReporter(state)
         self._metrics = MetricsCollector(state, self._collect_knowledge)
-        self._newest: tuple[int | None, Local | None] = None, None
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._parts = {
             supervisor.MONITOR: AgentPart(supervisor.MONITOR, self._run_monitor, self._troubles),
@@ -345,24 +344,15 @@ class Agent:
         if here is None or looked_at is None:
             return None
         is_control = here.settings.control
-        if is_control:
-            here = self._load_newest(here)
         return AgentKnowledge(
             here,
             looked_at=time.time() - (time.monotonic() - looked_at),
             links=self._watch.links.report,
+            counters=self._watch.counters,
             notes=self._service.list_notes(),
             unasked=frozenset(address for address, _ in self._service.list_unasked()) if is_control else None,
             revisions=self._service.list_revisions() if is_control else None,
         )
-
-    def _load_newest(self, here: Local) -> Local:
-        """A control node's mesh with the machines that came since the last audit, where there are any."""
-        event = self._watch.event
-        if event != self._newest[0] or self._newest[1] is None:
-            with contextlib.suppress(QmeshError):
-                self._newest = event, load_local(self._state)
-        return self._newest[1] or here
 
     def _build_health(self) -> agent_health.Health:
         looked_s = None if self._looked_at is None else time.monotonic() - self._looked_at

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Final, Self
 
 import msgspec
@@ -30,7 +30,7 @@ from qmesh.mesh.endpoints import choose_peer_endpoint
 from qmesh.mesh.links.activity import LinkWatch
 from qmesh.mesh.plan import Step, peer_steps
 from qmesh.mesh.rollback import RollbackRecord
-from qmesh.mesh.state import Peer
+from qmesh.mesh.state import Counters, Peer
 
 AUDIT_S: Final = 7.5
 AUDIT_S_A_MACHINE: Final = 0.015
@@ -85,6 +85,7 @@ class MachineWatch:
     noticed: what the last look was told.
     event: the registry's last event that it has followed; None on a worker machine.
     links: what has come by each tunnel, as of the last look at everything.
+    counters: of the tunnel's peers, by public key, as of the same; None before, and while a change is undone.
     audit_s: seconds between two audits of a control node of so many machines.
     """
 
@@ -93,6 +94,7 @@ class MachineWatch:
         self.noticed: Notice | None = None
         self.event: int | None = None
         self.links = LinkWatch()
+        self.counters: Mapping[str, Counters] | None = None
         self._retirements = RetirementWatch(state)
         self._state = state
         self._audit_s = audit_s
@@ -145,6 +147,7 @@ class MachineWatch:
     def _maintain_rollback(self, undoing: RollbackRecord) -> tuple[Local, tuple[Step, ...]]:
         """See that the machine is as it was put back; a control node goes on letting others in and out."""
         self.links.clear()
+        self.counters = None
         here = load_local(self._state)
         if here.settings.control:
             self.event = self._read_last_event()
@@ -191,6 +194,7 @@ class MachineWatch:
         # Before all is looked at: this is how a machine looks that is then found as desired.
         outlined, outline = time.monotonic(), linux.observe_outline()
         steps = converge(here, linux, follow_roaming=True, outline=outline)
+        self.counters = linux.counters
         self.links.note_counters(linux.counters, list_expected_keys(here), at_s=time.monotonic())
         self._retirements.send_notices(here, linux)
         audited = None

@@ -51,18 +51,23 @@ WANTED_S: Final = 600.0
 class AgentKnowledge(NamedTuple):
     """What an agent knows at one moment; nothing but `here` where none runs.
 
-    looked_at: as of `Snapshot`; notes: as of `probe_answers`; unasked and revisions: on the control node.
+    looked_at, counters: as of `Snapshot`; notes: as of `probe_answers`; unasked and revisions: on the control
+        node.
     """
 
     here: Local
     looked_at: float | None = None
     links: LinkReport | None = None
+    counters: Mapping[str, Counters] | None = None
     notes: tuple[tuple[str, MemberNote], ...] = ()
     unasked: Collection[str] | None = None
     revisions: Mapping[str, int] | None = None
 
 
 class _Look(NamedTuple):
+    """is_dialled: whether all workers were dialled, by the control node."""
+
+    is_dialled: bool
     workers: tuple[WorkerSample, ...] | None
     guard_ok: bool | None
 
@@ -102,9 +107,7 @@ class MetricsCollector:
         knowledge = self._know()
         if knowledge is None:
             return
-        with self._looking:
-            if time.monotonic() >= self._look_due:
-                self._look_again(knowledge)
+        self._look_if_due(knowledge)
         if time.monotonic() >= self._check_due and not self._checking.locked():
             threading.Thread(target=self._ensure_check, name="check for metrics", daemon=True).start()
 
@@ -119,15 +122,35 @@ class MetricsCollector:
             return self._text[0]
 
     def render_all(self) -> bytes:
-        """What is so now, once workers, guard and findings were looked at too: it may take half a minute."""
+        """What is so now, all of it looked at: it may take half a minute. Empty before the first look."""
+        self._asked_at = time.monotonic()
         self._ensure_check()
-        self.refresh()
-        self._text = None
-        return self.render()
+        knowledge = self._know()
+        if knowledge is None:
+            return b""
+        # A control node's agent may know of the newest machines only by its next look at everything.
+        with contextlib.suppress(QmeshError):
+            knowledge = knowledge._replace(here=load_local(self._state))
+        counters = _read_counters(self._state, knowledge.here.settings.interface)
+        knowledge = knowledge._replace(counters=counters)
+        self._look_if_due(knowledge)
+        return self._render(knowledge)
+
+    def _look_if_due(self, knowledge: AgentKnowledge) -> None:
+        with self._looking:
+            if time.monotonic() >= self._look_due or self._find_look(knowledge.here) is None:
+                self._look_again(knowledge)
+
+    def _find_look(self, here: Local) -> _Look | None:
+        """The last one; None where this machine has another role since: it was at other workers."""
+        look = self._look
+        return None if look is None or look.is_dialled != here.settings.control else look
 
     def _look_again(self, knowledge: AgentKnowledge) -> None:
         began = time.monotonic()
-        self._look = _Look(_find_workers(knowledge, self._other_nodes.find), self._find_guard(knowledge.here))
+        here = knowledge.here
+        workers = _find_workers(knowledge, self._other_nodes.find)
+        self._look = _Look(here.settings.control, workers, self._find_guard(here))
         ended = time.monotonic()
         self._look_due = ended + max(LOOK_S, _TIMES * (ended - began))
 
@@ -153,17 +176,17 @@ class MetricsCollector:
             return None
 
     def _render(self, knowledge: AgentKnowledge) -> bytes:
-        here, look, check = knowledge.here, self._look, self._check
-        interface = here.settings.interface
+        here, check = knowledge.here, self._check
+        look = self._find_look(here)
         snapshot = Snapshot(
             name=here.settings.name,
             version=__version__,
             inventory=here.inventory,
-            interface=interface,
+            interface=here.settings.interface,
             looked_at=knowledge.looked_at,
             guard_ok=None if look is None else look.guard_ok,
             dropped=_read_drops(),
-            counters=_read_counters(self._state, interface),
+            counters=knowledge.counters,
             links=knowledge.links,
             unasked=knowledge.unasked,
             revisions=knowledge.revisions,
@@ -172,7 +195,7 @@ class MetricsCollector:
             findings=None if check is None else check.findings,
             checked_at=None if check is None else check.at,
         )
-        return render_metrics(build_families(snapshot)).encode()
+        return render_metrics(build_families(snapshot))
 
 
 def gather_metrics(state: State) -> bytes:

@@ -49,9 +49,14 @@ class MetricsOutlets:
         self._get_here = get_here
         self._troubles = troubles
         self._server: tuple[object, MetricsServer] | None = None
+        self._judged: Local | None = None
+        """What the address was found fine for."""
         self._file_due = 0.0
+        self._directory: Path | None = None
+        self._asked: str | None = None
         self._written_to: Path | None = Path(DEFAULT_DIRECTORY)
         """Where the file may be: one that an agent before this one wrote as well."""
+        self._tidied: Path | None = None
         self._said = ""
 
     def run(self, part: AgentPart) -> None:
@@ -67,12 +72,15 @@ class MetricsOutlets:
 
     def _update(self, here: Local) -> None:
         self._keep_server(here)
-        directory = find_metrics_directory(here.settings)
-        if self._server is not None or directory is not None or self._collector.is_wanted:
+        asked = here.settings.metrics_directory
+        is_due = asked != self._asked or time.monotonic() >= self._file_due
+        if is_due:
+            self._asked, self._directory = asked, find_metrics_directory(here.settings)
+        if self._server is not None or self._directory is not None or self._collector.is_wanted:
             self._collector.refresh()
-        if time.monotonic() >= self._file_due:
+        if is_due:
             self._file_due = time.monotonic() + FILE_S
-            self._write_file(directory, is_asked=bool(here.settings.metrics_directory))
+            self._write_file(self._directory, is_asked=bool(asked))
 
     # The file
 
@@ -82,7 +90,8 @@ class MetricsOutlets:
             if before is not None and before != directory:
                 remove_public_file(before, FILE)
             if directory is not None and (text := self._collector.render()):
-                replace_public_file(directory, FILE, text)
+                replace_public_file(directory, FILE, text, is_first=directory != self._tidied)
+                self._tidied = directory
         except QmeshError as error:
             self._report_file_error(error, is_asked=is_asked)
         else:
@@ -100,7 +109,12 @@ class MetricsOutlets:
     # The address
 
     def _keep_server(self, here: Local) -> None:
-        wanted = self._find_place(here)
+        try:
+            wanted = self._find_place(here)
+        except QmeshError as error:
+            self._stop_server()
+            self._troubles.note_error(METRICS_PORT, error)
+            return
         if self._server is not None and (self._server[0] != wanted or not self._server[1].is_alive):
             self._stop_server()
         if wanted is None:
@@ -113,27 +127,33 @@ class MetricsOutlets:
             else:
                 self._troubles.clear(METRICS_PORT)
 
-    def _find_place(self, here: Local) -> tuple[Endpoint, int] | None:
-        """Where to listen now, and the number of the interface: a new one needs a new socket."""
+    def _find_place(self, here: Local) -> tuple[Endpoint, int | None] | None:
+        """Where to listen now, and the number of the only interface, if one: a new one needs a new socket.
+
+        Raises BadInput where the place is somebody else's by now.
+        """
         place, settings = here.settings.metrics, here.settings
         if place is None or settings.removed:
             return None
+        if here is not self._judged:
+            # The mesh may have changed since that was set: the port may be a worker's.
+            refuse_metrics_address(here.inventory, settings.name, place, {})
+            self._judged = here
         if is_loopback(place):
-            return place, 0
+            return place, None
         link = links.read(settings.interface) if settings.up and settings.guarded else None
-        return None if link is None else (place, link.index)
+        if link is None:
+            return None
+        # On the control node itself Prometheus calls by loopback, whichever address it calls.
+        return place, None if settings.control else link.index
 
-    def _start_server(self, here: Local, wanted: tuple[Endpoint, int]) -> None:
+    def _start_server(self, here: Local, wanted: tuple[Endpoint, int | None]) -> None:
         from qmesh.host.metrics.http_server import MetricsServer  # noqa: PLC0415 - few machines have one
 
-        place, settings = wanted[0], here.settings
-        # The mesh may have changed since that was set: the port may be a worker's now.
-        refuse_metrics_address(here.inventory, settings.name, place, {})
-        # On the control node itself Prometheus calls by loopback, whichever address it calls.
-        is_bound = not (is_loopback(place) or settings.control)
+        place, index = wanted
         server = MetricsServer(
             place,
-            interface=settings.interface if is_bound else None,
+            interface=None if index is None else here.settings.interface,
             render=self._collector.render,
             may_read=lambda peer: self._may_read(peer, place),
         )

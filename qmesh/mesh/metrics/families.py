@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from qmesh.mesh.desired import host_network
 from qmesh.mesh.inventory import list_members
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.metrics.snapshot import Snapshot
+from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample
 from qmesh.mesh.state import Counters
 
 MetricKind: TypeAlias = Literal["counter", "gauge"]
@@ -117,13 +117,19 @@ def _find_revisions(snapshot: Snapshot) -> Iterator[Sample]:
             yield (each.name,), held[each.address]
 
 
+def _list_workers(snapshot: Snapshot) -> Iterator[WorkerSample]:
+    """Those of machines that have workers now: one that was removed or paused since is no silent one."""
+    cores = snapshot.inventory.cores
+    return (each for each in snapshot.workers or () if each.machine in cores)
+
+
 def _find_workers(snapshot: Snapshot) -> Iterator[Sample]:
-    for each in snapshot.workers or ():
+    for each in _list_workers(snapshot):
         yield (each.machine, str(each.core)), each.seconds is not None
 
 
 def _find_answers(snapshot: Snapshot) -> Iterator[Sample]:
-    for each in (snapshot.workers or ()) if snapshot.is_dialled else ():
+    for each in _list_workers(snapshot) if snapshot.is_dialled else ():
         if each.seconds is not None:
             yield (each.machine, str(each.core)), round(each.seconds, 6)
 

@@ -80,6 +80,20 @@ def refuse_metrics_address(
         )
 
 
+def find_guarded_metrics_ports(inventory: Inventory, name: str, place: Endpoint | None) -> frozenset[int]:
+    """The port that the guard of machine `name` is to leave to the control node, for metrics.
+
+    None on loopback; nor where the mesh has changed, and that port is somebody's now who needs it otherwise.
+    """
+    if place is None or is_loopback(place):
+        return frozenset()
+    try:
+        refuse_metrics_address(inventory, name, place, {})
+    except BadInput:
+        return frozenset()
+    return frozenset((place.port,))
+
+
 def is_wanted_host(said: str, place: Endpoint) -> bool:
     """Whether a request's Host names the place: a web page of elsewhere that is led here by DNS does not."""
     host = said.strip().lower()

@@ -11,9 +11,10 @@ MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
-def render_metrics(families: Iterable[MetricFamily]) -> str:
-    """The text, each line ended."""
-    return "".join(line for family in families for line in _render_family(family))
+def render_metrics(families: Iterable[MetricFamily]) -> bytes:
+    """The text in UTF-8, each line ended. What has no octets there, half of a character, is a `?`."""
+    # Family by family: all lines of a large mesh at once would be felt.
+    return b"".join("".join(_render_family(family)).encode("utf-8", "replace") for family in families)
 
 
 def _render_family(family: MetricFamily) -> Iterator[str]:

@@ -5,6 +5,7 @@ Source: systemd.exec(5), systemd.resource-control(5), capabilities(7). `systemd-
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Final
 
@@ -42,6 +43,19 @@ _LOG: Final = """\
 LogRateLimitIntervalSec=30s
 LogRateLimitBurst=500
 """
+
+
+_SHUT_FROM_AGENT: Final = (
+    *("/boot", "/efi", "/etc", "/usr"),  # ProtectSystem=full
+    *("/tmp", "/var/tmp"),  # noqa: S108 - PrivateTmp=yes: it would be another directory of that name
+    *("/dev", "/proc", "/sys"),
+)
+
+
+def is_shut_from_agent(path: str) -> bool:
+    """Whether what the agent writes at an absolute path does not arrive there, by its unit's settings."""
+    place = posixpath.normpath(path)
+    return any(posixpath.commonpath((place, shut)) == shut for shut in _SHUT_FROM_AGENT)
 
 
 def is_valid_user(name: str) -> bool:

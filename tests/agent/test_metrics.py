@@ -1,0 +1,126 @@
+"""Metrics of an agent whose machine changes: another role, another mesh, no tunnel."""
+
+from __future__ import annotations
+
+import math
+import socket
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qmesh.agent.commands.set import set_metrics
+from qmesh.agent.daemon.supervisor import METRICS_PORT, Troubles
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
+from qmesh.agent.metrics.outlets import MetricsOutlets
+from qmesh.errors import BadInput
+from qmesh.host.state.directory import State
+from qmesh.mesh.metrics.outlets import FILE
+from qmesh.mesh.values import Endpoint
+from tests.support.control_node import make_control_node
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+PLACE = Endpoint("10.77.0.1", 9586)
+
+
+def made(directory: Path) -> State:
+    state = State(directory)
+    make_control_node(state)
+    return state
+
+
+def with_settings(here: Local, **named: object) -> Local:
+    return msgspec.structs.replace(here, settings=msgspec.structs.replace(here.settings, **named))
+
+
+def collector(state: State, known: list[Local]) -> MetricsCollector:
+    """Of an agent that knows the last of these. It does not check its machine."""
+    found = MetricsCollector(state, lambda: AgentKnowledge(known[-1]))
+    found._check_due = math.inf
+    return found
+
+
+def test_a_machine_that_has_given_the_role_away_tells_of_no_other_machines_workers(tmp_path):
+    """Those that it dialled before are looked at by the new control node now."""
+    state = made(tmp_path)
+    control = load_local(state)
+    known = [control]
+    metrics = collector(state, known)
+    metrics.refresh()
+    assert metrics.render().count(b"qmesh_worker_up{") == 3
+    known.append(with_settings(control, control=False))
+    metrics._text = None
+    assert b"qmesh_worker_up{" not in metrics.render()
+    # What it can tell of itself comes at once, and not when the next look would have been due.
+    metrics.refresh()
+    metrics._text = None
+    assert metrics.render().count(b"qmesh_worker_up{") == 3
+
+
+def answers() -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as asking:
+        asking.settimeout(5.0)
+        return asking.connect_ex((PLACE.host, PLACE.port)) == 0
+
+
+def test_what_is_served_in_the_tunnel_ends_with_it_and_where_the_port_is_a_workers(tmp_path):
+    state = made(tmp_path)
+    words = (
+        "ip link add qmesh0 type veth peer name far0",
+        "ip address add 10.77.0.1/20 dev qmesh0",
+        "ip link set qmesh0 up",
+    )
+    subprocess.run(["sh", "-ec", "\n".join(words)], check=True)
+    here = with_settings(load_local(state), up=True, guarded=True, metrics=PLACE, metrics_directory="")
+    troubles = Troubles(lambda _: None)
+    outlets = MetricsOutlets(collector(state, [here]), lambda: here, troubles)
+
+    outlets._update(here)
+    assert answers()
+    outlets._update(with_settings(here, up=False))  # `qmesh down`
+    assert not answers()
+    outlets._update(here)
+    assert answers()
+    mesh = msgspec.structs.replace(here.inventory, base_port=PLACE.port - 1)
+    outlets._update(msgspec.structs.replace(here, inventory=mesh))
+    assert not answers()
+    (trouble,) = troubles.list_troubles()
+    assert (trouble.part, trouble.reason) == (
+        METRICS_PORT,
+        "port 9586 cannot serve metrics: it is a worker's",
+    )
+    outlets._update(here)
+    assert answers()
+    assert not troubles.list_troubles()
+    outlets._stop_server()
+
+
+def test_another_directory_is_another_one_at_once_whether_or_not_an_agent_runs(tmp_path):
+    state, old, new = made(tmp_path / "state"), Path("/run/old"), Path("/run/new")
+    for each in (old, new):
+        each.mkdir()
+    assert set_metrics(state, place=None, directory=str(old)).is_another
+    (old / FILE).write_text("of an agent that has ended")
+    set_metrics(state, place=None, directory=str(new))
+    assert list(old.iterdir()) == []
+
+    here = load_local(state)
+    outlets = MetricsOutlets(collector(state, [here]), lambda: here, Troubles(lambda _: None))
+    outlets._update(here)
+    assert b"qmesh_revision" in (new / FILE).read_bytes()
+    outlets._update(with_settings(here, metrics_directory=str(old)))
+    assert (list(new.iterdir()), [each.name for each in old.iterdir()]) == ([], [FILE])
+
+
+@pytest.mark.parametrize("path", ["/tmp/metrics", "/etc/node_exporter", "/usr/../var/tmp", "//usr/local/x"])
+def test_a_directory_that_the_agents_unit_shuts_it_out_of_is_refused(tmp_path, path):
+    """By its unit it has another /tmp, and /etc to read: so that nothing would arrive there."""
+    state = made(tmp_path)
+    with pytest.raises(BadInput, match="its unit shuts it out") as refused:
+        set_metrics(state, place=None, directory=path)
+    assert "/var/lib" in refused.value.hint
+    assert set_metrics(state, place=None, directory="/usrlocal").metrics_directory == "/usrlocal"
