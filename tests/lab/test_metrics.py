@@ -189,6 +189,7 @@ def test_node_exporter_finds_a_file_that_its_user_can_read(cluster):
     assert "hint: " in refusal(member, "set", "--metrics-directory", "relative", code=2)
     qmesh(member, "set", "--metrics-directory", "none")
     wait_until(lambda: not member.run(["ls", "-A", DIRECTORY]).stdout, 60)
+    member.run(["rm", "-r", DIRECTORY])
     qmesh(member, "set", "--metrics-directory", "default")
 
 
@@ -199,7 +200,7 @@ def test_in_its_units_sandbox_the_agent_hands_out_its_metrics_in_each_way():
         machine = lab.machine("fra-1", "203.0.113.5")
         start_systemd(machine, group)
         mesh = ("--name", "fra-1", "--endpoint", "203.0.113.5", "--workers", "3", "--node", "1.4")
-        assert "the agent runs as qmesh.service" in qmesh(machine, "init", *mesh).stdout
+        assert "the agent runs as qmesh.service" in qmesh(machine, "init", *mesh).stderr
         make_directory(machine)
         qmesh(machine, "set", "--metrics", place)
         wait_until(lambda: fetch(machine, place)[0] == 200, 60)
