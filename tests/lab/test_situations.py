@@ -51,6 +51,16 @@ def test_stopped_workers_are_named_on_their_machine(cluster):
     assert (outcome.how, outcome.exit_code, outcome.ends) == ("named", 1, "yes")
 
 
+@pytest.mark.long
+def test_stopped_workers_are_named_by_the_control_node_alone(cluster):
+    """It could not tell by their answers: their machine notes it."""
+    outcome = cluster.try_situation(find("workers stopped by Ctrl-Z, seen by the control node"))
+    assert (outcome.how, outcome.exit_code, outcome.ends) == ("named", 0, "by hand")
+    (finding,) = (each for each in outcome.findings if each["code"] == "worker-silent")
+    assert finding["subject"] == "machine-b core 4-7"
+    assert "a signal has stopped it" in finding["seen"]
+
+
 @pytest.mark.parametrize(
     ("cure", "typed"),
     [
