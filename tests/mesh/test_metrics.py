@@ -21,6 +21,7 @@ from qmesh.mesh.metrics.families import METRICS, Metric, MetricFamily, build_fam
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample, is_guard_whole
 from qmesh.mesh.metrics.text_format import render_metrics
 from qmesh.mesh.state import AlteredGuard, Counters, NodeState
+from qmesh.mesh.systemd.sandbox import is_shut_from_agent
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import cluster, guard, key, machine, mesh
 
@@ -244,6 +245,22 @@ def test_the_guard_leaves_the_port_of_metrics_to_the_control_node_as_long_as_nob
 ):
     endpoint = None if place is None else outlets.parse_metrics_address(place)
     assert outlets.find_guarded_metrics_ports(cluster(3, 4), "b", endpoint) == ports
+
+
+@pytest.mark.parametrize(
+    ("path", "is_shut"),
+    [
+        ("/etc/node_exporter", True),
+        ("/usr", True),
+        ("//tmp/x", True),
+        ("/var/lib/../tmp/x", True),
+        ("/var/lib/prometheus", False),
+        ("/usrlocal", False),
+        ("/", False),
+    ],
+)
+def test_where_the_agents_unit_does_not_let_it_write_is_known(path, is_shut):
+    assert is_shut_from_agent(path) == is_shut
 
 
 def test_a_port_for_members_may_serve_on_loopback():
