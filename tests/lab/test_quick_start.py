@@ -427,6 +427,8 @@ def test_a_lost_control_node_comes_back_elsewhere_and_all_goes_by_the_lines_of_t
         (endpoint,), (restart,) = (block.lines for block in read_blocks("recovery", "The members come back"))
         assert "203.0.113.9" in endpoint
         servers.type_line("hel-2", endpoint.replace("203.0.113.9", where))
+        # They hold connections to the one that is gone, so that all looks well where they run.
+        wait_until(lambda: names_cut_off_workers(new, "hel-2"), 120, every_s=2)
         servers.type_line("hel-2", restart)
         wait_until(lambda: earning_cores(new) == cores, 60)
         for machine in (new, member):
@@ -443,6 +445,12 @@ def test_a_lost_control_node_comes_back_elsewhere_and_all_goes_by_the_lines_of_t
         for machine in (member, new):
             wait_until(functools.partial(is_without_leftovers, machine), 15, every_s=0.5)
             assert machine.path(f"{CONFIG}/keys.yml").exists()
+
+
+def names_cut_off_workers(control: Machine, name: str) -> bool:
+    """Whether `check` on the control node says that a machine's workers are not connected."""
+    findings = json.loads(control.run(["qmesh", "check", "--json"], check=False).stdout)["findings"]
+    return any(each["code"] == "worker-cut-off" and name in each["subject"] for each in findings)
 
 
 def is_without_findings(machine: Machine) -> bool:

@@ -12,6 +12,7 @@ from qmesh.mesh.audit import parts
 from qmesh.mesh.audit.findings import Finding, failed_check_finding
 from qmesh.mesh.audit.maintenance import invalid_membership_finding
 from qmesh.mesh.audit.parts import list_findings, list_node_findings
+from qmesh.mesh.audit.processes import process_findings
 from qmesh.mesh.audit.surroundings import (
     CONTROL_NODE,
     SERVICE,
@@ -41,6 +42,7 @@ from qmesh.mesh.machine import Machine
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.other_nodes import TakenPort
+from qmesh.mesh.node_processes.unconnected import UnconnectedMachine
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
@@ -1320,6 +1322,20 @@ def around_workers(state: Any) -> AuditContext:
 def around_links(**fields: Any) -> AuditContext:
     report = LinkReport(watched=1, **fields)
     return replace(AROUND, is_control=True, links=LinkContext(report=report))
+
+
+def test_n2_a_machine_whose_workers_answer_and_have_no_connection_is_named_by_the_control_node():
+    around = around_node(unconnected=(UnconnectedMachine("machine-c", (4, 5, 6), 1),))
+    (found,) = process_findings(around)
+    assert (found.code, found.severity, found.subject) == ("worker-cut-off", "error", "machine-c cores 4-6")
+    assert found.seen == "3 answer and 1 have a connection, for more than a minute"
+    assert found.cure == (
+        "on machine-c: `qmesh check`; if all is well there: restart the workers of cores 4-6"
+        " (with systemd: qmesh-workers.target)"
+    )
+    silent = SilentWorkers("machine-c", "10.77.0.3", (4, 5), are_all=False)
+    assert [*process_findings(replace(around, silent=(silent,)))] == []
+    assert len([*process_findings(replace(around, silent=(replace(silent, cores=(4,)),)))]) == 1
 
 
 TROUBLE = AgentTrouble("monitor", "it hung", "see the log")

@@ -32,6 +32,7 @@ from qmesh.mesh.node_processes.readings import (
     update_readings,
 )
 from qmesh.mesh.node_processes.record import ProcessRecord
+from qmesh.mesh.node_processes.unconnected import find_unconnected_machines
 from qmesh.mesh.node_processes.workers import find_foreign_workers, judge_workers
 from qmesh.mesh.nodeconfig import parse_config, profile_facts
 from qmesh.mesh.rollback import BootTimestamp
@@ -193,16 +194,21 @@ def look_at_node(
     others = {} if directory is None else find_other_nodes(directory, every)
     seen = set_aside_other_nodes(every, others)
     timed = None if record is None or not record.is_of(now) else record
+    control = judge_control(ports, seen, readings) if not settings.removed else None
+    streams = dict(Counter(each.remote for each in seen.connections if each.port == STREAM_PORT))
+    is_called = timed is not None and control is not None and control.state == "alive"
     report = NodeReport(
         name=settings.name,
         control_node=here.inventory.control,
         directory=None if directory is None else str(directory.path),
         workers=judge_workers(expected, seen, readings, {} if timed is None else timed.absent, now.at_s),
-        control=judge_control(ports, seen, readings) if not settings.removed else None,
+        control=control,
         foreign=find_foreign_workers(expected, every),
         taken=find_taken_ports(expected, ports, every, others),
+        unconnected=find_unconnected_machines(timed.unconnected, here.inventory, streams, now.at_s)
+        if timed is not None and is_called
+        else (),
     )
-    peers = Counter(each.remote for each in seen.connections if each.port == STREAM_PORT)
     return NodeLook(
         now=now,
         expected=expected,
@@ -210,7 +216,7 @@ def look_at_node(
         seen=seen,
         readings=readings,
         report=report,
-        stream_peers=dict(peers),
+        stream_peers=streams,
     )
 
 

@@ -26,6 +26,7 @@ from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.node_processes.control import list_called_cores
 from qmesh.mesh.node_processes.readings import ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord, update_absences, update_calls
+from qmesh.mesh.node_processes.unconnected import update_unconnected
 from qmesh.mesh.node_processes.workers import list_foreign_connections
 
 log = logging.getLogger("qmesh")
@@ -115,6 +116,11 @@ class ProcessWatch:
                 list_called_cores(control, seen.seen, places),
                 seen.now.at_s,
             ),
+            unconnected=update_unconnected(
+                {} if timed is None else timed.unconnected, here.inventory, seen.stream_peers, seen.now.at_s
+            )
+            if control is not None and control.state == "alive"
+            else {},
         )
         if self._record != self._written and (self._written or seen.readings or self._record.called):
             with self._state.lock():

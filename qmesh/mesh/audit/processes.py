@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -20,7 +21,7 @@ from qmesh.mesh.node_processes.restart import (
     describe_worker_restart,
 )
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess, WorkerState
-from qmesh.mesh.systemd.instructions import NodeHost
+from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.values import STREAM_PORT
 
 _STOPPED: Final = "was stopped by a signal, as Ctrl-Z in a terminal does: it accepts calls and answers none"
@@ -37,6 +38,7 @@ def process_findings(around: AuditContext) -> Iterator[Finding]:
     yield from foreign_worker_findings(around.node)
     if parse_worker_entries(around) == around.workers:
         yield from own_process_findings(around.node, around.host)
+        yield from _unconnected_findings(around, around.node)
 
 
 def own_process_findings(report: NodeReport, host: NodeHost) -> Iterator[Finding]:
@@ -147,6 +149,25 @@ def _cut_off_findings(report: NodeReport) -> Iterator[Finding]:
             else f"run `qmesh check` on {report.control_node}; if all is well there:"
             f" {_describe_cure(report, of_these)}",
         )
+
+
+def _unconnected_findings(around: AuditContext, report: NodeReport) -> Iterator[Finding]:
+    """Of other machines whose workers answer, and have no connection."""
+    silent: Counter[str] = Counter()
+    for group in around.silent:
+        silent[group.machine] += len(group.cores)
+    host = NodeHost(has_units=around.host.has_units, is_other=True)
+    for each in report.unconnected:
+        answering = len(each.cores) - silent[each.machine]
+        if each.connected < answering:
+            restart = describe_workers_action("restart", each.cores, host, are_all=True)
+            yield error_finding(
+                "worker-cut-off",
+                f"{each.machine} {describe_cores(each.cores)}",
+                f"a connection of each worker to port {STREAM_PORT} of {report.name}",
+                f"{answering} answer and {each.connected} have a connection, for more than a minute",
+                f"on {each.machine}: `qmesh check`; if all is well there: {restart}",
+            )
 
 
 def _select(report: NodeReport, state: WorkerState) -> tuple[WorkerProcess, ...]:

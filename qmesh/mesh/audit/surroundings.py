@@ -13,6 +13,7 @@ from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.other_nodes import TakenPort
 from qmesh.mesh.node_processes.silence import SilenceReason
+from qmesh.mesh.node_processes.unconnected import UnconnectedMachine
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
@@ -145,6 +146,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     workers: by core, of this machine. control: None where it should not run, or cannot be known.
     foreign: workers whose cores are not this machine's.
     taken: ports of this node's that another node on this machine has.
+    unconnected: on the control node, machines of whose workers too few are connected.
     """
 
     name: str
@@ -154,6 +156,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     control: ControlProcess | None = None
     foreign: tuple[ForeignWorker, ...] = ()
     taken: tuple[TakenPort, ...] = ()
+    unconnected: tuple[UnconnectedMachine, ...] = ()
 
 
 class PortContext(msgspec.Struct, frozen=True, kw_only=True):

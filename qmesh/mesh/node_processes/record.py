@@ -42,12 +42,14 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What the agent has seen of the node's processes. boot: the machine's start that all times are of.
 
     absent: by core, this machine's workers without a connection. called: None where no control process runs.
+    unconnected: on the control node, by machine, since when it has fewer connections than workers.
     """
 
     boot: str
     readings: ReadingRecord | None = None
     absent: dict[CoreNumber, Absence] = {}
     called: CalledWorkers | None = None
+    unconnected: dict[str, float] = {}
 
     def is_of(self, now: BootTimestamp) -> bool:
         """Whether its times are of the machine's start that `now` is of."""
