@@ -19,14 +19,11 @@ MOST_OF_ONE: Final = 8
 
 
 def retire_keys(connection: sqlite3.Connection, names: Iterable[str], *, reason: Reason, now: int) -> None:
-    """Remember the keys of these machines, which have them still; the newest of all that are remembered.
-
-    One that is only invited has none: its key is the invitation's.
-    """
+    """Remember the keys of these machines, which have them still; the newest of all that are remembered."""
     connection.executemany(
         "INSERT OR REPLACE INTO retired_keys (machine, public_key, preshared_key, reason, at)"
         " SELECT name, public_key, preshared_key, ?, ? FROM machines"
-        " WHERE name = ? AND state <> 'invited' AND preshared_key IS NOT NULL",
+        " WHERE name = ? AND preshared_key IS NOT NULL",
         [(reason, now, name) for name in names],
     )
     connection.execute(
