@@ -344,7 +344,9 @@ def test_the_agents_own_check_finds_in_its_sandbox_what_root_finds_outside():
         run("systemctl", "kill", "--signal=KILL", WORKER)
         run("systemctl", "stop", WORKER)
         until(lambda: "7001" in said("ss -ltn"))
-        outside = json.loads(said(f"{QMESH} check --json"))["findings"]
+        checked = subprocess.run([QMESH, "check", "--json"], check=False, capture_output=True, text=True)
+        assert checked.returncode == 1, checked
+        outside = json.loads(checked.stdout)["findings"]
         inside = json.loads(in_sandbox(CHILD))
     finally:
         run("sh", "-c", ENDED, code=0)
