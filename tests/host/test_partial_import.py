@@ -17,6 +17,13 @@ def test_a_command_loads_no_more_of_pyroute2_than_it_uses():
     loaded = said_by(program).split()
     assert "pyroute2.netlink" in loaded
     assert not {"pyroute2.ndb", "pyroute2.ndb.main", "pyroute2.ipdb", "pyroute2.plan9"} & set(loaded)
+    assert "qmesh.mesh.foreign.kernel_rules" not in loaded, "others' rules are read in a process of their own"
+
+
+def test_who_reads_others_rules_loads_no_more_of_pyroute2_than_that_takes():
+    loaded = said_by("import sys, qmesh.agent.audit.foreign_firewalls; print(*sys.modules)").split()
+    assert "pyroute2.ipset" in loaded
+    assert not {"pyroute2.ndb", "pyroute2.plan9"} & set(loaded)
 
 
 def test_whoever_wants_all_of_it_gets_all_of_it():

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from qmesh.agent.audit.foreign_firewalls import find_container_workers
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import NodeLook
@@ -201,8 +200,12 @@ def _find_container_answers(
 ) -> dict[tuple[str, int], WorkerAnswer]:
     """Of workers that do not listen on this machine itself: those that answer from a container."""
     absent = [place for place, answer in own.items() if answer.why == "absent"]
+    if not absent:
+        return {}
+    from qmesh.agent.audit.foreign_firewalls import find_container_workers  # noqa: PLC0415 - an agent whose workers run has no use for it
+
     try:
-        return dict.fromkeys(find_container_workers(here, absent), WorkerAnswer(0.0)) if absent else {}
+        return dict.fromkeys(find_container_workers(here, absent), WorkerAnswer(0.0))
     except MachineRefused:  # which is a finding of the firewalls
         return {}
 

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from pyroute2 import IPSet
-from pyroute2.ipset import PortEntry
+from pyroute2.ipset import IPSet, PortEntry
 from pyroute2.netlink.exceptions import NetlinkError
 
 from qmesh.errors import KernelRefused
