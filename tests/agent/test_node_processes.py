@@ -25,7 +25,8 @@ from qmesh.host.state.documents import PortReservations
 from qmesh.mesh.audit.processes import own_process_findings
 from qmesh.mesh.changes import set_worker_count
 from qmesh.mesh.node_processes.readings import SLACK_S, Reading, ReadingRecord
-from qmesh.mesh.node_processes.record import ProcessRecord
+from qmesh.mesh.node_processes.record import CUT_OFF_S, ProcessRecord
+from qmesh.mesh.node_processes.unconnected import UnconnectedMachine
 from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.systemd.instructions import NodeHost
 from tests.support.control_node import make_control_node
@@ -335,3 +336,30 @@ def test_n2_connections_of_another_machines_worker_are_cut_and_that_is_said_once
     said = [each for each in caplog.messages if "are cut" in each]
     assert len(said) == 1
     assert "a core that no machine of the mesh has: its connections through the tunnel are cut" in said[0]
+
+
+def test_n2_a_machine_without_enough_connections_is_told_by_the_control_node_after_a_minute():
+    state = make()
+    here = load_local(state)
+    other = msgspec.structs.replace(here.machine, name="other", address=HUB, public_key=key(9), workers=2)
+    mesh = msgspec.structs.replace(
+        here.inventory, machines=(here.machine, other), node="2.1-rust", p2p_base_port=25000
+    )
+    here, watch = msgspec.structs.replace(here, inventory=mesh), ProcessWatch(state)
+    with (
+        socket.create_server(("0.0.0.0", 8340)),  # noqa: S104 - as the control process has it
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as quic,
+    ):
+        assert watch._look(here).report.unconnected == ()
+        assert watch._record is not None
+        assert watch._record.unconnected == {}, "no control process, so that nobody can be connected"
+        quic.bind(("0.0.0.0", 8336))  # noqa: S104 - the same
+        watch._look(here)
+        (begun_s,) = watch._record.unconnected.values()
+        watch._record = msgspec.structs.replace(watch._record, unconnected={"other": begun_s - CUT_OFF_S})
+        assert watch._look(here).report.unconnected == (UnconnectedMachine("other", (4, 5), 0),)
+        with contextlib.ExitStack() as calls:
+            for _ in range(2):
+                calls.enter_context(socket.create_connection((OWN, 8340), source_address=(HUB, 0)))
+            assert watch._look(here).report.unconnected == ()
+            assert watch._record.unconnected == {}
