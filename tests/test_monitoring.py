@@ -100,7 +100,7 @@ def test_prometheus_finds_no_fault_in_the_metrics():
         dropped={"closed_port": 1},
         counters={each.public_key: Counters(1_700_000_000, 2**40, 1, None) for each in others},
         links=LinkReport(),
-        unasked=(),
+        unasked={},
         revisions={each.address: 7 for each in others},
         workers=tuple(WorkerSample(each.machine, each.core, 0.01) for each in list_workers(TUTORIAL)),
         is_dialled=True,

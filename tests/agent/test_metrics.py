@@ -19,6 +19,7 @@ from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.metrics.outlets import FILE
 from qmesh.mesh.values import Endpoint
+from qmesh.mesh.view.cluster_view import ClusterView
 from tests.support.control_node import make_control_node
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -58,6 +59,25 @@ def test_a_machine_that_has_given_the_role_away_tells_of_no_other_machines_worke
     metrics.refresh()
     metrics._text = None
     assert metrics.render().count(b"qmesh_worker_up{") == 3
+
+
+def test_a_view_has_what_changed_and_which_worker_is_gone(tmp_path):
+    state = made(tmp_path)
+    metrics = collector(state, [load_local(state)])
+    subprocess.run(["ip", "address", "add", "10.77.0.1/32", "dev", "lo"], check=True)
+    with socket.create_server(("10.77.0.1", 40001)):
+        view = metrics.build_view()
+    assert view is not None
+    assert [event.what for event in view.events or ()] == ["mesh-made"]
+    assert view.findings is None  # nobody has waited for a check
+    assert list_states(view) == ["silent", "alive", "silent"]
+    metrics._looked = -math.inf, 0.0
+    assert list_states(metrics.build_view()) == ["silent", "restarting", "silent"]
+
+
+def list_states(view: ClusterView | None) -> list[str]:
+    assert view is not None
+    return [worker.state for machine in view.machines for worker in machine.workers]
 
 
 def answers() -> bool:

@@ -53,7 +53,7 @@ FULL = snapshot(
         key(99): Counters(1, 1, 1, AWAY),
     },
     links=LinkReport(silent=(SilentLink(key(2), 200.0, was_heard=True),)),
-    unasked=("10.77.0.3",),
+    unasked={"10.77.0.3": 75.0},
     revisions={"10.77.0.2": 6, "10.77.0.99": 1},
     workers=(WorkerSample("a", 1, 0.00021), WorkerSample("b", 3, None)),
     is_dialled=True,

@@ -350,7 +350,7 @@ class Agent:
             links=self._watch.links.report,
             counters=self._watch.counters,
             notes=self._service.list_notes(),
-            unasked=frozenset(address for address, _ in self._service.list_unasked()) if is_control else None,
+            unasked=dict(self._service.list_unasked()) if is_control else None,
             revisions=self._service.list_revisions() if is_control else None,
         )
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from qmesh import __version__
@@ -22,6 +23,7 @@ from qmesh.agent.node.worker_status import probe_answers
 from qmesh.errors import QmeshError
 from qmesh.host.linux import Linux
 from qmesh.host.network import links
+from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.links.activity import LinkReport
@@ -31,6 +33,8 @@ from qmesh.mesh.metrics.text_format import render_metrics
 from qmesh.mesh.node_processes.answers import list_undialled_machines
 from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.state import Counters
+from qmesh.mesh.view.builder import MOST_EVENTS, build_cluster_view
+from qmesh.mesh.view.cluster_view import ClusterView, EventView
 
 log = logging.getLogger("qmesh")
 
@@ -38,6 +42,8 @@ FRESH_S: Final = 2.0
 """Seconds for which a text is handed out again, to however many who ask."""
 LOOK_S: Final = 15.0
 """Seconds between two looks at workers and guard, at least."""
+VIEW_LOOK_S: Final = 5.0
+"""The same while somebody looks at a view."""
 CHECK_S: Final = 300.0
 """Seconds between two checks of this machine, at least."""
 _TIMES: Final = 20
@@ -60,7 +66,7 @@ class AgentKnowledge(NamedTuple):
     links: LinkReport | None = None
     counters: Mapping[str, Counters] | None = None
     notes: tuple[tuple[str, MemberNote], ...] = ()
-    unasked: Collection[str] | None = None
+    unasked: Mapping[str, float] | None = None
     revisions: Mapping[str, int] | None = None
 
 
@@ -90,9 +96,13 @@ class MetricsCollector:
         self._checking = threading.Lock()
         self._rendering = threading.Lock()
         self._look: _Look | None = None
-        self._look_due = self._check_due = 0.0
+        self._looked = -math.inf, 0.0
+        """When the last look ended, on the monotonic clock, and the seconds that it took."""
+        self._check_due = 0.0
         self._check: _Check | None = None
         self._other_nodes = OtherNodeWatch(wait_s=OTHERS_S)
+        self._answered: dict[tuple[str, int], float] = {}
+        """When each worker answered last, on the monotonic clock, by machine and core."""
         self._asked_at: float | None = None
         self._text: tuple[bytes, float] | None = None
 
@@ -105,9 +115,11 @@ class MetricsCollector:
     def refresh(self) -> None:
         """Look again at what is looked at for metrics, where that is due; a check in a thread of its own."""
         knowledge = self._know()
-        if knowledge is None:
-            return
-        self._look_if_due(knowledge)
+        if knowledge is not None:
+            self._look_if_due(knowledge)
+            self._begin_check_if_due()
+
+    def _begin_check_if_due(self) -> None:
         if time.monotonic() >= self._check_due and not self._checking.locked():
             threading.Thread(target=self._ensure_check, name="check for metrics", daemon=True).start()
 
@@ -128,17 +140,35 @@ class MetricsCollector:
         knowledge = self._know()
         if knowledge is None:
             return b""
+        knowledge = self._freshen(knowledge)
+        self._look_if_due(knowledge)
+        return self._render(knowledge)
+
+    def build_view(self) -> ClusterView | None:
+        """The same for readers and the page, without waiting for a check. None before the first look."""
+        self._asked_at = time.monotonic()
+        knowledge = self._know()
+        if knowledge is None:
+            return None
+        self._begin_check_if_due()
+        knowledge = self._freshen(knowledge)
+        self._look_if_due(knowledge, least_s=VIEW_LOOK_S)
+        events = _read_events(self._state, knowledge.here)
+        return build_cluster_view(self._build_snapshot(knowledge), events, at=time.time())
+
+    def _freshen(self, knowledge: AgentKnowledge) -> AgentKnowledge:
+        """The same with what the kernel and the registry say now."""
         # A control node's agent may know of the newest machines only by its next look at everything.
         with contextlib.suppress(QmeshError):
             knowledge = knowledge._replace(here=load_local(self._state))
         counters = _read_counters(self._state, knowledge.here.settings.interface)
-        knowledge = knowledge._replace(counters=counters)
-        self._look_if_due(knowledge)
-        return self._render(knowledge)
+        return knowledge._replace(counters=counters)
 
-    def _look_if_due(self, knowledge: AgentKnowledge) -> None:
+    def _look_if_due(self, knowledge: AgentKnowledge, *, least_s: float = LOOK_S) -> None:
         with self._looking:
-            if time.monotonic() >= self._look_due or self._find_look(knowledge.here) is None:
+            ended, took_s = self._looked
+            is_due = time.monotonic() >= ended + max(least_s, _TIMES * took_s)
+            if is_due or self._find_look(knowledge.here) is None:
                 self._look_again(knowledge)
 
     def _find_look(self, here: Local) -> _Look | None:
@@ -149,10 +179,27 @@ class MetricsCollector:
     def _look_again(self, knowledge: AgentKnowledge) -> None:
         began = time.monotonic()
         here = knowledge.here
-        workers = _find_workers(knowledge, self._other_nodes.find)
+        workers = self._note_answers(_find_workers(knowledge, self._other_nodes.find))
         self._look = _Look(here.settings.control, workers, self._find_guard(here))
         ended = time.monotonic()
-        self._look_due = ended + max(LOOK_S, _TIMES * (ended - began))
+        self._looked = ended, ended - began
+
+    def _note_answers(self, workers: tuple[WorkerSample, ...] | None) -> tuple[WorkerSample, ...] | None:
+        """The same, each with how long ago it answered last."""
+        if workers is None:
+            return None
+        now, before = time.monotonic(), self._answered
+        self._answered = {
+            (each.machine, each.core): now if each.seconds is not None else before[each.machine, each.core]
+            for each in workers
+            if each.seconds is not None or (each.machine, each.core) in before
+        }
+        return tuple(
+            each._replace(answered_s=now - self._answered[each.machine, each.core])
+            if (each.machine, each.core) in self._answered
+            else each
+            for each in workers
+        )
 
     def _ensure_check(self) -> None:
         """Check this machine, where that is due."""
@@ -176,9 +223,12 @@ class MetricsCollector:
             return None
 
     def _render(self, knowledge: AgentKnowledge) -> bytes:
+        return render_metrics(build_families(self._build_snapshot(knowledge)))
+
+    def _build_snapshot(self, knowledge: AgentKnowledge) -> Snapshot:
         here, check = knowledge.here, self._check
         look = self._find_look(here)
-        snapshot = Snapshot(
+        return Snapshot(
             name=here.settings.name,
             version=__version__,
             inventory=here.inventory,
@@ -195,7 +245,6 @@ class MetricsCollector:
             findings=None if check is None else check.findings,
             checked_at=None if check is None else check.at,
         )
-        return render_metrics(build_families(snapshot))
 
 
 def gather_metrics(state: State) -> bytes:
@@ -214,9 +263,29 @@ def _find_workers(
         log.warning("metrics: the workers could not be looked at: %s", error.message)
         return None
     return tuple(
-        WorkerSample(worker.machine, worker.core, answer.seconds)
+        WorkerSample(worker.machine, worker.core, answer.seconds, answer.why)
         for answers in found.values()
         for worker, answer in answers
+    )
+
+
+def _read_events(state: State, here: Local) -> tuple[EventView, ...] | None:
+    """The newest; None where this machine has no registry, or it can't be read, which the agent says."""
+    if not here.settings.control:
+        return None
+    with contextlib.suppress(QmeshError), Registry(state.registry_file) as registry:
+        return tuple(map(_build_event_view, registry.events()[-MOST_EVENTS:]))
+    return None
+
+
+def _build_event_view(event: Event) -> EventView:
+    return EventView(
+        at=event.at,
+        what=event.what,
+        machine=event.machine,
+        revision=event.revision,
+        command=event.command,
+        user=event.user,
     )
 
 

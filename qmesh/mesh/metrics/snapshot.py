@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -10,18 +10,22 @@ import msgspec
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.state import Counters, Guard, NodeState
 
 
 class WorkerSample(NamedTuple):
     """One data worker. seconds: until it answered; None where it does not answer.
 
-    machine: whose it is, by name.
+    machine: whose it is, by name. why: of one that does not answer, as far as this machine can tell.
+    answered_s: seconds since it answered last; None where it was never seen to.
     """
 
     machine: str
     core: int
     seconds: float | None
+    why: SilenceReason = ""
+    answered_s: float | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,8 +37,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     dropped: packets that the guard has dropped since its table was loaded, by chain.
     counters: of the tunnel's peers, by public key.
     links: what is heard of the peers.
-    unasked: tunnel addresses of members whose agents ask for no membership; revisions: which revision each
-        member has said that it holds, by tunnel address. On the control node only.
+    unasked: by tunnel address of members whose agents ask for no membership, for how many seconds they have
+        not; revisions: which revision each member has said that it holds, by tunnel address. On the control
+        node only.
     workers: those that this machine can tell of. is_dialled: whether `seconds` are those of a connection.
     findings: of the last check of this machine; checked_at: when that was, in Unix time in seconds.
     """
@@ -48,7 +53,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     dropped: Mapping[str, int] | None = None
     counters: Mapping[str, Counters] | None = None
     links: LinkReport | None = None
-    unasked: Collection[str] | None = None
+    unasked: Mapping[str, float] | None = None
     revisions: Mapping[str, int] | None = None
     workers: tuple[WorkerSample, ...] | None = None
     is_dialled: bool = False
