@@ -63,6 +63,6 @@ def decode_msgpack(octets: bytes, kind: type[T]) -> T:
 
 
 def convert_value(value: object, kind: type[T]) -> T:
-    """A value of plain Python as one of a type, its rules kept. Raises Malformed."""
+    """A value of plain Python, or a struct, as one of a type, its rules kept. Raises Malformed."""
     with translate_decode_errors():
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, from_attributes=True)

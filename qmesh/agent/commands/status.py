@@ -25,6 +25,7 @@ from qmesh.mesh.advice import list_advice
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.node_keys.differences import describe_fetch
 from qmesh.mesh.node_processes.control import ControlState, list_uncalled_cores
 from qmesh.mesh.node_processes.observed import UNKNOWN_PROCESS
@@ -54,6 +55,8 @@ class MachineStatus(msgspec.Struct, frozen=True):
     last_handshake: seconds ago; None when never, or not known here.
     workers: None where this machine can't tell: another one than the control node of others.
     node_files: whether it may fetch the files with the node's secrets.
+    facts: what the machine has and runs, by its own word; None where that is not known here. facts_age:
+        seconds since it said so.
     """
 
     name: str
@@ -69,6 +72,8 @@ class MachineStatus(msgspec.Struct, frozen=True):
     tx_bytes: int | None
     workers: WorkerHealth | None
     node_files: bool
+    facts: MachineFacts | None = None
+    facts_age: float | None = None
 
 
 class ControlStatus(msgspec.Struct, frozen=True):

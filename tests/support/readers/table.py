@@ -77,6 +77,7 @@ from qmesh.mesh.imports.worker_list import find_machines_in_list
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links import retirement
 from qmesh.mesh.machine import Machine
+from qmesh.mesh.machine_facts import facts, proc_files
 from qmesh.mesh.node_keys import differences, key_store
 from qmesh.mesh.node_processes import readings, record
 from qmesh.mesh.nodeconfig import program_version
@@ -85,6 +86,7 @@ from qmesh.mesh.protocol import (
     armor,
     backup_file,
     enrolment,
+    facts_report,
     file_exchange,
     findings_report,
     handover,
@@ -248,6 +250,9 @@ ANNOUNCED: Final = enrolment.build_redemption(
     workers=4,
     endpoint=None,
     announce="node.example.org",
+)
+FACTS: Final = facts.MachineFacts(
+    "0.1.0", "2.1.0.25", "ab" * 32, "6.1", "1.0.6", "A", 8, 5, 4, 3, 2, 0.5, 9, (facts.WorkerFacts(4, 7, 1),)
 )
 SETTINGS: Final = documents.Settings(
     mesh=MESH,
@@ -794,6 +799,19 @@ def _process(octets: bytes) -> None:
     running_nodes.find_option(running_nodes.parse_words(octets), "config", "c")
 
 
+def _hardware(octets: bytes) -> None:
+    text = _text(octets)
+    memory, available = proc_files.parse_memory(text)
+    found = facts.MachineFacts(
+        cpu=proc_files.parse_cpu_model(text),
+        nft=proc_files.parse_program_version(text),
+        memory_bytes=memory,
+        memory_available_bytes=available,
+        disk_bytes=proc_files.parse_own_memory(text, 4096),
+    )
+    facts_report.encode_facts(found)
+
+
 def _program_answer(octets: bytes) -> None:
     program_version.parse_version_answer(_text(octets))
     program_version.parse_file_name(_text(octets))
@@ -966,6 +984,12 @@ def _report_keys(octets: bytes) -> None:
     )
 
 
+def _report_facts(octets: bytes) -> None:
+    body = aead.encrypt_message(octets, SHARED, about=facts_report.FACTS, nonce=bytes(12))
+    found = facts_report.decrypt_facts(body, SHARED, cores=range(1, 9))
+    assert facts_report.decode_facts(facts_report.encode_facts(found)) == found
+
+
 def _report_findings(octets: bytes) -> None:
     body = aead.encrypt_message(octets, SHARED, about=findings_report.FINDINGS, nonce=bytes(12))
     findings_report.decrypt_report(body, "0" * 32, SHARED)
@@ -1078,6 +1102,13 @@ READERS: Final[dict[str, Reader]] = {
             lambda octets: member_note.decode_note(octets.decode("ascii", "replace")),
             (b"down", b"4@127.0.0.1,5@::1"),
             mutate.text,
+        ),
+        Reader(
+            "facts of a member",
+            (facts_report,),
+            _report_facts,
+            (facts_report.encode_facts(FACTS),),
+            mutate.msgpack_trees,
         ),
         Reader("notice of a retired key", (retirement,), _notice, (NOTICE,)),
         Reader(
@@ -1261,6 +1292,13 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader("unit", (units,), _units, (UNIT,), mutate.text),
         Reader("node process", (running_nodes,), _process, (PROCESS,), mutate.text),
+        Reader(
+            "facts of hardware",
+            (proc_files,),
+            _hardware,
+            (b"MemTotal: 5 kB\nmodel name\t: A B\n",),
+            mutate.text,
+        ),
         Reader("program answer", (program_version,), _program_answer, (ANSWER,), mutate.text),
         Reader(
             "guard",
