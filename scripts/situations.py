@@ -10,6 +10,13 @@ from tests.support.lab.machines import Lab
 from tests.support.lab.situation_cluster import SILENT_S, Outcome, Situation, SituationCluster
 from tests.support.lab.situations import SITUATIONS
 
+BY = {
+    "named": "`check`",
+    "fixed": "agent",
+    "silent": "**nothing**",
+    "harmless": "nothing, rightly",
+    "false alarm": "**a false alarm**",
+}
 HEAD = (
     "| part | situation | what the mesh can't do | code, exit | noticed after, s | by | its fix ends it |\n"
     "|---:|---|---|---|---:|---|---|"
@@ -20,8 +27,8 @@ def format_row(outcome: Outcome) -> str:
     """One row of the table."""
     its, how = outcome.situation, outcome.how
     code = f"`{its.code}`, {outcome.exit_code}" if how == "named" else ""
-    after = f"{outcome.noticed_s:.1f}" if how != "silent" else ""
-    by = {"named": "`check`", "fixed": "agent", "silent": "**nothing**"}[how]
+    after = f"{outcome.noticed_s:.1f}" if how in {"named", "fixed"} else ""
+    by = BY[how]
     ends = f"{outcome.ends}, {outcome.ended_s:.1f} s" if outcome.ends in {"yes", "by hand"} else outcome.ends
     return f"| {its.part} | {its.name} | {its.harm} | {code} | {after} | {by} | {ends} |"
 
@@ -42,13 +49,16 @@ def try_situations(situations: list[Situation], silent_s: int) -> list[Outcome]:
 
 
 def choose(names: list[str] | None) -> list[Situation]:
-    """Those that are named, by a part of their names or `part N`; those that take no silence first."""
+    """Those that are named, by a part of their names or `part N`.
+
+    Those that take no silence come first, and those after which the machines are others last.
+    """
     chosen = [
         each
         for each in SITUATIONS
         if not names or any(name in each.name or name == f"part {each.part}" for name in names)
     ]
-    return sorted(chosen, key=lambda each: (each.takes_silence, each.part))
+    return sorted(chosen, key=lambda each: (each.is_last, each.takes_silence, each.part))
 
 
 def main() -> int:
@@ -74,11 +84,13 @@ def main() -> int:
         return 0
     print(HEAD, flush=True)
     done = try_situations(situations, asked.silent_after)
-    count = {how: sum(each.how == how for each in done) for how in ("named", "fixed", "silent")}
+    count = {how: sum(each.how == how for each in done) for how in BY}
     ended = sum(each.ends in {"yes", "by hand"} for each in done)
     print(
         f"\n{len(done)} situations: {count['named']} named by check, {count['fixed']} fixed by the agent,"
-        f" {count['silent']} silent; of the fixes that were printed {ended} of {count['named']} end it"
+        f" {count['silent']} silent, {count['harmless']} harmless and not mentioned,"
+        f" {count['false alarm']} false alarms; of the fixes that were printed"
+        f" {ended} of {count['named']} end it"
     )
     return 0 if done and all(each.is_right for each in done) else 1
 

@@ -11,7 +11,7 @@ import re
 import shlex
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
 from tests.support.lab.cluster import (
@@ -19,14 +19,18 @@ from tests.support.lab.cluster import (
     STATE,
     dial,
     make_cluster,
+    newcomer,
     start_workers,
     stop_agent,
 )
 from tests.support.lab.machines import Lab, Machine
-from tests.support.waiting import comes_true, wait_until
+from tests.support.waiting import comes_true, idle, wait_until
 
-Where: TypeAlias = Literal["member", "control"]
+Where: TypeAlias = Literal["member", "control", "copy"]
+"""copy: a third machine, in no mesh until a situation makes it the copy of another one."""
 Finding: TypeAlias = dict[str, str]
+Action: TypeAlias = str | Callable[[Mapping[Where, Machine]], None]
+"""A shell script, for the machine that a situation is about; or a function of all machines."""
 
 SILENT_S: Final = 180
 """Seconds without a packet after which the product calls a link silent."""
@@ -64,25 +68,29 @@ AGENT: Final = textwrap.dedent(f"""
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What happens to a machine `on` which it happens, by a shell script.
+    """What happens to a machine `on` which it happens.
 
     part: of the issue's ten. harm: what the mesh can't do then. code: of the finding that has to name it;
-    empty where the agent has to fix it. asked: whose `check` names it. undo: a script for after the fix.
-    by_hand: what a person does who reads the cure, where it is no command. takes_silence: whether it is
-    only known once a link is silent. within_s: seconds in which it has to be noticed otherwise.
+    empty where the agent has to fix it. asked: whose `check` names it. undo: for after the fix.
+    by_hand: what a person does who reads the cure, where it is no command that can be typed as it is; then
+    nothing is typed. takes_silence: whether it is only known once a link is silent. within_s: seconds in
+    which it has to be noticed otherwise. is_harmless: whether nothing is wrong, so that nothing may be said.
+    is_last: whether the machines are others afterwards, so that the next situation needs new ones.
     """
 
     part: int
     name: str
     harm: str
-    spoil: str
+    spoil: Action
     code: str = ""
     on: Where = "member"
     asked: Where | None = None
-    undo: str = "true"
-    by_hand: str = ""
+    undo: Action = "true"
+    by_hand: Action = ""
     takes_silence: bool = False
     within_s: int = 30
+    is_harmless: bool = False
+    is_last: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Outcome:
     """What became of a situation. exit_code: of `check`; how: by whom it was noticed; ends: of the cure."""
 
     situation: Situation
-    how: Literal["named", "fixed", "silent"]
+    how: Literal["named", "fixed", "silent", "harmless", "false alarm"]
     exit_code: int
     noticed_s: float
     ends: Literal["yes", "by hand", "no", ""]
@@ -99,8 +107,8 @@ class Outcome:
 
     @property
     def is_right(self) -> bool:
-        """Whether it was noticed, and ended by what was printed."""
-        return self.how != "silent" and self.ends != "no"
+        """Whether it was noticed, and ended by what was printed; of what is harmless, whether nothing was."""
+        return self.how not in {"silent", "false alarm"} and self.ends != "no"
 
 
 class SituationCluster:
@@ -111,9 +119,13 @@ class SituationCluster:
         self.is_sound = True
         """Whether the next situation can be tried on these machines."""
         control, member = make_cluster(lab)
-        self.machines: dict[Where, Machine] = {"control": control, "member": member}
+        self.machines: dict[Where, Machine] = {
+            "control": control,
+            "member": member,
+            "copy": newcomer(lab, 203),
+        }
         if silent_s != SILENT_S:
-            for machine in self.machines.values():
+            for machine in (control, member):
                 stop_agent(machine)
                 machine.start(["python", "-c", AGENT, str(silent_s)])
         start_workers(control, "1..3")
@@ -123,7 +135,10 @@ class SituationCluster:
 
     def is_whole(self) -> bool:
         """Whether everything works and `check` finds nothing on either machine."""
-        return self.works() and not any(look(each)[1] for each in self.machines.values())
+        return self.works() and not self._find_all()
+
+    def _find_all(self) -> list[Finding]:
+        return [each for where in ("control", "member") for each in look(self.machines[where])[1]]
 
     def works(self) -> bool:
         """Whether the control process reaches every worker, and the member the membership service."""
@@ -135,7 +150,9 @@ class SituationCluster:
         asked = self.machines[situation.asked or situation.on]
         self.whole[situation.on] = _describe_state(machine)
         began = time.monotonic()
-        machine.run(["sh", "-c", situation.spoil], timeout=60)
+        self._do(situation.spoil, machine)
+        if situation.is_harmless:
+            return self._see_harmless(situation)
         noticed_s, exit_code, findings = self._notice(situation, machine, asked, began)
         if noticed_s is None:
             self._restore(situation)
@@ -145,9 +162,10 @@ class SituationCluster:
             return Outcome(situation, "fixed", exit_code, noticed_s, "" if is_back else "no", 0.0, ())
         began = time.monotonic()
         named = [each for each in findings if each["code"] == situation.code]
-        self._type_cures(asked, named)
         if situation.by_hand:
-            machine.run(["sh", "-c", situation.by_hand], check=False, timeout=60)
+            self._do(situation.by_hand, machine, check=False)
+        else:
+            self._type_cures(asked, named)
         is_over = comes_true(lambda: self._is_over(situation, asked), 30 + self.silent_s / 4, every_s=0.5)
         ended_s = time.monotonic() - began
         ends: Literal["yes", "by hand", "no"] = "no"
@@ -155,6 +173,22 @@ class SituationCluster:
             ends = "by hand" if situation.by_hand else "yes"
         self._restore(situation)
         return Outcome(situation, "named", exit_code, noticed_s, ends, ended_s, tuple(findings))
+
+    def _do(self, action: Action, machine: Machine, *, check: bool = True) -> None:
+        if isinstance(action, str):
+            machine.run(["sh", "-c", action], check=check, timeout=60)
+        else:
+            action(self.machines)
+
+    def _see_harmless(self, situation: Situation) -> Outcome:
+        """See that nothing is said of it, even once the agents have looked and links would be silent."""
+        idle(self.silent_s + 5)
+        findings = self._find_all()
+        is_whole = self._restore(situation)
+        how: Literal["harmless", "false alarm"] = "false alarm" if findings else "harmless"
+        return Outcome(
+            situation, how, int(bool(findings)), 0.0, "" if is_whole else "no", 0.0, tuple(findings)
+        )
 
     def _notice(
         self, situation: Situation, machine: Machine, asked: Machine, began: float
@@ -188,7 +222,10 @@ class SituationCluster:
 
     def _restore(self, situation: Situation) -> bool:
         """Undo the rest, and wait until all is as before."""
-        self.machines[situation.on].run(["sh", "-c", situation.undo], check=False, timeout=60)
+        if situation.is_last:
+            self.is_sound = False
+            return True
+        self._do(situation.undo, self.machines[situation.on], check=False)
         is_whole = comes_true(self.is_whole, 60, every_s=0.5)
         self.is_sound = is_whole and situation.code != "agent-missing"  # another agent has another patience
         return is_whole

@@ -7,6 +7,7 @@ from typing import Final
 from tests.support.lab.cluster import CONFIG, STATE
 from tests.support.lab.machines import TOOLS
 from tests.support.lab.situation_cluster import Situation, Where
+from tests.support.lab.two_worlds import TWO_WORLDS
 
 NO_WORKER: Final = "the control process reaches no worker of the machine"
 NO_MEMBER: Final = "nothing passes between the two machines"
@@ -246,6 +247,18 @@ SILENCES: Final = (
     ),
     Situation(
         part=2,
+        name="the control node's network interface down, seen by the member",
+        harm=NO_MEMBER,
+        spoil="ip link set eth0 down",
+        code="peer-silent",
+        on="control",
+        asked="member",
+        undo="ip link set eth0 up",
+        by_hand="ip link set eth0 up",
+        takes_silence=True,
+    ),
+    Situation(
+        part=2,
         name="address of the network interface gone",
         harm=NO_MEMBER,
         spoil="ip address flush dev eth0 scope global",
@@ -263,6 +276,32 @@ PATHS: Final = (
         spoil="tc qdisc add dev eth0 root tbf rate 1gbit burst 1350 limit 100k",
         code="tunnel-mtu",
         undo="tc qdisc delete dev eth0 root; qmesh apply --mtu auto",
+    ),
+    Situation(
+        part=7,
+        name="a path of 1280 bytes, as many as the tunnel's least",
+        harm="each full packet is sent as two fragments",
+        spoil="ip link set eth0 mtu 1280",
+        code="tunnel-mtu",
+        undo="ip link set eth0 mtu 1500; qmesh apply --mtu auto",
+    ),
+    *(
+        Situation(
+            part=7,
+            name=name,
+            harm="none",
+            spoil="nft add table inet others;"
+            " nft add chain inet others c '{ type filter hook input priority 0; }';"
+            f" nft add rule inet others c {rule}",
+            undo="nft delete table inet others",
+            on="control",
+            is_harmless=True,
+        )
+        for name, rule in (
+            ("one echo a second is answered", "icmp type echo-request limit rate over 1/second drop"),
+            ("no large ICMP is let in", "ip protocol icmp meta length gt 500 drop"),
+            ("no ICMP is let in", "ip protocol icmp drop"),
+        )
     ),
 )
 WORKERS: Final = (
@@ -429,5 +468,6 @@ LOST_TUNNELS: Final = (
     ),
 )
 SITUATIONS: Final = (
-    *OWN_ROUTES, *DETOURS, *SILENCES, *FOREIGN_RULES, *IPSEC, *FILES, *PATHS, *WORKERS, *LOST_TUNNELS, *FIXED,
+    *OWN_ROUTES, *DETOURS, *SILENCES, *TWO_WORLDS, *FOREIGN_RULES, *IPSEC, *FILES, *PATHS, *WORKERS,
+    *LOST_TUNNELS, *FIXED,
 )  # fmt: skip
