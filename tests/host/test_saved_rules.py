@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.rulesets import OTHERS, SAVED
 def nothing_usual(monkeypatch):
     """This machine's own files are none of the test's."""
     monkeypatch.setattr(saved_rules, "USUAL", ())
+    monkeypatch.setattr(saved_rules, "LOADERS", ())
 
 
 def found(*named: Path, own: Path = Path("/nowhere")) -> list[str]:
@@ -36,6 +38,51 @@ def test_the_command_that_is_named_takes_out_the_tables_and_nothing_else(tmp_pat
     indented_others = OTHERS.replace("\t", "    ")
     assert path.read_text() == f"{head}{OTHERS}{indented_others}{OTHERS}"
     assert found(path) == []
+
+
+def test_the_command_for_json_takes_out_the_tables_and_nothing_else(tmp_path):
+    """As `nft -j list ruleset` prints them, on one line; the file keeps its mode and its links."""
+    path, link = tmp_path / "it's saved.json", tmp_path / "other name"
+    mine = [
+        {"metainfo": {"version": "1.1.3", "json_schema_version": 1}},
+        {"table": {"family": "ip", "name": "qmesh", "handle": 4}},
+        {"chain": {"family": "inet", "table": "mine", "name": "qmesh", "handle": 5}},
+        {"rule": {"family": "inet", "table": "mine", "chain": "qmesh", "expr": [{"accept": None}]}},
+    ]
+    own = [
+        {"table": {"family": "inet", "name": "qmesh-held ", "handle": 1, "flags": "owner"}},
+        {"set": {"family": "inet", "name": "askers", "table": "qmesh-held ", "type": "ipv4_addr"}},
+        {"table": {"family": "inet", "name": "qmesh", "handle": 2}},
+        {"chain": {"family": "inet", "table": "qmesh", "name": "arrived_at", "handle": 3}},
+    ]
+    path.write_text(json.dumps({"nftables": [*mine[:2], *own, *mine[2:]]}))
+    path.chmod(0o640)
+    link.hardlink_to(path)
+    ((each,), _) = read_saved_rules([str(path)], Path("/nowhere"))
+    assert (set(each.tables), each.is_json) == ({"qmesh", "qmesh-held"}, True)
+
+    subprocess.run(["sh", "-c", each.cure], check=True)
+
+    assert json.loads(link.read_text()) == {"nftables": mine}
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert found(path) == []
+
+
+def test_what_a_script_a_unit_or_a_crontab_loads_is_looked_through(tmp_path, monkeypatch):
+    saved = [tmp_path / name for name in ("a.nft", "b.nft", "c.nft", "d.nft")]
+    for each in saved:
+        each.write_text(SAVED)
+    for name, text in (
+        ("rc.local", f"#!/bin/sh\n/usr/sbin/nft -f {saved[0]} || true\n"),
+        ("mine.service", f"[Service]\nExecStart=/usr/sbin/nft --stateless --file {saved[1]}\n"),
+        ("crontab", f'@reboot root nft -ef "{saved[2]}"\n'),
+        ("script", f"nft -f - <{saved[3]}\n"),
+        ("long", "#" * (65 << 10) + f"\nnft -f {saved[0]}\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(saved_rules, "LOADERS", (str(tmp_path / name),))
+        expected = {"rc.local": 0, "mine.service": 1, "crontab": 2, "script": 3}.get(name)
+        assert found() == ([] if expected is None else [str(saved[expected])]), name
 
 
 def test_included_files_are_looked_through_each_once_whatever_links_lead_there(tmp_path):

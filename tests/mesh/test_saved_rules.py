@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qmesh.mesh.foreign.saved_rules import find_saved_rules, list_includes
+from qmesh.mesh.foreign.saved_rules import find_saved_rules, list_includes, list_loaded_files
 from qmesh.mesh.guard import render_table
 from tests.support.factories import guard
 from tests.support.rulesets import OTHERS, SAVED
@@ -58,7 +58,22 @@ def test_rules_saved_as_json_are_said_to_be() -> None:
     found = find_saved_rules("/etc/rules.json", text.encode())
     assert found is not None
     assert (found.tables, found.is_json) == (("qmesh-held",), True)
-    assert found.cure.startswith("edit the file")
+    assert found.cure.startswith("python3 -Ic ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"nftables": [{"add": {"table": {"family": "inet", "name": "qmesh"}}}]}',
+        '{"nftables": [{"table": {"family": "inet", "name": "qmesh"}}',
+        '[{"table": {"family": "inet", "name": "qmesh"}}]',
+        '{"nftables": [["table"], {"table": {"family": "inet", "name": "qmesh"}}]}',
+    ],
+)
+def test_json_that_nft_has_not_printed_is_for_a_person(text: str) -> None:
+    found = find_saved_rules("/etc/rules.json", text.encode())
+    assert found is not None
+    assert (found.is_json, found.cure[:13]) == (True, "edit the file")
 
 
 def test_a_path_is_quoted_and_one_that_cannot_be_typed_is_in_no_command() -> None:
@@ -79,3 +94,21 @@ def test_includes_are_found_wherever_a_command_may_begin() -> None:
     found = list_includes(begun + b'  include "own.nft"\n# include "x"\n')
     assert found == ("/etc/nftables.d/*.nft", "own.nft")
     assert list_includes(b"flush ruleset\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("nft -f /etc/a", ("/etc/a",)),
+        ("ExecStart=/usr/sbin/nft -I /etc -f /etc/a\nExecReload=nft -j --file=/etc/b", ("/etc/a", "/etc/b")),
+        ("\tpre-up nft -f '/etc/a'; nft -cf /etc/c || exit", ("/etc/a", "/etc/c")),
+        ("x=$(nft -f /etc/a)", ("/etc/a",)),
+        ("nft -f - </etc/a\nnft < /etc/b", ("/etc/a", "/etc/b")),
+        ("nft list ruleset >/etc/a; rm -f /etc/b", ()),
+        ("/usr/bin/draft -f /etc/a", ()),
+        ("nothing", ()),
+        ("nft " * 20000, ()),
+    ],
+)
+def test_what_is_given_to_nft_is_found(text: str, paths: tuple[str, ...]) -> None:
+    assert list_loaded_files(text.encode()) == paths

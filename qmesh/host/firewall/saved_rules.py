@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from qmesh.mesh.foreign.saved_rules import SavedRules, find_saved_rules, list_includes
+from qmesh.mesh.foreign.saved_rules import SavedRules, find_saved_rules, list_includes, list_loaded_files
 
 USUAL: Final = (
     "/etc/nftables.conf",
@@ -22,12 +23,41 @@ USUAL: Final = (
     "/etc/sysconfig/nftables.conf",
     "/etc/iptables/rules.v[46]",
     "/var/lib/nftables/*",
+    "/etc/nft/*",
+    "/usr/share/nftables.d/*/*",
+    "/usr/share/nftables.d/*/*/*",
 )
-"""Where distributions, and their administrators, have them."""
+"""Where distributions, OpenWrt among them, and their administrators have them."""
+LOADERS: Final = (
+    "/etc/rc.local",
+    "/etc/firewall.user",
+    "/etc/crontab",
+    "/etc/cron.d/*",
+    "/etc/conf.d/nftables",
+    "/etc/init.d/*",
+    "/etc/local.d/*",
+    "/etc/network/interfaces",
+    "/etc/network/interfaces.d/*",
+    "/etc/network/if-*.d/*",
+    "/etc/networkd-dispatcher/*.d/*",
+    "/etc/NetworkManager/dispatcher.d/*",
+    "/etc/ppp/ip-up.d/*",
+    "/etc/systemd/system/*.service",
+    "/etc/systemd/system/*.service.d/*.conf",
+    "/usr/local/bin/*.sh",
+    "/usr/local/sbin/*",
+    "/var/spool/cron/crontabs/*",
+    "/var/spool/cron/root",
+    "/root/*.sh",
+)
+"""Scripts, units and crontabs that may load rules themselves: what they give to nft is looked through too."""
 _INCLUDED_FROM: Final = "/etc"
 _MOST_FILES: Final = 256
 _MOST_OCTETS: Final = 64 << 20
 """Of all files together."""
+_MOST_LOADERS: Final = 512
+_MOST_LOADER_OCTETS: Final = 64 << 10
+"""Of one script: what is longer is a program."""
 
 
 def read_saved_rules(named: Iterable[str], own: Path) -> tuple[tuple[SavedRules, ...], tuple[str, ...]]:
@@ -36,7 +66,7 @@ def read_saved_rules(named: Iterable[str], own: Path) -> tuple[tuple[SavedRules,
     named: paths that some unit loads, besides the usual ones.
     own: the state directory; an include of its `guard.nft` is always that of today.
     """
-    waiting = deque((*named, *USUAL))
+    waiting = deque((*named, *USUAL, *_list_loaded_files()))
     found: list[SavedRules] = []
     unread: list[str] = []
     seen: set[str] = set()
@@ -58,6 +88,14 @@ def read_saved_rules(named: Iterable[str], own: Path) -> tuple[tuple[SavedRules,
             found += [] if saved is None else [saved]
             waiting.extend(list_includes(octets))
     return tuple(found), tuple(unread)
+
+
+def _list_loaded_files() -> Iterator[str]:
+    """What scripts, units and crontabs give to nft; nothing is said of those that cannot be read."""
+    scripts = (path for written in LOADERS for path in _list_files(written))
+    for path in itertools.islice(scripts, _MOST_LOADERS):
+        with contextlib.suppress(OSError):
+            yield from list_loaded_files(_read_file(path, _MOST_LOADER_OCTETS))
 
 
 def _list_files(written: str) -> Iterator[str]:

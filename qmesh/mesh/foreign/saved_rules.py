@@ -6,9 +6,10 @@ and for good where qmesh is no more.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -23,12 +24,26 @@ _JSON: Final = re.compile(
     rf'"table"\s*:\s*\{{\s*"family"\s*:\s*"inet"\s*,\s*"name"\s*:\s*"(?P<name>{_NAMES}) ?"'
 )
 _INCLUDE: Final = re.compile(rb'(?:^|;)[ \t]*include[ \t]+"(?P<path>[^"\n]+)"', re.MULTILINE)
+_LOADED: Final = re.compile(
+    rb"(?:^|[\s/=;|&(`\"'])nft(?:[ \t]+[^\n;|&#<]{0,200}?)??"
+    rb"(?:[ \t]-[A-Za-z]*f[ \t]*|[ \t]--file[ \t=]*|[ \t]*<[ \t]*)[\"']?(?P<path>/[^\s\"';|&<>)`]+)",
+)
+"""A call of nft in a script, a unit or a crontab, and the file that it is given."""
 _OTHERS: Final = "|".join(name.removeprefix(TABLE) for name in (HELD, STAGED, STAND_IN))
 _REMOVED: Final = rf"/^table inet {TABLE}({_OTHERS})? +\{{/,/^\}}/d"
 """For `sed -E`: from a table's first line, as nft prints it, to the line that ends it."""
 _LISTED: Final = re.compile(
     rf"^table inet {TABLE}(?:{_OTHERS})? +\{{[^\n]*\n(?:(?:[ \t][^\n]*)?\n)*\}}[^\n]*(?:\n|\Z)", re.MULTILINE
 )
+
+
+_OWN: Final = (TABLE, HELD, f"{HELD} ", STAGED, STAND_IN)
+_JSON_REMOVAL: Final = (
+    f'import json,sys; f=open(sys.argv[1],"r+"); d=json.load(f); own={json.dumps(_OWN)}; k="nftables";'
+    ' d[k]=[e for e in d[k] if not any(o.get("family")=="inet" and o.get("table",o.get("name")) in own'
+    ' for o in e.values())]; s=json.dumps(d); f.seek(0); f.truncate(); f.write(s+"\\n")'
+)
+"""For `python3 -Ic`: from a file as `nft -j` prints it, all that is in these tables."""
 
 
 class SavedRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,14 +79,38 @@ def list_includes(octets: bytes) -> tuple[str, ...]:
     return tuple(each["path"].decode("utf-8", "surrogateescape") for each in _INCLUDE.finditer(octets))
 
 
+def list_loaded_files(octets: bytes) -> tuple[str, ...]:
+    """The files with rules that a script, a unit or a crontab gives to nft: absolute paths."""
+    if b"nft" not in octets:
+        return ()
+    return tuple(each["path"].decode("utf-8", "surrogateescape") for each in _LOADED.finditer(octets))
+
+
 def _build_cure(path: str, text: str, tables: tuple[str, ...]) -> str:
-    """A command where sed takes out these tables, as nft prints them, and nothing else."""
+    """A command that takes out these tables, as nft prints them, and nothing else, where there is one."""
+    if path.isprintable() and _is_removable_json(text):
+        return f"python3 -Ic {shlex.quote(_JSON_REMOVAL)} {shlex.quote(path)}"
     rest = _LISTED.sub("", text)
     if path.isprintable() and not (_WORDS.search(rest) or _JSON.search(rest) or _is_cut_off(text)):
         return f"sed -i -E {shlex.quote(_REMOVED)} {shlex.quote(path)}"
     return (
         f"edit the file, and take out all that is about {', '.join(f'table inet {each}' for each in tables)}"
     )
+
+
+def _is_removable_json(text: str) -> bool:
+    """Whether that command takes out of a text all that is in these tables: it is as `nft -j` prints it."""
+    try:
+        found: Any = json.loads(text)
+        rest = [each for each in found["nftables"] if not any(map(_is_in_own_table, each.values()))]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return False
+    return not _JSON.search(json.dumps(rest))
+
+
+def _is_in_own_table(listed: Any) -> bool:
+    """Whether a table, chain, rule or set is the guard's, as the command has it."""
+    return listed.get("family") == "inet" and listed.get("table", listed.get("name")) in _OWN
 
 
 def _is_cut_off(text: str) -> bool:

@@ -43,6 +43,7 @@ COMMANDS: Final = frozenset(
         "kill",
         "mount",
         "nft",
+        "python3",
         "qmesh",
         "sed",
         "sysctl",

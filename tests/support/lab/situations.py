@@ -206,6 +206,22 @@ FOREIGN_RULES: Final = (
     ),
     Situation(
         part=5,
+        name="rules saved as JSON",
+        harm="none of them can be loaded while the guard is held",
+        spoil="mkdir -p /etc/nftables.d; nft -j list ruleset >/etc/nftables.d/rules.json",
+        code="foreign-saved",
+        undo="rm -f /etc/nftables.d/rules.json",
+    ),
+    Situation(
+        part=5,
+        name="rules that an own script loads",
+        harm="each load closes the ports of that day",
+        spoil="nft list ruleset >/root/rules; printf '#!/bin/sh\\nnft -f /root/rules\\n' >/etc/rc.local",
+        code="foreign-saved",
+        undo="rm -f /root/rules /etc/rc.local",
+    ),
+    Situation(
+        part=5,
         name="saved rules loaded after a flush",
         harm=OPEN,
         spoil="nft list ruleset >/root/saved; nft flush ruleset; nft -f /root/saved",
