@@ -1134,6 +1134,14 @@ def test_a_black_hole_one_way_is_named_with_its_direction(direction, wanted, see
     assert finding.cure == "qmesh apply --mtu 1232"
 
 
+def test_what_drops_routers_messages_is_named_with_the_black_hole_that_it_makes():
+    rule = Obstacle(place="chain", seen="drop", wanted="routers", cure="nft ...", is_certain=True)
+    hole = BlackHole("control", "203.0.113.5:51820", 1420, 1232, "to")
+    found = list_findings(WANTED, WANTED, replace(AROUND, black_hole=hole, path_obstacles=(rule,)))
+    codes = [(each.code, each.severity) for each in found]
+    assert codes == [("foreign-drop", "error"), ("tunnel-mtu", "error")]
+
+
 @pytest.mark.parametrize(
     ("host", "addresses", "path", "outer", "cure"),
     [

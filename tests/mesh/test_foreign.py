@@ -16,7 +16,13 @@ from qmesh.mesh.foreign.kernel_rules import BuiltRule, KernelRule
 from qmesh.mesh.foreign.legacy_tables import LegacyBlock, parse_legacy_table
 from qmesh.mesh.foreign.lookups import MOST_QUESTIONS, Element, Lookups, Question, SetHeader
 from qmesh.mesh.foreign.packet_fields import ORDER, encode_field
-from qmesh.mesh.foreign.packets import SOLICITATION, Packet, UnderlayRoute, list_required_packets
+from qmesh.mesh.foreign.packets import (
+    SOLICITATION,
+    Packet,
+    UnderlayRoute,
+    list_path_errors,
+    list_required_packets,
+)
 from qmesh.mesh.foreign.registers import (
     Bits,
     RegisterFile,
@@ -54,6 +60,13 @@ ASKS, ANSWERS, IS_ASKED = (
     if packet.protocol == "icmpv6" and (packet.iif or packet.icmp_type == SOLICITATION)
 )
 """Neighbour discovery: what goes out, its answer, and what comes in."""
+TOO_LARGE, TOO_LARGE6 = list_path_errors(
+    (
+        UnderlayRoute("eth0", "192.0.2.2", "192.0.2.1", 51820),
+        UnderlayRoute("eth0", "2001:db8::2", "2001:db8::1", 51820),
+    ),
+    {"ip": "192.0.2.9", "ip6": "2001:db8::9"},
+)
 LOOPED = replace(DATAGRAM, traffic="loopback", iif="lo")
 
 
@@ -657,7 +670,7 @@ ANY = (0, 65535)
         ("drops", DATAGRAM, "udp", 0, UDP.pack(1, 2, *ANY, 1)),
         ("passes", REQUEST, "udp", 0, UDP.pack(*ANY, *ANY, 0)),
         ("drops", DATAGRAM, "comment", 0, b"x"),
-        ("passes", DATAGRAM, "icmp", 0, b""),
+        ("passes", DATAGRAM, "icmp", 0, bytes(4)),
         ("drops", DATAGRAM, "limit", 0, struct.pack("=I", 10_000)),
         ("unclear", DATAGRAM, "limit", 0, struct.pack("=I", 200_000)),
         ("passes", DATAGRAM, "hashlimit", 1, struct.pack("=16xII", 0x10, 100)),
@@ -751,6 +764,42 @@ ICMPV6_TYPE = [meta(16), compares(b"\x3a"), payload(2, 0, 1)]
 def test_neighbour_discovery_under_a_rule(expected: Fate, packet: Packet, rule: list[Expression]) -> None:
     hook = "input" if packet.iif else "output"
     assert fate([*rule, DROP], packet=packet, hook=hook) == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "packet", "rule"),
+    [
+        ("drops", TOO_LARGE, [meta(16), compares(b"\x01"), payload(2, 0, 1), compares(b"\x03")]),
+        ("drops", TOO_LARGE, [payload(2, 1, 1), compares(b"\x04")]),
+        ("passes", TOO_LARGE, [payload(2, 0, 1), compares(b"\x08")]),
+        ("drops", TOO_LARGE6, [meta(16), compares(b"\x3a"), payload(2, 0, 2), compares(b"\x02\x00")]),
+        ("unclear", TOO_LARGE6, [payload(1, 7, 1), compares(b"\xff")]),
+        ("drops", TOO_LARGE, [ct(0), bitwise((4).to_bytes(4, ORDER)), compares(bytes(4), 1)]),
+        ("passes", TOO_LARGE, [ct(0), bitwise((2 | 8).to_bytes(4, ORDER)), compares(bytes(4), 1)]),
+        ("unclear", TOO_LARGE, [ct(1), compares(b"\0")]),
+        ("drops", TOO_LARGE, [xt("icmp", 0, b"\x03\x04\x04\0")]),
+        ("drops", TOO_LARGE, [xt("icmp", 0, b"\x03\0\xff\0")]),
+        ("drops", TOO_LARGE, [xt("icmp", 0, b"\xff\0\xff\0")]),
+        ("drops", TOO_LARGE, [xt("icmp", 0, b"\x08\0\xff\1")]),
+        ("passes", TOO_LARGE, [xt("icmp", 0, b"\x03\0\x03\0")]),
+        ("passes", TOO_LARGE, [xt("icmp6", 0, b"\x03\0\xff\0")]),
+        ("drops", TOO_LARGE6, [xt("icmp6", 0, b"\x02\0\0\0")]),
+        ("passes", TOO_LARGE6, [xt("icmp6", 0, b"\xff\0\xff\0")]),
+        ("passes", DATAGRAM, [xt("icmp", 0, b"\xff\0\xff\0")]),
+    ],
+)
+def test_what_routers_say_of_large_packets_under_a_rule(
+    expected: Fate, packet: Packet, rule: list[Expression]
+) -> None:
+    assert fate([*rule, DROP], packet=packet, hook="input") == expected
+
+
+def test_what_routers_say_belongs_to_the_connection_that_it_is_about() -> None:
+    assert fate([DROP], packet=TOO_LARGE, hook="input", kind="nat") == "passes"
+    marks = Table(program="nft", family="inet", name="m", chains={}, marks_connections=True)
+    base = Chain(name="c", hook="input", rules=(PlainRule("drop", verdict="drop"),))
+    drops = Table(program="nft", family="inet", name="d", chains={"c": base})
+    assert find_fate(find_drops([marks, drops], TOO_LARGE)) == "drops"
 
 
 def test_neighbour_discovery_has_no_connection_that_is_translated_and_is_shown_in_words() -> None:

@@ -18,7 +18,7 @@ from qmesh.mesh.foreign.obstacles import (
     find_obstacles,
     judge_packets,
 )
-from qmesh.mesh.foreign.packets import Packet, UnderlayRoute, list_required_packets
+from qmesh.mesh.foreign.packets import Packet, UnderlayRoute, list_path_errors, list_required_packets
 from qmesh.mesh.foreign.rules import Chain, Evaluation, Outcome, Program, Rule, Table
 from qmesh.mesh.state import Tunnel
 from tests.support import factories
@@ -131,6 +131,16 @@ PACKETS: dict[str, Packet] = {
         traffic="discovery out", oif="eth0", protocol="icmpv6", source="fe80::2", source_port=0,
         target="fe80::1", target_port=0, icmp_type=136,
     ),
+    **dict(
+        zip(
+            ("path errors in", "path errors in by IPv6"),
+            list_path_errors(
+                (WAY, UnderlayRoute("eth0", "2001:db8::2", "2001:db8::1", 51820), WAY),
+                {"ip": "192.0.2.9", "ip6": "2001:db8::9"},
+            ),
+            strict=True,
+        )
+    ),
     "tunnel in": Packet(
         traffic="tunnel in", iif="qmesh0", protocol="tcp", source="10.77.0.1", source_port=32768,
         target="10.77.0.2", target_port=40003,
@@ -181,6 +191,16 @@ def test_an_obstacle_names_place_rule_and_packets() -> None:
     assert (unclear.seen, unclear.is_certain) == ("not understood: odd", False)
 
 
+def test_what_routers_say_of_packets_that_are_too_large_is_a_packet_of_each_way() -> None:
+    four, six = PACKETS["path errors in"], PACKETS["path errors in by IPv6"]
+    assert (four.protocol, four.icmp_type, four.icmp_code, four.target) == ("icmp", 3, 4, "192.0.2.2")
+    assert (six.protocol, six.icmp_type, six.icmp_code, six.target) == ("icmpv6", 2, 0, "2001:db8::2")
+    assert four.fields()["ct state"] == "related"
+    assert "ct direction" not in four.fields()  # that of the packet that it is about
+    found = under("path errors in")
+    assert found.wanted == ("what routers say of packets that are too large comes in via eth0: ICMP type 3")
+
+
 UFW: dict[str, Any] = {
     "program": "iptables", "family": "ip", "chains": {"ufw-user-input": Chain(name="ufw-user-input")},
 }  # fmt: skip
@@ -194,6 +214,10 @@ RICH = """--add-rich-rule='rule family="ipv6" priority="-32768" icmp-type name="
 DISCOVERY_FIREWALLD = (
     f"firewall-cmd --permanent --zone=home {RICH.format('solicitation')} {RICH.format('advertisement')}"
     " && firewall-cmd --reload"
+)
+ERRORS_FIREWALLD = (
+    'firewall-cmd --permanent --zone=home --add-rich-rule=\'rule family="{}" priority="-32768"'
+    ' icmp-type name="{}" accept\' && firewall-cmd --reload'
 )
 DISCOVERY_IPTABLES = (
     "ip6tables -I {0} -p icmpv6 --icmpv6-type 135 -j ACCEPT"
@@ -210,6 +234,17 @@ THROUGH = "-i qmesh0 -j ACCEPT"
     [
         ("wireguard in", {}, "nft insert rule inet filter input udp dport 51820 accept"),
         ("wireguard out", {}, "nft insert rule inet filter input udp sport 51820 accept"),
+        ("path errors in", {},
+         "nft insert rule inet filter input icmp type destination-unreachable accept"),
+        ("path errors in by IPv6", {},
+         "nft insert rule inet filter input icmpv6 type packet-too-big accept"),
+        ("path errors in", PLAIN, "iptables -I input -p icmp --icmp-type fragmentation-needed -j ACCEPT"),
+        ("path errors in by IPv6", PLAIN6,
+         "ip6tables -I input -p icmpv6 --icmpv6-type packet-too-big -j ACCEPT"),
+        ("path errors in", {**FIREWALLD, "chain": "filter_IN_home"},
+         ERRORS_FIREWALLD.format("ipv4", "fragmentation-needed")),
+        ("path errors in by IPv6", {**FIREWALLD, "chain": "filter_IN_home"},
+         ERRORS_FIREWALLD.format("ipv6", "packet-too-big")),
         ("tunnel in", {}, "nft insert rule inet filter input iifname qmesh0 accept"),
         ("tunnel out", {}, "nft insert rule inet filter input oifname qmesh0 accept"),
         ("tunnel in", {"lasting": "table  inet filter {"},

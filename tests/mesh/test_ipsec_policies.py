@@ -35,6 +35,18 @@ def cures(*policies: IpsecPolicy) -> list[str]:
     return [each.cure for each in find_ipsec_obstacles(policies, packets(), NETWORK)]
 
 
+def test_a_policy_is_held_against_neighbour_discovery_too() -> None:
+    """Without which no packet of IPv6 leaves the machine."""
+    way = UnderlayRoute("eth0", "2001:db8::2", "2001:db8::1", 51820, "2001:db8::1")
+    tunnel = factories.tunnel(kind="tun", public_key=None, addresses=("10.77.0.2/20",))
+    needed = tuple(list_required_packets(factories.guard(kind="tun", ports=(40003,)), tunnel, (), (way,)))
+    blocks = policy(source="::/0", target="ff00::/8", protocol=58, discards=True, transforms=False)
+    (found,) = find_ipsec_obstacles([blocks], needed, NETWORK)
+    assert "ICMPv6 type 135" in found.wanted
+    udp_alone = policy(source="::/0", target="ff00::/8", protocol=17, discards=True, transforms=False)
+    assert find_ipsec_obstacles([udp_alone], needed, NETWORK) == ()
+
+
 def test_a_policy_of_ipsec_takes_what_the_tunnel_should_carry() -> None:
     (found,) = find_ipsec_obstacles([policy()], packets(), NETWORK)
     assert found.place == "IPsec policy out"

@@ -9,7 +9,11 @@ from typing import Final, NamedTuple
 
 from qmesh.agent.audit.clocks import compare_clock
 from qmesh.agent.audit.control_path import find_black_hole, find_narrow_path
-from qmesh.agent.audit.foreign_firewalls import find_firewall_obstacles, find_program_suspects
+from qmesh.agent.audit.foreign_firewalls import (
+    find_firewall_obstacles,
+    find_path_error_obstacles,
+    find_program_suspects,
+)
 from qmesh.agent.audit.key_files import list_key_files, list_secret_files
 from qmesh.agent.audit.links import build_link_context
 from qmesh.agent.audit.part_checks import PartChecks
@@ -102,6 +106,7 @@ def build_audit_context(
     firewalls = looks.run("units that flush", firewall_units.read_firewall_units, ())
     is_asked = not taken_down and not here.settings.removed
     silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here, health), ())
+    black_hole = None if seen is None else looks.run("tunnel", lambda: find_black_hole(here, *seen), None)
     return AuditContext(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in here.inventory.machines},
@@ -145,7 +150,10 @@ def build_audit_context(
         own_addresses=looks.run(
             "announcements", lambda: tuple(routes.list_global_addresses(here.settings.interface)), ()
         ),
-        black_hole=None if seen is None else looks.run("tunnel", lambda: find_black_hole(here, *seen), None),
+        black_hole=black_hole,
+        path_obstacles=()
+        if seen is None or black_hole is None or black_hole.direction == "from"
+        else looks.run("other firewalls", lambda: find_path_error_obstacles(here, seen[1]), ()),
         narrow_path=None
         if seen is None
         else looks.run("tunnel", lambda: find_narrow_path(here, *seen, state.directory), None),

@@ -29,7 +29,13 @@ from qmesh.mesh.foreign.other_hooks.packet_programs import (
     list_program_suspects,
 )
 from qmesh.mesh.foreign.other_hooks.unit_filters import find_unit_obstacles
-from qmesh.mesh.foreign.packets import EPHEMERAL, Packet, list_required_packets
+from qmesh.mesh.foreign.packets import (
+    EPHEMERAL,
+    Packet,
+    UnderlayRoute,
+    list_path_errors,
+    list_required_packets,
+)
 from qmesh.mesh.foreign.rules import Table, Translation
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
 from qmesh.mesh.inventory import list_workers
@@ -69,6 +75,16 @@ def find_firewall_obstacles(
         *find_ipsec_obstacles(read_ipsec_policies(), packets, network),
         *_find_unit_obstacles(here, network),
     ), judgement.unread
+
+
+def find_path_error_obstacles(here: Local, observed: NodeState) -> tuple[Obstacle, ...]:
+    """What keeps this machine from learning which packets are too large for the path to the control node.
+
+    Raises MachineRefused where it could not look.
+    """
+    routers = {"ip": STRANGERS[socket.AF_INET], "ip6": STRANGERS[socket.AF_INET6]}
+    packets = tuple(list_path_errors(_list_underlay_routes(here, observed), routers))
+    return _judge_packets(foreign_rulesets.read_rulesets(), packets).obstacles if packets else ()
 
 
 def find_container_workers(here: Local, places: Collection[Place]) -> frozenset[Place]:
@@ -124,14 +140,7 @@ def _list_packets(here: Local, desired: NodeState, observed: NodeState) -> tuple
     guard, tunnel = desired.guard, desired.tunnel
     if not isinstance(guard, Guard) or tunnel is None:
         return ()
-    peers = () if observed.tunnel is None else observed.tunnel.peers
-    keys = {each.public_key for each in here.inventory.machines}
-    ends = [
-        (peer.endpoint.host, peer.endpoint.port)
-        for peer in peers
-        if peer.endpoint is not None and peer.public_key in keys
-    ]
-    ways = tuple(way for host, port in ends[:SAMPLE] if (way := routes.find_route(host, port)) is not None)
+    ways = _list_underlay_routes(here, observed)
     if here.settings.control:
         ways += routes.list_inbound_routes(guard.interface, STRANGERS, DEFAULT_LISTEN_PORT)
     others = [worker for worker in list_workers(here.inventory) if worker.machine != here.settings.name]
@@ -139,6 +148,18 @@ def _list_packets(here: Local, desired: NodeState, observed: NodeState) -> tuple
     # And one that has not joined yet.
     joining = (str(ipaddress.ip_network(here.inventory.network)[-2]), here.inventory.base_port)
     return tuple(list_required_packets(guard, tunnel, (*members, joining), ways))
+
+
+def _list_underlay_routes(here: Local, observed: NodeState) -> tuple[UnderlayRoute, ...]:
+    """How WireGuard's datagrams go to machines of the mesh: some of many stand for all."""
+    peers = () if observed.tunnel is None else observed.tunnel.peers
+    keys = {each.public_key for each in here.inventory.machines}
+    ends = [
+        (peer.endpoint.host, peer.endpoint.port)
+        for peer in peers
+        if peer.endpoint is not None and peer.public_key in keys
+    ]
+    return tuple(way for host, port in ends[:SAMPLE] if (way := routes.find_route(host, port)) is not None)
 
 
 class _Judgement(NamedTuple):

@@ -75,7 +75,7 @@ def list_audit_parts(
     return (
         ("keys", lambda: key_findings(around)),
         guard[0],
-        ("other firewalls", lambda: foreign_rule_findings(around.obstacles)),
+        ("other firewalls", lambda: foreign_rule_findings((*around.obstacles, *around.path_obstacles))),
         ("other firewalls", lambda: suspect_findings(around)),
         *guard[1:],
         ("ports", lambda: port_findings(desired, observed, around)),

@@ -301,6 +301,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     unit_failures: how the units of those of this machine ended.
     node: the node's processes on this machine; None where they were not looked at.
     black_hole: on the path to the control node, where there is one.
+    path_obstacles: what drops routers' messages of packets that are too large; only with a black hole.
     narrow_path: to the control node, where the tunnel's packets do not fit it.
     links: what is heard of the other machines.
     retired_since: since when the mesh has another key for this machine, in words; empty where it has not.
@@ -346,6 +347,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     unit_failures: tuple[UnitFailure, ...] = ()
     node: NodeReport | None = None
     black_hole: BlackHole | None = None
+    path_obstacles: tuple[Obstacle, ...] = ()
     narrow_path: NarrowPath | None = None
     links: LinkContext = LinkContext()
     retired_since: str = ""

@@ -27,13 +27,20 @@ _ONE_WAY: Final[dict[Traffic, str]] = {
     "tunnel in": "the mesh's packets come in via",
     "tunnel out": "the mesh's packets go out via",
     "loopback": "this machine's packets reach its own workers via",
+    "path errors in": "what routers say of packets that are too large comes in via",
 }
 
 
 _UFW_FILES: Final = "add it to ufw's files /etc/ufw/*.rules too, or a reload removes it"
+_ICMP: Final = {"icmp": "ICMP", "icmpv6": "ICMPv6"}
 _TYPES: Final = {SOLICITATION: "nd-neighbor-solicit", ADVERTISEMENT: "nd-neighbor-advert"}
 """Of ICMPv6, in nft's words. Both are let pass where one is dropped: a machine asks and answers."""
+_FIREWALLD_ERRORS: Final = {"ipv4": "fragmentation-needed", "ipv6": "packet-too-big"}
 _FIREWALLD_TYPES: Final = ("neighbour-solicitation", "neighbour-advertisement")
+
+
+_ERRORS: Final = {"icmp": "destination-unreachable", "icmpv6": "packet-too-big"}
+"""In nft's words: what routers say of packets that are too large."""
 
 
 class Obstacle(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,9 +161,9 @@ def describe_packets(packets: Sequence[Packet]) -> str:
     protocols = sorted({packet.protocol for packet in packets})
     parts = []
     for protocol in protocols:
-        if protocol == "icmpv6":
+        if protocol in _ICMP:
             types = sorted({each.icmp_type for each in packets if each.protocol == protocol})
-            parts.append(f"ICMPv6 type {', '.join(map(str, types))}")
+            parts.append(f"{_ICMP[protocol]} type {', '.join(map(str, types))}")
             continue
         ports = {_server_port(each) for each in packets if each.protocol == protocol}
         parts.append(f"{protocol.upper()} port {format_port_ranges(tuple(sorted(ports)))}")
@@ -226,7 +233,7 @@ def _build_ufw_fix(drop: Drop, packet: Packet) -> str:
     ):
         fix = _build_iptables_fix(drop, packet)
         return f"{fix}  # {_UFW_FILES}"
-    if packet.protocol == "icmpv6":  # of which ufw's own command knows nothing
+    if packet.protocol in _ICMP:  # of which ufw's own command knows nothing
         return f"{_build_iptables_fix(drop, packet)}  # {_UFW_FILES}"
     ufw = "ufw" if drop.rule is None else "ufw prepend"
     port = _server_port(packet)
@@ -249,9 +256,11 @@ def _build_firewalld_fix(drop: Drop, packet: Packet) -> str:
             rule = f'rule priority="-32768" port port="{packet.target_port}" protocol="udp" accept'
             allow = f"--add-rich-rule='{rule}'"
         change = f"--zone={shlex.quote(_find_zone(drop))} {allow}"
-    elif packet.traffic == "discovery in":
-        rule = 'rule family="ipv6" priority="-32768" icmp-type name="{}" accept'
-        rules = " ".join(f"--add-rich-rule={shlex.quote(rule.format(each))}" for each in _FIREWALLD_TYPES)
+    elif packet.traffic in {"discovery in", "path errors in"}:
+        family = "ipv4" if packet.family == "ip" else "ipv6"
+        rule = f'rule family="{family}" priority="-32768" icmp-type name="{{}}" accept'
+        names = (_FIREWALLD_ERRORS[family],) if packet.is_path_error else _FIREWALLD_TYPES
+        rules = " ".join(f"--add-rich-rule={shlex.quote(rule.format(each))}" for each in names)
         change = f"--zone={shlex.quote(_find_zone(drop))} {rules}"
     else:
         return "firewall-cmd --list-all-policies  # then remove the rule that drops them"
@@ -292,6 +301,9 @@ def _build_json_insert(names: tuple[str, str, str], packet: Packet) -> str:
             left, right = {"payload": {"protocol": "udp", "field": "sport"}}, packet.source_port
         case "discovery in" | "discovery out":
             left, right = {"payload": {"protocol": "icmpv6", "field": "type"}}, {"set": list(_TYPES.values())}
+        case "path errors in":
+            left = {"payload": {"protocol": packet.protocol, "field": "type"}}
+            right = _ERRORS[packet.protocol]
         case _:
             left, right = {"meta": {"key": "iifname" if packet.iif else "oifname"}}, packet.interface
     asked = {"match": {"op": "==", "left": left, "right": right}}
@@ -308,6 +320,8 @@ def _render_nft_match(packet: Packet) -> str:
             return f"udp sport {packet.source_port}"
         case "discovery in" | "discovery out":
             return f"icmpv6 type '{{ {', '.join(_TYPES.values())} }}'"
+        case "path errors in":
+            return f"{packet.protocol} type {_ERRORS[packet.protocol]}"
     return f"{'iifname' if packet.iif else 'oifname'} {shlex.quote(packet.interface)}"
 
 
@@ -321,6 +335,11 @@ def _build_iptables_fix(drop: Drop, packet: Packet) -> str:
             asked = f"{'-i' if packet.iif else '-o'} {shlex.quote(packet.interface)}"
     table = "" if drop.table.name == "filter" else f" -t {drop.table.name}"
     insert = f"{_iptables_command(drop.table)}{table} -I {_quote(drop.chain)}"
+    if packet.is_path_error:
+        kind = "-p icmp --icmp-type fragmentation-needed"
+        if packet.family == "ip6":
+            kind = "-p icmpv6 --icmpv6-type packet-too-big"
+        return f"{insert} {kind} -j ACCEPT"
     if packet.protocol == "icmpv6":
         return " && ".join(f"{insert} -p icmpv6 --icmpv6-type {each} -j ACCEPT" for each in _TYPES)
     return f"{insert} {asked} -j ACCEPT"

@@ -98,12 +98,13 @@ def build_headers(packet: Packet) -> tuple[Bits, Bits]:
             Bits(b"\x60", b"\xf0"),
             make_unknown(5),
             Bits(protocol),
-            make_unknown(1) if packet.protocol != "icmpv6" else Bits(bytes([_DISCOVERY_HOPS])),
+            make_unknown(1) if packet.has_connection else Bits(bytes([_DISCOVERY_HOPS])),
             Bits(source),
             Bits(target),
         )
-    if packet.protocol == "icmpv6":
-        return network, join_bits(Bits(bytes([packet.icmp_type, 0]) + _ANY_CHECKSUM), make_unknown(20))
+    if packet.protocol in {"icmp", "icmpv6"}:
+        kind = bytes([packet.icmp_type, packet.icmp_code])
+        return network, join_bits(Bits(kind + _ANY_CHECKSUM), make_unknown(20))
     ports = Bits(struct.pack("!HH", packet.source_port, packet.target_port))
     if packet.protocol == "udp":
         return network, join_bits(ports, make_unknown(4))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -12,17 +12,23 @@ from qmesh.mesh.foreign.values import Value
 from qmesh.mesh.state import Guard, Tunnel
 
 Traffic: TypeAlias = Literal[
-    "wireguard in", "wireguard out", "discovery in", "discovery out", "tunnel in", "tunnel out", "loopback"
+    "wireguard in", "wireguard out", "discovery in", "discovery out", "tunnel in", "tunnel out", "loopback",
+    "path errors in",
 ]  # fmt: skip
-"""discovery: of a neighbour's link-layer address, without which IPv6 sends nothing (RFC 4861)."""
+"""discovery: of a neighbour's link-layer address, without which IPv6 sends nothing (RFC 4861).
+
+path errors: what a router says of a packet that is too large for its next link (RFC 1191, RFC 8201).
+"""
 Hook: TypeAlias = Literal[
     "ingress", "prerouting", "input", "forward", "output", "postrouting", "egress"
 ]  # fmt: skip
-Protocol: TypeAlias = Literal["tcp", "udp", "icmpv6"]
-PROTOCOL_NUMBERS: Final = {"tcp": 6, "udp": 17, "icmpv6": 58}
+Protocol: TypeAlias = Literal["tcp", "udp", "icmp", "icmpv6"]
+PROTOCOL_NUMBERS: Final = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 WORKER_PROTOCOLS: Final[tuple[Protocol, ...]] = ("tcp", "udp")
 SOLICITATION, ADVERTISEMENT = 135, 136
 """Types of ICMPv6."""
+UNREACHABLE, NEEDS_FRAGMENTS, TOO_BIG = 3, 4, 2
+"""A type of ICMP, its code, and the type of ICMPv6 that says the same."""
 CONNECTION_FIELDS: Final = (
     "ct direction", "ct status", "ct mark", "ct l3proto", "ct protocol", "ct saddr", "ct daddr",
     "ct sport", "ct dport",
@@ -37,7 +43,7 @@ OUTBOUND: Final[tuple[Hook, ...]] = ("output", "postrouting", "egress")
 _OPPOSITE: Final[dict[Traffic, Traffic]] = {
     "wireguard in": "wireguard out", "wireguard out": "wireguard in", "discovery in": "discovery out",
     "discovery out": "discovery in", "tunnel in": "tunnel out", "tunnel out": "tunnel in",
-    "loopback": "loopback",
+    "loopback": "loopback", "path errors in": "path errors in",
 }  # fmt: skip
 OPENING, ANSWER, DATA = 0x02, 0x12, 0x10
 """Flags of TCP: SYN, SYN and ACK, ACK."""
@@ -53,7 +59,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     is_later: whether it goes the way of its connection's first packet, after an answer.
     kind: of the tunnel's interface, as the kernel has it.
     as_root: whether a process of root sends it.
-    icmp_type: of ICMPv6, which has no ports: these are 0.
+    icmp_type, icmp_code: of ICMP and ICMPv6, which have no ports: these are 0.
     """
 
     traffic: Traffic
@@ -69,11 +75,17 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""
     as_root: bool = False
     icmp_type: int = 0
+    icmp_code: int = 0
 
     @property
     def has_connection(self) -> bool:
-        """Whether the kernel makes a connection of it: it makes none of neighbour discovery."""
-        return self.protocol != "icmpv6"
+        """Whether it belongs to a connection, as the kernel has it: it makes none of neighbour discovery."""
+        return not self.traffic.startswith("discovery")
+
+    @property
+    def is_path_error(self) -> bool:
+        """Whether it is about a packet of a connection, and so belongs to that."""
+        return self.traffic == "path errors in"
 
     @property
     def opens(self) -> bool:
@@ -163,6 +175,10 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
             "fib type saddr": "local" if self.oif or self.iif == "lo" else "unicast",
             "fib oif saddr": self.iif or "lo",
         }
+        if self.is_path_error:
+            known["ct state"] = "related"
+            for field in CONNECTION_FIELDS:  # those of the packet that it is about
+                known.pop(field, None)
         if not self.has_connection:
             known |= {"ct state": "untracked", **dict.fromkeys(CONNECTION_FIELDS)}
             known |= dict.fromkeys(("meta skuid", "meta skgid"))  # the kernel itself sends it
@@ -238,6 +254,20 @@ def list_required_packets(
             yield from through.build_connection(member, asked, "tcp", is_asked=True)
     for port in guard.ports:
         yield from _build_loopback_packets(own, port)
+
+
+def list_path_errors(ways: Iterable[UnderlayRoute], routers: Mapping[str, str]) -> Iterator[Packet]:
+    """What routers say of WireGuard's packets that are too large, by each interface that these go by.
+
+    routers: an address of one, by nft's name of the family; which it will be, nobody knows.
+    """
+    for interface, own in dict.fromkeys((way.interface, way.source) for way in ways):
+        is_ipv6 = ":" in own
+        yield Packet(
+            traffic="path errors in", iif=interface, protocol="icmpv6" if is_ipv6 else "icmp", is_later=True,
+            source=routers["ip6" if is_ipv6 else "ip"], source_port=0, target=own, target_port=0,
+            icmp_type=TOO_BIG if is_ipv6 else UNREACHABLE, icmp_code=0 if is_ipv6 else NEEDS_FRAGMENTS,
+        )  # fmt: skip
 
 
 def _build_discovery_packets(interface: str, own: str, neighbour: str | None) -> Iterator[Packet]:

@@ -95,7 +95,7 @@ def walk_rulesets(
         first = Evaluation(packet.first_of_connection, at.lookups, at.interfaces)
         for _ in _walk_tables(tables, first, budget):
             pass
-        at.fields.pop("ct mark")
+        at.fields.pop("ct mark", None)
         at.fields |= {field: value for field, value in first.fields.items() if field == "ct mark"}
     drops = tuple(_walk_tables(tables, at, budget))
     return drops, at.translation

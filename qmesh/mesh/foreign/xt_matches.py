@@ -12,7 +12,7 @@ from typing import Final
 
 from qmesh.mesh.foreign.lookups import Question
 from qmesh.mesh.foreign.packet_fields import LEAST_MSS, PACKET_TYPES
-from qmesh.mesh.foreign.packets import PROTOCOL_NUMBERS
+from qmesh.mesh.foreign.packets import PROTOCOL_NUMBERS, Protocol
 from qmesh.mesh.foreign.rates import MOST_CONNECTIONS, allows_rate
 from qmesh.mesh.foreign.registers import compare_equal, compare_order
 from qmesh.mesh.foreign.rules import Evaluation
@@ -33,8 +33,9 @@ _NOT_READ: Final = 0xF80  # XT_CONNTRACK_EXPIRES and the ports of both ends
 _STATUS_BITS: Final = {(): 0, ("seen-reply",): 2 | 8, ("dnat",): 32}
 _TRANSLATED_STATE: Final = 128  # XT_CONNTRACK_STATE_DNAT
 _UNKNOWN_STATUS: Final = 4
+_ANY_TYPE: Final = 0xFF
+"""Of ICMP, not of ICMPv6. Source: linux/netfilter/ip_tables.h."""
 _OTHER_PROTOCOLS: Final = (
-    "icmp",
     "sctp",
     "dccp",
     "esp",
@@ -324,14 +325,19 @@ def _is_between(address: bytes, first: bytes, last: bytes) -> bool:
     return first[: len(address)] <= address <= last[: len(address)]
 
 
-def _build_icmpv6(_: int, content: bytes) -> Match:
-    kind, first_code, last_code, inverted = content[:4]
+def _build_icmp(protocol: Protocol) -> _Builder:
+    def build(_: int, content: bytes) -> Match:
+        kind, first_code, last_code, inverted = content[:4]
+        is_any = protocol == "icmp" and kind == _ANY_TYPE
 
-    def match(at: Evaluation) -> Truth:
-        is_meant = at.packet.icmp_type == kind and first_code == 0 <= last_code
-        return at.packet.protocol == "icmpv6" and negate(is_meant, inverted & 1)
+        def match(at: Evaluation) -> Truth:
+            packet = at.packet
+            is_meant = is_any or (packet.icmp_type == kind and first_code <= packet.icmp_code <= last_code)
+            return packet.protocol == protocol and negate(is_meant, inverted & 1)
 
-    return match
+        return match
+
+    return build
 
 
 def _build_hops(_: int, content: bytes) -> Match:
@@ -388,7 +394,7 @@ _BUILDERS: Final[Mapping[tuple[str, int], _Builder]] = {
     ("connlimit", 1): _build_connection_limit, ("recent", 0): _build_recent, ("recent", 1): _build_recent,
     ("owner", 1): _build_owner, ("pkttype", 0): _build_packet_type, ("iprange", 1): _build_range,
     ("rpfilter", 0): _build_reverse_path, ("policy", 0): _build_policy, ("physdev", 0): _build_bridge_port,
-    ("tcpmss", 0): _build_segment_size, ("icmp6", 0): _build_icmpv6, ("hl", 0): _build_hops,
-    ("ttl", 0): _build_hops,
+    ("tcpmss", 0): _build_segment_size, ("hl", 0): _build_hops, ("ttl", 0): _build_hops,
+    ("icmp6", 0): _build_icmp("icmpv6"), ("icmp", 0): _build_icmp("icmp"),
     **{(name, revision): _answer(_NO) for name in _OTHER_PROTOCOLS for revision in (0, 1)},
 }  # fmt: skip

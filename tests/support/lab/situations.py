@@ -295,6 +295,15 @@ PATHS: Final = (
     ),
     Situation(
         part=7,
+        name="and what routers say of them is dropped",
+        harm="connections begin, and carry nothing",
+        spoil="tc qdisc add dev eth0 root tbf rate 1gbit burst 1350 limit 100k;"
+        " iptables -A INPUT -p icmp -j DROP",
+        code="foreign-drop",
+        undo="tc qdisc delete dev eth0 root; iptables -F; nft delete table ip filter; qmesh apply --mtu auto",
+    ),
+    Situation(
+        part=7,
         name="a path of 1280 bytes, as many as the tunnel's least",
         harm="each full packet is sent as two fragments",
         spoil="ip link set eth0 mtu 1280",

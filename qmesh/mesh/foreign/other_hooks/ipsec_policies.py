@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
 from qmesh.mesh.foreign.obstacles import Obstacle, describe_packets
-from qmesh.mesh.foreign.packets import Packet
-
-_NUMBERS: Final = {"tcp": 6, "udp": 17}
+from qmesh.mesh.foreign.packets import PROTOCOL_NUMBERS, Packet
 
 
 class IpsecPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +64,7 @@ def _is_met(policy: IpsecPolicy, packet: Packet) -> bool:
     return (
         policy.direction == ("in" if packet.iif else "out")
         and policy.interface in {"", packet.interface}
-        and policy.protocol in {0, _NUMBERS[packet.protocol]}
+        and policy.protocol in {0, PROTOCOL_NUMBERS[packet.protocol]}
         and _has(policy.source, packet.source)
         and _has(policy.target, packet.target)
         and (packet.source_port & policy.source_port[1]) == policy.source_port[0]
