@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.host.system import node_user, programs, systemd
 from qmesh.mesh.systemd.units import render_undo_unit, render_unit_files
+from tests.support.checkout import CHECKOUT
 
 MOST = {
     "qmesh.service": 4.0,
@@ -22,6 +24,18 @@ MOST = {
     "qmesh-control.service": 3.5,
     "qmesh-worker@1.service": 3.5,
 }
+VERSION_ON_PAGE = "252"
+
+
+def scores_on_page() -> dict[str, str]:
+    """What SECURITY.md has for each unit."""
+    text = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
+    assert f"As systemd {VERSION_ON_PAGE} " in text
+    return dict(re.findall(r"^\| `(\S+)` \|.*\| ([0-9.]+) \|$", text, re.MULTILINE))
+
+
+def test_the_page_has_every_unit():
+    assert set(scores_on_page()) == {name.replace("@1", "@") for name in MOST}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +66,10 @@ def test_systemd_says_of_a_unit_that_it_is_shut_in(units, name):
     done = subprocess.run([*words, units / name], check=False, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Overall exposure level for {name}" in done.stdout
+    (score,) = re.findall(rf"Overall exposure level for {name}: ([0-9.]+) ", done.stdout)
+    version = subprocess.run([analyze, "--version"], check=True, capture_output=True, text=True).stdout
+    if version.startswith(f"systemd {VERSION_ON_PAGE} "):  # each version counts a little differently
+        assert scores_on_page()[name.replace("@1", "@")] == score
 
 
 @pytest.mark.parametrize("name", MOST)
