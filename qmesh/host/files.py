@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
+import itertools
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from qmesh.host.write_obstacle import explain_refused_write
 PRIVATE_MODE = 0o600
 MAX_OCTETS = 64 * 1024 * 1024
 """Octets that a file of ours is read to at most: a membership of thousands is some megabytes."""
+MOST_ENTRIES = 10_000
+"""Of a directory that may be a user's: those that are looked at."""
 
 
 def read(path: Path, *, limit: int = MAX_OCTETS) -> bytes | None:
@@ -209,11 +212,16 @@ def _restore_files(directory: Path, done: Sequence[FileChange]) -> None:
 
 
 def remove_temporary_files(directory: Path, name: str) -> None:
-    """Remove temporary files of a process that was killed while it wrote that file: keys may be in them."""
-    for path in directory.glob(f".{glob.escape(name)}*.????????"):
-        if path.is_file() and not path.is_symlink():
-            with contextlib.suppress(OSError):
-                path.unlink()
+    """Remove temporary files of a process that was killed while it wrote that file: keys may be in them.
+
+    They are sought among the first `MOST_ENTRIES` of the directory, whose owner may have made millions.
+    """
+    left = re.compile(rf"\.{re.escape(name)}.*\..{{8}}", re.DOTALL)
+    with contextlib.suppress(PermissionError), os.scandir(directory) as entries:
+        for entry in itertools.islice(entries, MOST_ENTRIES):
+            if left.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    Path(entry).unlink()
 
 
 def _change_owner(descriptor: int, owner: tuple[int, int]) -> bool:

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files
+from qmesh.host.system import node_user
 from tests.support.own_machine import small_disk
 from tests.support.waiting import Deadline, some_time
 
@@ -423,3 +425,19 @@ def test_a_new_file_is_private_and_never_takes_anothers_place(tmp_path):
             files.write_new(tmp_path / name, b"other")
     assert (tmp_path / "new").read_bytes() == b"secret"
     assert names_in(tmp_path) == ["link", "new"]
+
+
+def test_a_directory_with_however_many_entries_is_not_held_in_memory(tmp_path):
+    """Its owner, who may be any user, makes as many names of one file as he likes."""
+    (tmp_path / "one").touch()
+    for number in range(5000):
+        os.link(tmp_path / "one", tmp_path / f"{'long' * 40}-{number}")
+    for look in (
+        lambda: files.remove_temporary_files(tmp_path, "config.yml"),
+        lambda: node_user.find_foreign_path(tmp_path, os.getuid()),
+    ):
+        tracemalloc.start()
+        look()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 100_000

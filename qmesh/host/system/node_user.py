@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from collections.abc import Iterator
@@ -67,9 +68,15 @@ def find_foreign_path(directory: Path, user: int) -> Path | None:
 
 
 def _walk_directory(directory: Path) -> Iterator[Path]:
+    """Itself and all below it, links not followed; one by one, as its owner may have made millions."""
+    waiting = [directory]
     yield directory
-    for where, folders, files in os.walk(directory, followlinks=False):
-        yield from (Path(where, each) for each in (*folders, *files))
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                yield Path(entry)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry))
 
 
 def _is_foreign(path: Path, user: int) -> bool:
