@@ -299,4 +299,7 @@ def test_only_the_control_node_reads_through_the_tunnel():
     assert outlets.may_read_metrics("10.77.0.1", place, hubs)
     assert not outlets.may_read_metrics("10.77.0.2", place, hubs)
     assert not outlets.may_read_metrics("10.77.0.3", place, hubs)
-    assert outlets.may_read_metrics("127.0.0.1", Endpoint("127.0.0.1", 9586), hubs)
+    for host, peer in (("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "127.0.0.53"), ("::1", "::1")):
+        assert outlets.may_read_metrics(peer, Endpoint(host, 9586), hubs)
+    for peer in ("192.168.0.66", "10.77.0.1", "fe80::66%eth0", "::ffff:192.168.0.66"):
+        assert not outlets.may_read_metrics(peer, Endpoint("127.0.0.1", 9586), hubs)

@@ -105,6 +105,7 @@ def is_wanted_host(said: str, place: Endpoint) -> bool:
 def may_read_metrics(peer: str, place: Endpoint, hubs: tuple[str, ...]) -> bool:
     """Whether who calls from that address may have them. hubs: addresses of control nodes.
 
-    The guard says the same by its rules, but for users of the machine itself; and there may be none.
+    The guard says the same by its rules, but for users of the machine itself; and there may be none. Where
+    the kernel routes packets for loopback (route_localnet), a neighbour's arrive at an address of it.
     """
-    return is_loopback(place) or peer in hubs
+    return ipaddress.ip_address(peer).is_loopback if is_loopback(place) else peer in hubs
