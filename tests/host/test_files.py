@@ -432,10 +432,11 @@ def test_a_directory_with_however_many_entries_is_not_held_in_memory(tmp_path):
     (tmp_path / "one").touch()
     for number in range(5000):
         os.link(tmp_path / "one", tmp_path / f"{'long' * 40}-{number}")
-    for look in (
+    looks: tuple[Callable[[], object], ...] = (
         lambda: files.remove_temporary_files(tmp_path, "config.yml"),
         lambda: node_user.find_foreign_path(tmp_path, os.getuid()),
-    ):
+    )
+    for look in looks:
         tracemalloc.start()
         look()
         most = tracemalloc.get_traced_memory()[1]
