@@ -120,6 +120,28 @@ def test_a_program_that_cannot_be_read_is_a_suspect_with_the_commands_that_show_
     assert "`wg set wg7 fwmark 0`" in marked.cure
 
 
+def test_what_attached_a_program_of_ebpf_has_to_take_it_away() -> None:
+    tcx, group, lookup = list_program_suspects(
+        [
+            PacketProgram("eth0", "tcx", ("ingress: mine (id 7)",)),
+            PacketProgram(
+                "/sys/fs/cgroup/a b.slice", "control group", ("connect4: x (id 8)", "egress: y (id 9)")
+            ),
+            PacketProgram("all", "lookup", ("sk_lookup: z (id 3)",)),
+        ]
+    )
+    assert [each.place for each in (tcx, group, lookup)] == [
+        "tcx, eth0",
+        "control group /sys/fs/cgroup/a b.slice",
+        "lookup of sockets",
+    ]
+    assert "`bpftool net show dev eth0`" in tcx.cure
+    assert "`bpftool cgroup show '/sys/fs/cgroup/a b.slice' effective`" in group.cure
+    assert "connect4: x (id 8), egress: y (id 9)" in group.seen
+    assert "`bpftool link show`" in lookup.cure
+    assert not any(each.is_certain for each in (tcx, group, lookup))
+
+
 def test_a_loopback_interface_that_is_down_is_no_suspect_but_certain() -> None:
     down = build_loopback_obstacle()
     assert (down.place, down.cure, down.is_certain) == ("interface lo", "ip link set lo up", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
@@ -11,6 +12,7 @@ from qmesh.agent.local import Local
 from qmesh.errors import MachineRefused
 from qmesh.host import wireguard
 from qmesh.host.firewall import foreign_rulesets
+from qmesh.host.firewall.bpf_programs import find_bpf_programs
 from qmesh.host.firewall.ipsec_policies import read_ipsec_policies
 from qmesh.host.firewall.packet_programs import find_packet_programs
 from qmesh.host.network import links, ports, routes, tcp_probe
@@ -38,10 +40,10 @@ from qmesh.mesh.foreign.packets import (
 )
 from qmesh.mesh.foreign.rules import Table, Translation
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
-from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.inventory import list_workers, worker_ports
 from qmesh.mesh.node_processes.places import Place, list_accepting_places
 from qmesh.mesh.state import Guard, NodeState
-from qmesh.mesh.values import DEFAULT_LISTEN_PORT
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, NODE_PORTS
 
 SAMPLE: Final = 16
 MOST_ROUNDS: Final = 8
@@ -128,12 +130,24 @@ def _find_unit_obstacles(here: Local, network: str) -> Iterator[Obstacle]:
 def find_program_suspects(here: Local, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
     """Programs that see the mesh's packets before any rule, and can't be read. Raises MachineRefused."""
     interfaces = dict.fromkeys(packet.interface for packet in _list_packets(here, desired, observed))
-    programs = find_packet_programs(each for each in interfaces if each != "lo")
+    interfaces.pop("lo", None)
+    programs = (
+        *find_packet_programs(interfaces),
+        *find_bpf_programs(interfaces, _list_calling_processes(here)),
+    )
     mark = 0
     if observed.tunnel is not None:
         mark = wireguard.find_backend(observed.tunnel.interface).read(observed.tunnel.interface).mark
     marked = [build_mark_suspect(here.settings.interface, mark)] if mark else []
     return (*marked, *list_program_suspects(programs))
+
+
+def _list_calling_processes(here: Local) -> tuple[int, ...]:
+    """Those of this machine that speak through the tunnel, as far as they listen; and this one."""
+    mesh, own = here.inventory, here.settings.name
+    asked = (*worker_ports(mesh, own), mesh.service_port, *NODE_PORTS[mesh.node])
+    found = (each.process for each in ports.find_listeners(asked) if each.process)
+    return tuple(dict.fromkeys((os.getpid(), *found)))
 
 
 def _list_packets(here: Local, desired: NodeState, observed: NodeState) -> tuple[Packet, ...]:

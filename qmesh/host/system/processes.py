@@ -251,6 +251,17 @@ def find_frozen_group(number: int) -> str:
     return read_frozen_group(text)
 
 
+def find_unified_group(number: int) -> str:
+    """The directory of a process's control group, of version 2; empty where there is none to be seen."""
+    try:
+        text = Path(f"/proc/{number}/cgroup").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+    groups = (line.removeprefix("0::/") for line in text.splitlines() if line.startswith("0::/"))
+    places = (root / group for group in groups for root in _FROZEN[""][0])
+    return next((str(each) for each in places if (each / "cgroup.procs").exists()), "")
+
+
 def read_frozen_group(text: str) -> str:
     """The same of what /proc has as a process's groups."""
     for line in text.splitlines():

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.guard import HELD, STAGED, STAND_IN, TABLE
 
 _NAMES: Final = f"{HELD}|{STAGED}|{STAND_IN}|{TABLE}"
@@ -58,6 +59,12 @@ class SavedRules(msgspec.Struct, frozen=True, kw_only=True):
     is_json: bool = False
 
 
+class _Listing(msgspec.Struct):
+    """A rule set as JSON: of each table, chain, rule and set, by its kind, what it is."""
+
+    nftables: list[dict[str, dict[str, Any]]]
+
+
 def find_saved_rules(path: str, octets: bytes) -> SavedRules | None:
     """What of qmesh a file contains that nft loads; None where that is nothing."""
     if TABLE.encode() not in octets:
@@ -101,14 +108,14 @@ def _build_cure(path: str, text: str, tables: tuple[str, ...]) -> str:
 def _is_removable_json(text: str) -> bool:
     """Whether that command takes out of a text all that is in these tables: it is as `nft -j` prints it."""
     try:
-        found: Any = json.loads(text)
-        rest = [each for each in found["nftables"] if not any(map(_is_in_own_table, each.values()))]
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        found = decode_json(text, _Listing).nftables
+    except Malformed:
         return False
+    rest = [each for each in found if not any(map(_is_in_own_table, each.values()))]
     return not _JSON.search(json.dumps(rest))
 
 
-def _is_in_own_table(listed: Any) -> bool:
+def _is_in_own_table(listed: dict[str, Any]) -> bool:
     """Whether a table, chain, rule or set is the guard's, as the command has it."""
     return listed.get("family") == "inet" and listed.get("table", listed.get("name")) in _OWN
 

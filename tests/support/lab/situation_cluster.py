@@ -29,7 +29,8 @@ from tests.support.waiting import comes_true, idle, wait_until
 Where: TypeAlias = Literal["member", "control", "copy"]
 """copy: a third machine, in no mesh until a situation makes it the copy of another one."""
 Finding: TypeAlias = dict[str, str]
-Action: TypeAlias = str | Callable[[Mapping[Where, Machine]], None]
+Machines: TypeAlias = Mapping[Where, Machine]
+Action: TypeAlias = str | Callable[[Machines], None]
 """A shell script, for the machine that a situation is about; or a function of all machines."""
 
 SILENT_S: Final = 180

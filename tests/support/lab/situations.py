@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from tests.support.lab.cluster import CONFIG, STATE
 from tests.support.lab.machines import TOOLS
-from tests.support.lab.situation_cluster import Situation, Where
+from tests.support.lab.situation_cluster import Machines, Situation, Where
 from tests.support.lab.two_worlds import TWO_WORLDS
 
 NO_WORKER: Final = "the control process reaches no worker of the machine"
@@ -448,7 +449,29 @@ IPSEC: Final = (
         "IPsec drops WireGuard's packets", "src 0.0.0.0/0 dst 192.168.0.200/32 proto udp dir out action block"
     ),
 )
+
+
+def _do_on_member(function: str) -> Callable[[Machines], None]:
+    """Call one of tests/support/bpf.py there."""
+    script = f"import socket; from tests.support.bpf import *; of = socket.if_nametoindex('eth0'); {function}"
+
+    def call(machines: Machines) -> None:
+        machines["member"].run(["python", "-c", script])
+
+    return call
+
+
+_DETACH: Final = _do_on_member("detach_program(of, TCX_EGRESS)")
 LOST_TUNNELS: Final = (
+    Situation(
+        part=4,
+        name="an eBPF program drops what leaves (tcx)",
+        harm=NO_MEMBER,
+        spoil=_do_on_member("attach_program(of, TCX_EGRESS, CLASSIFIER, SHOT, name='mine')"),
+        code="foreign-drop",
+        by_hand=_DETACH,
+        takes_silence=True,
+    ),
     Situation(
         part=9,
         name="state directory on a read-only disk",

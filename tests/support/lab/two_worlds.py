@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from tests.support.lab.cluster import (
@@ -16,11 +15,8 @@ from tests.support.lab.cluster import (
     start_workers,
     stop_agent,
 )
-from tests.support.lab.machines import Machine
-from tests.support.lab.situation_cluster import Situation, Where
+from tests.support.lab.situation_cluster import Machines, Situation
 from tests.support.waiting import wait_until
-
-Machines = Mapping[Where, Machine]
 
 _AGENTS: Final = f"silent_s [=] float|{AGENT}"
 _SNAPSHOT: Final = "/root/snapshot"

@@ -34,6 +34,7 @@ from qmesh.host.api import client, collection, connections, dispatch, server
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import (
+    bpf_programs,
     ipsec_policies,
     legacy_iptables,
     packet_programs,
@@ -68,6 +69,7 @@ from qmesh.host.system import agent_health, processes, ssh_session
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
 from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.audit.findings import failed_check_finding
+from qmesh.mesh.foreign import saved_rules
 from qmesh.mesh.foreign.attributes import parse_attributes
 from qmesh.mesh.imports.commands import ScriptOptions, command_lines, render_script
 from qmesh.mesh.imports.lines import parse_machine_lines
@@ -686,6 +688,24 @@ def _packet_programs(octets: bytes) -> None:
     with translate_errors("read the filters of interfaces"):
         packet_programs.has_xdp(octets)
         packet_programs.parse_kind(octets)
+
+
+SAVED_RULES: Final = (
+    b'table inet qmesh {\n\tchain c {\n\t}\n}\ninclude "/etc/nftables.d/*.nft"\n',
+    b'{"nftables": [{"table": {"family": "inet", "name": "qmesh"}}, {"chain": {"table": "qmesh"}}]}',
+    b"[Service]\nExecStart=/usr/sbin/nft -f /etc/rules\n",
+)
+
+
+def _saved_rules(octets: bytes) -> None:
+    saved_rules.find_saved_rules("/etc/nftables.conf", octets)
+    saved_rules.list_includes(octets)
+    saved_rules.list_loaded_files(octets)
+
+
+def _bpf_program_name(octets: bytes) -> None:
+    with translate_errors("read"):
+        bpf_programs.parse_name(octets)
 
 
 def _flows(octets: bytes) -> None:
@@ -1439,6 +1459,13 @@ READERS: Final[dict[str, Reader]] = {
         Reader("kernel's routes", (route_messages,), _kernel_route, (ROUTE, ROUTE_OF_TWO_HOPS)),
         Reader("kernel's rules", (route_messages,), _kernel_rule, (RULE,)),
         Reader("IPsec policies", (ipsec_policies,), _ipsec_policy, (IPSEC_POLICY,)),
+        Reader("saved rules", (saved_rules,), _saved_rules, SAVED_RULES),
+        Reader(
+            "names of eBPF programs",
+            (bpf_programs,),
+            _bpf_program_name,
+            (bytes(64) + b"drops".ljust(16, b"\0"),),
+        ),
         Reader("filters of interfaces", (packet_programs,), _packet_programs, (FILTER, XDP)),
         Reader("connections", (), _flows, (bytes(range(100)),)),
         Reader(

@@ -5,6 +5,7 @@ It is told only where something is silent: a machine with Cilium or a VPN has su
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
@@ -12,11 +13,15 @@ import msgspec
 
 from qmesh.mesh.foreign.obstacles import Obstacle
 
-ProgramPlace: TypeAlias = Literal["xdp", "ingress", "egress", "queue"]
+ProgramPlace: TypeAlias = Literal["xdp", "ingress", "egress", "queue", "tcx", "control group", "lookup"]
 
 
 class PacketProgram(msgspec.Struct, frozen=True):
-    """One interface's program, filters or queue. kinds: of filters or queues, by tc's names."""
+    """One interface's program, filters or queue, or the programs of a control group or of all lookups.
+
+    interface: or the control group's directory. kinds: of filters or queues, by tc's names; or what programs
+    there are, and where, by bpftool's.
+    """
 
     interface: str
     place: ProgramPlace
@@ -61,6 +66,8 @@ def _suspect(program: PacketProgram) -> Obstacle:
             f"a queue of the kind {kinds}, which may drop packets",
         )
         show, remove = f"tc -s qdisc show dev {interface}", f"tc qdisc delete dev {interface} root"
+    elif program.place in {"tcx", "control group", "lookup"}:
+        return _suspect_bpf(program)
     else:
         place = f"tc filter, {interface} {program.place}"
         seen = f"filters of the kind {kinds}, which qmesh cannot read"
@@ -71,5 +78,22 @@ def _suspect(program: PacketProgram) -> Obstacle:
         seen=f"{seen}; while packets of the mesh are missing, it may be why",
         wanted=f"the mesh's packets pass {interface}",
         cure=f"look at it with `{show}`; if nothing needs it: `{remove}`",
+        is_certain=False,
+    )
+
+
+def _suspect_bpf(program: PacketProgram) -> Obstacle:
+    """What is attached by its own program, which alone should take it away."""
+    where = shlex.quote(program.interface)
+    place, show = {
+        "tcx": (f"tcx, {program.interface}", f"bpftool net show dev {where}"),
+        "control group": (f"control group {program.interface}", f"bpftool cgroup show {where} effective"),
+    }.get(program.place, ("lookup of sockets", "bpftool link show"))
+    return Obstacle(
+        place=place,
+        seen=f"eBPF programs, which qmesh cannot read: {', '.join(program.kinds)}; while packets of the mesh"
+        " are missing, they may be why",
+        wanted="the mesh's packets and calls pass",
+        cure=f"look at them with `{show}`, and have the program that attached them take them away",
         is_certain=False,
     )
