@@ -19,7 +19,7 @@ from qmesh.mesh.nodeconfig.document import Scalar
 from qmesh.mesh.nodeconfig.edit import Setting
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.known_keys import known_sections, walk_key_paths
-from qmesh.mesh.nodeconfig.lint import refusals
+from qmesh.mesh.nodeconfig.lint import go_refusals, rust_refusals
 from qmesh.mesh.nodeconfig.profiles import profile_facts
 from qmesh.mesh.nodeconfig.worker_list import read_workers
 from qmesh.mesh.values import PROFILES, Profile
@@ -502,8 +502,8 @@ def test_a_value_that_thousands_of_aliases_name_is_looked_at_once(monkeypatch):
         looked.append(node)
         return True
 
-    monkeypatch.setattr(refusals, "fits_go", note)
-    monkeypatch.setattr(refusals, "fits_rust", note)
+    monkeypatch.setattr(go_refusals, "fits_go", note)
+    monkeypatch.setattr(rust_refusals, "fits_rust", note)
     text = (
         f"x: &x [{'a,' * 5000}]\ns: &s {{blacklist: *x}}\n" + "engine: *s\nengine: {blacklist: *x}\n" * 1000
     )
