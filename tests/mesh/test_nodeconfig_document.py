@@ -20,14 +20,9 @@ from qmesh.mesh.nodeconfig import (
     read_workers,
     redact_config,
 )
-from qmesh.mesh.nodeconfig.composer import (
-    MAX_CHARACTERS,
-    MAX_DEPTH,
-    MAX_DIRECTIVES,
-    MAX_NODES,
-    parse_document,
-)
+from qmesh.mesh.nodeconfig.composer import MAX_DEPTH, MAX_NODES
 from qmesh.mesh.nodeconfig.document import Alias, Mapping, Mark, Scalar, Sequence, find_pair, mark_at
+from qmesh.mesh.nodeconfig.parse import MAX_CHARACTERS, MAX_DIRECTIVES, parse_document
 from tests.support.config_files import edit_worker_list
 
 HEX = "0badc0de5ec12e7f"

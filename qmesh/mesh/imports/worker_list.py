@@ -14,9 +14,9 @@ from qmesh.mesh.nodeconfig import (
     parse_multiaddr,
     read_settings,
 )
-from qmesh.mesh.nodeconfig.composer import parse_config
 from qmesh.mesh.nodeconfig.document import Mark, Node, ParsedConfig, Scalar, bad_config_at, walk_nodes
 from qmesh.mesh.nodeconfig.document import Sequence as Items
+from qmesh.mesh.nodeconfig.parse import parse_config
 from qmesh.mesh.values import Profile, name_cores
 
 _BY_NAME = ("/dns/", "/dns4/", "/dns6/", "/dnsaddr/")

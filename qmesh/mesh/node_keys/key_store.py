@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.composer import parse_document
 from qmesh.mesh.nodeconfig.document import Alias, BadConfig, Mapping, Node, ParsedConfig, Scalar, Sequence
+from qmesh.mesh.nodeconfig.parse import parse_document
 from qmesh.mesh.nodeconfig.profiles import profile_facts
 from qmesh.mesh.nodeconfig.redaction import read_secret
 from qmesh.mesh.protocol.key_digests import NodeIdentity, NodeKey

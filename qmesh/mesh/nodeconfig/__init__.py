@@ -3,7 +3,9 @@
 Text in, text out, or what was parsed already, so that one text is parsed once. The layers, from below:
 
 characters     a character -> what to type in its place
-document       YAML text -> tree of nodes that know their place; refuses what is damaged
+document       a tree of nodes that know their place
+composer       YAML events -> that tree; refuses what no node's config has
+parse          a file -> tree and oddities; refuses what is damaged
 key_location   tree -> where a key is, and what it holds
 known_keys     the one table of keys: versions, and the form of each value
 profiles       what the format was in each node version
@@ -19,7 +21,6 @@ lint           text + mesh -> problems, by subject
 render         inventory + a machine's name -> settings; with a config -> the config as the mesh wants it
 """
 
-from qmesh.mesh.nodeconfig.composer import decode_config, parse_config, refuse_oddities, scan_config
 from qmesh.mesh.nodeconfig.control_process import find_stream_address, read_store_path
 from qmesh.mesh.nodeconfig.document import ParsedConfig
 from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings, read_settings_as_node
@@ -29,6 +30,7 @@ from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem
 from qmesh.mesh.nodeconfig.listen_address import find_listen_address, list_wide_ports
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
+from qmesh.mesh.nodeconfig.parse import decode_config, parse_config, refuse_oddities, scan_config
 from qmesh.mesh.nodeconfig.profiles import (
     MASTER_PROXY,
     ProfileFacts,

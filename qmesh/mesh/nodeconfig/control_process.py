@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.composer import parse_config
 from qmesh.mesh.nodeconfig.document import ParsedConfig
 from qmesh.mesh.nodeconfig.edit import read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
+from qmesh.mesh.nodeconfig.parse import parse_config
 from qmesh.mesh.nodeconfig.profiles import detect_profile, profile_facts
 
 _STORE: Final = Key("db", "path")

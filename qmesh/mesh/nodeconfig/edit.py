@@ -13,7 +13,6 @@ from collections.abc import Iterable
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.composer import parse_config, refuse_oddities, scan_config
 from qmesh.mesh.nodeconfig.document import BOM, Mapping, Node, ParsedConfig, Scalar, Sequence, bad_config_at
 from qmesh.mesh.nodeconfig.key_location import (
     Key,
@@ -35,6 +34,7 @@ from qmesh.mesh.nodeconfig.layout import (
     render_block,
     render_flow,
 )
+from qmesh.mesh.nodeconfig.parse import parse_config, refuse_oddities, scan_config
 from qmesh.mesh.values import Profile
 
 _DASH = re.compile(r" *-[ \t]*")

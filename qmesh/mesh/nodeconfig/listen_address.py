@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.composer import parse_config
 from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig, Scalar, resolve_alias
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
+from qmesh.mesh.nodeconfig.parse import parse_config
 from qmesh.mesh.nodeconfig.profiles import detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.worker_list import read_workers
 

@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.nodeconfig.composer import parse_config
 from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.known_keys import list_profiles, walk_key_paths
+from qmesh.mesh.nodeconfig.parse import parse_config
 from qmesh.mesh.values import PROFILES, Profile
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from qmesh.mesh.nodeconfig.composer import parse_config
 from qmesh.mesh.nodeconfig.document import (
     BOM,
     BREAKS,
@@ -22,6 +21,7 @@ from qmesh.mesh.nodeconfig.document import (
 )
 from qmesh.mesh.nodeconfig.known_keys import list_names
 from qmesh.mesh.nodeconfig.minimal import COMMENTS
+from qmesh.mesh.nodeconfig.parse import parse_config
 from qmesh.mesh.values import NOT_SHOWN
 
 _NUMBER = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,6})?(?:ns|us|ms|s|m|h)?|true|false")

@@ -8,12 +8,13 @@ from itertools import zip_longest
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import WILDCARD, Inventory, list_workers
-from qmesh.mesh.nodeconfig.composer import MAX_NODES, parse_config
+from qmesh.mesh.nodeconfig.composer import MAX_NODES
 from qmesh.mesh.nodeconfig.document import BOM, ParsedConfig
 from qmesh.mesh.nodeconfig.edit import Setting, edit_config, read_settings_as_node
 from qmesh.mesh.nodeconfig.lint.config import lint_config
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
+from qmesh.mesh.nodeconfig.parse import parse_config
 from qmesh.mesh.nodeconfig.profiles import MASTER_PROXY, ProfileFacts, detect_profile, profile_facts
 from qmesh.mesh.nodeconfig.redaction import read_secret
 from qmesh.mesh.reachability.announcements import (

@@ -6,9 +6,9 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.nodeconfig.composer import parse_config
 from qmesh.mesh.nodeconfig.document import Mapping, Node, ParsedConfig, Scalar, walk_nodes
 from qmesh.mesh.nodeconfig.key_location import find_key, read_value
+from qmesh.mesh.nodeconfig.parse import parse_config
 from qmesh.mesh.nodeconfig.profiles import ProfileFacts, profile_facts
 from qmesh.mesh.values import Profile
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from qmesh.errors import BadInput
-from qmesh.mesh.nodeconfig.composer import scan_config
 from qmesh.mesh.nodeconfig.document import BadConfig, Mark, ParsedConfig
 from qmesh.mesh.nodeconfig.lint.characters import find_character_problems
 from qmesh.mesh.nodeconfig.lint.keys import find_key_problems
@@ -13,6 +12,7 @@ from qmesh.mesh.nodeconfig.lint.listeners import find_listener_problems
 from qmesh.mesh.nodeconfig.lint.lists import find_list_problems
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem, build_refusal
 from qmesh.mesh.nodeconfig.lint.refusals import find_refusals
+from qmesh.mesh.nodeconfig.parse import scan_config
 from qmesh.mesh.values import Profile
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from qmesh.mesh.nodeconfig.composer import has_one_document_behind_bom
 from qmesh.mesh.nodeconfig.document import (
     BOM,
     Mapping,
@@ -26,6 +25,7 @@ from qmesh.mesh.nodeconfig.lint.refusal_reasons import (
 )
 from qmesh.mesh.nodeconfig.lint.rust_values import fits_rust, is_rust_empty, is_rust_null
 from qmesh.mesh.nodeconfig.lint.visits import Visits
+from qmesh.mesh.nodeconfig.parse import has_one_document_behind_bom
 
 _MAY_BE_NULL: Final = frozenset({"logger", "proofWorker"})
 
