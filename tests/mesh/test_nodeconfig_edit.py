@@ -19,7 +19,7 @@ from qmesh.mesh.nodeconfig import (
     read_settings_as_node,
     read_workers,
 )
-from qmesh.mesh.nodeconfig.layout import Edit, apply_edits, detect_newline
+from qmesh.mesh.nodeconfig.edit.layout import Edit, apply_edits, detect_newline
 from tests.support.config_files import edit_worker_list
 
 A, B, C = (f"/ip4/10.77.0.{n}/tcp/{39999 + n}" for n in (1, 2, 3))

@@ -16,7 +16,7 @@ from qmesh.mesh.nodeconfig import (
     scan_config,
 )
 from qmesh.mesh.nodeconfig.document import Scalar
-from qmesh.mesh.nodeconfig.edit import Setting
+from qmesh.mesh.nodeconfig.edit.settings import Setting
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.known_keys import known_sections, walk_key_paths
 from qmesh.mesh.nodeconfig.lint import go_refusals, rust_refusals

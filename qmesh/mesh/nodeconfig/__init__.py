@@ -13,8 +13,7 @@ multiaddr      the one kind of address that a data worker has
 worker_list    the list as it stands, and lists that the node would ignore
 listen_address text + core -> address and port of that core's worker; text -> ports that are open to everyone
 control_process text -> where workers call the control process, and where it has its store
-layout         lines, indentation, exchanged spans
-edit           text + settings -> text
+edit           text + settings -> text, by topic
 redaction      text -> text without secrets
 minimal        settings + secrets -> a new text
 lint           text + mesh -> problems, by subject
@@ -23,7 +22,8 @@ render         inventory + a machine's name -> settings; with a config -> the co
 
 from qmesh.mesh.nodeconfig.control_process import find_stream_address, read_store_path
 from qmesh.mesh.nodeconfig.document import ParsedConfig
-from qmesh.mesh.nodeconfig.edit import Setting, edit_settings, read_settings, read_settings_as_node
+from qmesh.mesh.nodeconfig.edit.config import edit_settings, read_settings, read_settings_as_node
+from qmesh.mesh.nodeconfig.edit.settings import Setting
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.lint.config import lint_config
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem

@@ -6,7 +6,7 @@ from typing import Final
 
 from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig.document import ParsedConfig
-from qmesh.mesh.nodeconfig.edit import read_settings
+from qmesh.mesh.nodeconfig.edit.config import read_settings
 from qmesh.mesh.nodeconfig.key_location import Key
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
 from qmesh.mesh.nodeconfig.parse import parse_config

@@ -9,8 +9,9 @@ from typing import Final
 
 from qmesh.errors import BadInput
 from qmesh.mesh.nodeconfig.document import ParsedConfig
-from qmesh.mesh.nodeconfig.edit import Setting, edit_config
-from qmesh.mesh.nodeconfig.layout import STEP, indent_lines
+from qmesh.mesh.nodeconfig.edit.config import edit_config
+from qmesh.mesh.nodeconfig.edit.layout import STEP, indent_lines
+from qmesh.mesh.nodeconfig.edit.settings import Setting
 from qmesh.mesh.nodeconfig.profiles import profile_facts
 from qmesh.mesh.values import Profile
 

@@ -10,7 +10,8 @@ from qmesh.errors import BadInput
 from qmesh.mesh.inventory import WILDCARD, Inventory, list_workers
 from qmesh.mesh.nodeconfig.composer import MAX_NODES
 from qmesh.mesh.nodeconfig.document import BOM, ParsedConfig
-from qmesh.mesh.nodeconfig.edit import Setting, edit_config, read_settings_as_node
+from qmesh.mesh.nodeconfig.edit.config import edit_config, read_settings_as_node
+from qmesh.mesh.nodeconfig.edit.settings import Setting
 from qmesh.mesh.nodeconfig.lint.config import lint_config
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh
 from qmesh.mesh.nodeconfig.minimal import build_minimal_config
