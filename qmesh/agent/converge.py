@@ -13,7 +13,9 @@ from qmesh.agent.local import Local
 from qmesh.errors import KernelRefused, MachineRefused, QmeshError
 from qmesh.host.linux import Linux, Outline
 from qmesh.mesh.desired import Facts
-from qmesh.mesh.plan import LoadGuard, ReservePorts, Step, describe_step, plan_steps
+from qmesh.mesh.plan.compare import plan_steps
+from qmesh.mesh.plan.describe import describe_step
+from qmesh.mesh.plan.steps import LoadGuard, ReservePorts, Step
 from qmesh.mesh.state import NodeState
 
 log = logging.getLogger("qmesh")

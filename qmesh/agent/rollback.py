@@ -28,7 +28,8 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.host.system import background, boot_clock, processes
 from qmesh.mesh.desired import Facts
-from qmesh.mesh.plan import Step, plan_steps
+from qmesh.mesh.plan.compare import plan_steps
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.rollback import ChangeProcess, MachineSnapshot, RollbackRecord, build_rollback_state
 from qmesh.mesh.state import NodeState, Tunnel
 

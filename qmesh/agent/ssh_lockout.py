@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from qmesh.errors import BadInput
 from qmesh.host.linux import Linux
 from qmesh.host.system import ssh_session
-from qmesh.mesh.plan import Step
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.ssh_lockout import find_lockout_reason
 
 log = logging.getLogger("qmesh")

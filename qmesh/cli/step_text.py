@@ -7,7 +7,8 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.plan import Step, describe_step
+from qmesh.mesh.plan.describe import describe_step
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.printable import escape_line
 
 AS_DESIRED: Final = (

@@ -27,7 +27,7 @@ from qmesh.mesh.guard import (
     render_load_script,
     render_unload_script,
 )
-from qmesh.mesh.plan import (
+from qmesh.mesh.plan.steps import (
     AddAddress,
     AddRoute,
     CreateTunnel,

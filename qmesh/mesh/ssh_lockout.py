@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from qmesh.mesh.plan import (
+from qmesh.mesh.plan.steps import (
     DeleteTunnel,
     LoadGuard,
     ReleaseTunnel,

@@ -15,7 +15,7 @@ from qmesh.host.registry import Registry
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.guard import render_load_script
 from qmesh.mesh.inventory import list_workers
-from qmesh.mesh.plan import plan_steps
+from qmesh.mesh.plan.compare import plan_steps
 from qmesh.mesh.state import Guard, NodeState
 from tests.support.config_files import edit_worker_list
 

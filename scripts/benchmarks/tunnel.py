@@ -16,7 +16,8 @@ from qmesh.agent.daemon.observe import MachineWatch
 from qmesh.agent.local import linux_for, load_local
 from qmesh.host import wireguard
 from qmesh.host.state.directory import State
-from qmesh.mesh.plan import Step, peer_steps
+from qmesh.mesh.plan.compare import peer_steps
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.state import Peer
 from qmesh.mesh.values import Secret
 

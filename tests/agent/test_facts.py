@@ -18,7 +18,8 @@ from qmesh.host.network import dns, path_mtu
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.plan import SetPeer, Step, simulate_step
+from qmesh.mesh.plan.simulate import simulate_step
+from qmesh.mesh.plan.steps import SetPeer, Step
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.values import Endpoint, Secret
 

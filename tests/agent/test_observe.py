@@ -27,7 +27,7 @@ from qmesh.host.registry import IssuedInvitation, Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.changes import remove_machine
 from qmesh.mesh.links.retirement import compute_retired_address
-from qmesh.mesh.plan import Step
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys, derive_public_key
 from qmesh.mesh.state import Guard
 from qmesh.mesh.values import Endpoint, Secret

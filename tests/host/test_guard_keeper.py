@@ -24,7 +24,7 @@ from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes
 from qmesh.mesh.guard import TABLE, render_load_script, render_table
-from qmesh.mesh.plan import LoadGuard
+from qmesh.mesh.plan.steps import LoadGuard
 from qmesh.mesh.state import Guard
 from tests.support import factories
 from tests.support.keeping import let_fall

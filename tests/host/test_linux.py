@@ -18,16 +18,10 @@ from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import uapi
 from qmesh.mesh.guard import TABLE, render_load_script
-from qmesh.mesh.plan import (
-    CreateTunnel,
-    SetKey,
-    SetPeer,
-    Step,
-    describe_step,
-    plan_steps,
-    simulate_step,
-    strip_open_endpoints,
-)
+from qmesh.mesh.plan.compare import plan_steps, strip_open_endpoints
+from qmesh.mesh.plan.describe import describe_step
+from qmesh.mesh.plan.simulate import simulate_step
+from qmesh.mesh.plan.steps import CreateTunnel, SetKey, SetPeer, Step
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel, list_address_routes
 from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
@@ -192,7 +186,7 @@ def test_g3_a_guard_that_the_kernel_refuses_is_on_disk_all_the_same(state):
     # Without the network administrator's capability, root still writes files.
     code = (
         "import sys, msgspec; from pathlib import Path; from qmesh.host.linux import Linux;"
-        "from qmesh.host.state.directory import State; from qmesh.mesh.plan import LoadGuard;"
+        "from qmesh.host.state.directory import State; from qmesh.mesh.plan.steps import LoadGuard;"
         "from qmesh.mesh.state import Guard; guard = msgspec.json.decode(sys.argv[2], type=Guard);"
         "Linux(State(Path(sys.argv[1])), 'qmesh0', ()).apply(LoadGuard(None, guard))"
     )

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmesh.mesh.plan import (
+from qmesh.mesh.plan.compare import is_peer_as_desired, plan_steps, strip_open_endpoints, strip_peer_endpoint
+from qmesh.mesh.plan.describe import describe_step
+from qmesh.mesh.plan.simulate import bare_tunnel, simulate_step
+from qmesh.mesh.plan.steps import (
     AddAddress,
     AddRoute,
     CreateTunnel,
@@ -31,13 +34,6 @@ from qmesh.mesh.plan import (
     Step,
     TunnelStep,
     UnloadGuard,
-    bare_tunnel,
-    describe_step,
-    is_peer_as_desired,
-    plan_steps,
-    simulate_step,
-    strip_open_endpoints,
-    strip_peer_endpoint,
 )
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, Peer, Tunnel, TunnelRoute, list_address_routes
 from qmesh.mesh.values import Endpoint, Secret

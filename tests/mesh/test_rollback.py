@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.mesh.plan import SetPeer, plan_steps
+from qmesh.mesh.plan.compare import plan_steps
+from qmesh.mesh.plan.steps import SetPeer
 from qmesh.mesh.rollback import (
     BootTimestamp,
     ChangeProcess,

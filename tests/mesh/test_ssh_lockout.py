@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from qmesh.mesh.plan import (
+from qmesh.mesh.plan.steps import (
     AddAddress,
     AddRoute,
     CreateTunnel,

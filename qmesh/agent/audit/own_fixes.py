@@ -27,7 +27,7 @@ from qmesh.host.system import processes, systemd
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.findings import APPLY, PRIVATE_MODE, RENDER
 from qmesh.mesh.audit.fixes import Fix, list_fixes
-from qmesh.mesh.plan import describe_step
+from qmesh.mesh.plan.describe import describe_step
 from qmesh.mesh.systemd.units import AGENT
 
 

@@ -21,7 +21,7 @@ from qmesh.agent.ssh_lockout import refuse_ssh_lockout, warn_of_ssh_lockout
 from qmesh.errors import BadInput, KernelRefused, QmeshError
 from qmesh.host.state.directory import State
 from qmesh.mesh.mtu import parse_mtu
-from qmesh.mesh.plan import Step
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.rollback import validate_confirm_timeout
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint
 

@@ -17,7 +17,7 @@ from qmesh.errors import EnrolmentRefused
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import worker_ports
-from qmesh.mesh.plan import Step
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.protocol.member_note import MemberNote
 
 _NOTE_S: Final = 1.0

@@ -10,7 +10,7 @@ from qmesh.agent.preconditions import check_user, load_checked
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.host.state.directory import State
 from qmesh.host.system import background
-from qmesh.mesh.plan import Step
+from qmesh.mesh.plan.steps import Step
 
 log = logging.getLogger("qmesh")
 

@@ -29,7 +29,8 @@ from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.inventory import list_members, worker_ports
 from qmesh.mesh.metrics.outlets import DEFAULT_DIRECTORY, FILE
 from qmesh.mesh.nodeconfig import render_config
-from qmesh.mesh.plan import Step, plan_steps
+from qmesh.mesh.plan.compare import plan_steps
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import DEFAULT_INTERFACE
 

@@ -45,7 +45,8 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
 from qmesh.host.system.heartbeat import Pulse, allow_wait
 from qmesh.mesh.audit.surroundings import SERVICE
-from qmesh.mesh.plan import LoadGuard, Step, describe_step
+from qmesh.mesh.plan.describe import describe_step
+from qmesh.mesh.plan.steps import LoadGuard, Step
 
 log = logging.getLogger("qmesh")
 

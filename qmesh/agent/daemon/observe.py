@@ -28,7 +28,8 @@ from qmesh.host.state.directory import State
 from qmesh.mesh.desired import build_peer
 from qmesh.mesh.endpoints import choose_peer_endpoint
 from qmesh.mesh.links.activity import LinkWatch
-from qmesh.mesh.plan import Step, peer_steps
+from qmesh.mesh.plan.compare import peer_steps
+from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.rollback import RollbackRecord
 from qmesh.mesh.state import Counters, Peer
 

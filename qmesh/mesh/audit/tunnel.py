@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from qmesh.mesh.audit.findings import APPLY, Finding, error_finding
 from qmesh.mesh.audit.mtu import black_hole_finding
 from qmesh.mesh.audit.surroundings import AuditContext
-from qmesh.mesh.plan import describe_route
+from qmesh.mesh.plan.describe import describe_route
 from qmesh.mesh.routes.detours import describe_machines
 from qmesh.mesh.state import Peer, Tunnel, TunnelRoute
 

@@ -20,7 +20,8 @@ from qmesh.host.state.documents import LocalOptions, UnfinishedRedemption
 from qmesh.mesh.desired import host_network
 from qmesh.mesh.endpoints import ROUNDS, attempt_wait_s, index_addresses, sort_by_locality
 from qmesh.mesh.mtu import LEAST_MTU
-from qmesh.mesh.plan import CreateTunnel, plan_steps
+from qmesh.mesh.plan.compare import plan_steps
+from qmesh.mesh.plan.steps import CreateTunnel
 from qmesh.mesh.protocol.enrolment import (
     Invitation,
     build_redemption,
