@@ -57,7 +57,7 @@ def test_hooks_run_each_check_once():
 @pytest.mark.parametrize(
     ("hook", "name", "fits"),
     [
-        ("python", "qmesh/mesh/guard.py", True),
+        ("python", "qmesh/mesh/machine.py", True),
         ("python", "pyproject.toml", True),
         ("python", "docs/reference.md", False),
         ("shell", "scripts/check", True),

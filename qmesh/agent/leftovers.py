@@ -17,7 +17,8 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.host.system import installed_files, leftover_processes
 from qmesh.host.system.leftover_processes import Leftovers
-from qmesh.mesh.guard import TABLE, render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
+from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.state import Guard
 from qmesh.mesh.values import format_port_ranges
 

@@ -18,7 +18,7 @@ from qmesh.host.network import links, ports
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
-from qmesh.mesh.guard import TABLE
+from qmesh.mesh.guard.tables import TABLE
 
 
 def _require_control(here: Local, command: str) -> None:

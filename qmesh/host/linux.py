@@ -20,13 +20,9 @@ from qmesh.host.network.kernel_routes.tunnel import (
     remove_tunnel_route,
 )
 from qmesh.host.state.directory import State
-from qmesh.mesh.guard import (
-    TABLE,
-    build_observed_guard,
-    render_change_script,
-    render_load_script,
-    render_unload_script,
-)
+from qmesh.mesh.guard.parse import build_observed_guard
+from qmesh.mesh.guard.scripts import render_change_script, render_load_script, render_unload_script
+from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.plan.steps import (
     AddAddress,
     AddRoute,

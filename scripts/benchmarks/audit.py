@@ -20,7 +20,7 @@ from benchmarks.measuring import Figure
 
 from qmesh.host.firewall.tables_and_chains import read_table_attributes
 from qmesh.host.system import background
-from qmesh.mesh.guard import TABLE
+from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.own_command import build_command_line
 
 MOST_S = 2.0

@@ -10,7 +10,7 @@ from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.host.firewall import nftables
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
-from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.state import Guard
 
 SCRIPT = Path("/run/guard.nft")

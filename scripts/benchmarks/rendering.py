@@ -13,7 +13,7 @@ from benchmarks.measuring import Figure, paired, seconds
 
 from qmesh.host.registry import Registry
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
-from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.plan.compare import plan_steps
 from qmesh.mesh.state import Guard, NodeState

@@ -19,7 +19,7 @@ from benchmarks.measuring import Figure
 from benchmarks.packets import STATEFUL
 
 from qmesh.host.firewall import nftables
-from qmesh.mesh.guard import render_held_script, render_load_script, render_release_script
+from qmesh.mesh.guard.scripts import render_held_script, render_load_script, render_release_script
 from qmesh.mesh.state import Guard
 
 NAMESPACE = "beyond"

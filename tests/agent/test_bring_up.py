@@ -9,7 +9,7 @@ from qmesh.agent.local import load_local
 from qmesh.errors import MachineRefused
 from qmesh.host.firewall import nftables
 from qmesh.host.state.directory import State
-from qmesh.mesh.guard import TABLE
+from qmesh.mesh.guard.tables import TABLE
 from tests.support.control_node import make_control_node
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]

@@ -22,7 +22,7 @@ from qmesh.host.firewall import held_table, nftables
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import kernel
-from qmesh.mesh.guard import TABLE
+from qmesh.mesh.guard.tables import TABLE
 from tests.support.control_node import make_control_node
 from tests.support.skips import CANNOT
 from tests.support.waiting import comes_true, wait_until

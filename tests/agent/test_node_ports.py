@@ -14,7 +14,7 @@ from qmesh.errors import StateUnreadable
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import NodePorts, PortReservations
-from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.values import Profile
 from tests.support.control_node import make_control_node

@@ -16,7 +16,7 @@ from qmesh.mesh.foreign.lookups import Answers, Lookups, Question
 from qmesh.mesh.foreign.packets import Packet
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
 from qmesh.mesh.foreign.walk import Drop, find_drops
-from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
 from tests.support.checkout import CHECKOUT
 from tests.support.foreign_cases import (
     CASES,

@@ -23,7 +23,9 @@ from qmesh.host.firewall.guard_keeper import GuardKeeper
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes
-from qmesh.mesh.guard import TABLE, render_load_script, render_table
+from qmesh.mesh.guard.render import render_table
+from qmesh.mesh.guard.scripts import render_load_script
+from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.plan.steps import LoadGuard
 from qmesh.mesh.state import Guard
 from tests.support import factories

@@ -24,17 +24,10 @@ from qmesh.host.firewall.held_table import HeldTable
 from qmesh.host.firewall.tables_and_chains import list_tables
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
-from qmesh.mesh.guard import (
-    HELD,
-    HELD_IN_KERNEL,
-    STAGED,
-    STAND_IN,
-    TABLE,
-    parse_held_table,
-    render_held_script,
-    render_load_script,
-    render_table,
-)
+from qmesh.mesh.guard.parse import parse_held_table
+from qmesh.mesh.guard.render import render_table
+from qmesh.mesh.guard.scripts import render_held_script, render_load_script
+from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, STAGED, STAND_IN, TABLE
 from qmesh.mesh.state import AlteredGuard, Guard
 from tests.support import factories
 from tests.support.network import nft

@@ -17,7 +17,8 @@ from qmesh.host.linux import Linux
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import uapi
-from qmesh.mesh.guard import TABLE, render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
+from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.plan.compare import plan_steps, strip_open_endpoints
 from qmesh.mesh.plan.describe import describe_step
 from qmesh.mesh.plan.simulate import simulate_step

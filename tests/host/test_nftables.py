@@ -17,14 +17,10 @@ import pytest
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host.firewall import nftables
-from qmesh.mesh.guard import (
-    TABLE,
-    parse_table,
-    render_change_script,
-    render_load_script,
-    render_table,
-    render_unload_script,
-)
+from qmesh.mesh.guard.parse import parse_table
+from qmesh.mesh.guard.render import render_table
+from qmesh.mesh.guard.scripts import render_change_script, render_load_script, render_unload_script
+from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.state import AlteredGuard, Guard
 from qmesh.mesh.values import InterfaceKind
 from tests.support.network import nft

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from qmesh.mesh.guard import render_table
+from qmesh.mesh.guard.render import render_table
 from qmesh.mesh.state import Guard
 from tests.support.lab.matrix.case import BOTH, Hostile, Legitimate, passes, reached
 from tests.support.lab.matrix.hostile import HOSTILE

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from qmesh.host.registry.schema import VERSION
-from qmesh.mesh.guard import HELD, TABLE
+from qmesh.mesh.guard.tables import HELD, TABLE
 from tests.support.lab.broken_parts import NAMES, breakable_agent, findings, is_mended, is_well, spoil
 from tests.support.lab.cluster import (
     AGENT,

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from qmesh.mesh.guard import parse_table, render_change_script, render_load_script
+from qmesh.mesh.guard.parse import parse_table
+from qmesh.mesh.guard.scripts import render_change_script, render_load_script
 from qmesh.mesh.state import AlteredGuard, Guard
 from tests.support.lab import attack
 from tests.support.lab.machines import Machine, Running

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from qmesh.mesh.guard import parse_table
+from qmesh.mesh.guard.parse import parse_table
 from qmesh.mesh.state import Guard
 from tests.support.lab.cluster import (
     checked,

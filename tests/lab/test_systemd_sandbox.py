@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.mesh.guard import HELD_IN_KERNEL, TABLE
+from qmesh.mesh.guard.tables import HELD_IN_KERNEL, TABLE
 from qmesh.mesh.systemd.sandbox import render_agent_settings
 from tests.support import trap
 from tests.support.checkout import CHECKOUT

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmesh.mesh.guard import HELD, TABLE, render_held_table, render_load_script
+from qmesh.mesh.guard.render import render_held_table
+from qmesh.mesh.guard.scripts import render_load_script
+from qmesh.mesh.guard.tables import HELD, TABLE
 from qmesh.mesh.state import Guard
 from tests.support.lab.cluster import CONFIG, invite, make_control, qmesh
 from tests.support.lab.machines import Lab, Machine

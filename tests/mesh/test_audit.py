@@ -35,7 +35,7 @@ from qmesh.mesh.audit.surroundings import (
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
-from qmesh.mesh.guard import render_table
+from qmesh.mesh.guard.render import render_table
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.links.activity import LinkReport, SharedKey, SilentLink
 from qmesh.mesh.machine import Machine

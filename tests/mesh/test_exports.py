@@ -17,7 +17,8 @@ from qmesh.errors import BadInput
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
 from qmesh.mesh.exports.text import is_plain, validate_plain
-from qmesh.mesh.guard import parse_table, render_load_script
+from qmesh.mesh.guard.parse import parse_table
+from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import GuardedPort, Machine
 from qmesh.mesh.state import Guard, Tunnel

@@ -12,31 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from qmesh.mesh.guard import (
-    HELD,
-    HELD_IN_KERNEL,
-    OWN_TABLES,
-    STAGED,
-    STAND_IN,
-    TABLE,
+from qmesh.mesh.guard.access import can_reach_port
+from qmesh.mesh.guard.parse import (
     build_observed_guard,
-    can_reach_port,
     is_complete_script,
     is_script_loaded,
     parse_held_table,
     parse_load_script,
     parse_table,
     parse_table_header,
+)
+from qmesh.mesh.guard.render import render_held_table, render_table
+from qmesh.mesh.guard.scripts import (
     rename_held_table,
     render_change_script,
     render_held_header,
     render_held_script,
-    render_held_table,
     render_load_script,
     render_release_script,
-    render_table,
     render_unload_script,
 )
+from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, OWN_TABLES, STAGED, STAND_IN, TABLE
 from qmesh.mesh.state import AlteredGuard, Guard
 from tests.support.factories import guard
 from tests.support.older_guard import as_of_format_2

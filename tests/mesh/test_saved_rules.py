@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qmesh.mesh.foreign.saved_rules import find_saved_rules, list_includes, list_loaded_files
-from qmesh.mesh.guard import render_table
+from qmesh.mesh.guard.render import render_table
 from tests.support.factories import guard
 from tests.support.rulesets import OTHERS, SAVED
 

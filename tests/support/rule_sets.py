@@ -17,7 +17,7 @@ from qmesh.mesh.foreign.lookups import Answers, Lookups
 from qmesh.mesh.foreign.packets import Packet
 from qmesh.mesh.foreign.rulesets import Listing, build_tables
 from qmesh.mesh.foreign.walk import find_drops
-from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
 from tests.support.kernel_verdicts import Verdict, Version, Wire, build_guard
 from tests.support.waiting import wait_until
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 
-from qmesh.mesh.guard import HELD, HELD_IN_KERNEL, render_held_table, render_table
+from qmesh.mesh.guard.render import render_held_table, render_table
+from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL
 from tests.support.factories import guard
 
 LIST_RULESET = ["nft", "-s", "list", "ruleset", "inet"]

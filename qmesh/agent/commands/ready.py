@@ -22,7 +22,7 @@ from qmesh.host import config_directory
 from qmesh.host.firewall import tables_and_chains
 from qmesh.host.network import local_addresses, sockets, tcp_probe
 from qmesh.host.system import processes
-from qmesh.mesh.guard import HELD_IN_KERNEL, TABLE
+from qmesh.mesh.guard.tables import HELD_IN_KERNEL, TABLE
 from qmesh.mesh.nodeconfig import (
     ParsedConfig,
     find_listen_address,

@@ -18,7 +18,7 @@ from qmesh.host.firewall.guard_keeper import GuardKeeper
 from qmesh.host.network import tcp_connections
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat
-from qmesh.mesh.guard import parse_load_script
+from qmesh.mesh.guard.parse import parse_load_script
 from qmesh.mesh.state import Guard
 
 log = logging.getLogger("qmesh")

@@ -22,7 +22,7 @@ from qmesh.host.firewall.tables_and_chains import ChainHeader
 from qmesh.host.network.netlink import translate_errors
 from qmesh.mesh.foreign.lookups import Answers, Element, Question
 from qmesh.mesh.foreign.rulesets import FAMILIES, ListedChain, Listing
-from qmesh.mesh.guard import OWN_TABLES
+from qmesh.mesh.guard.tables import OWN_TABLES
 
 _LASTING: Final = Path("/etc/nftables.conf")
 _RECENT: Final = Path("/proc/net/xt_recent")

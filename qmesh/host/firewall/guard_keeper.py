@@ -17,7 +17,9 @@ from typing import Final
 from qmesh.errors import StateUnreadable
 from qmesh.host.firewall import nftables
 from qmesh.host.firewall.table_events import RuleNotices
-from qmesh.mesh.guard import TABLE, is_complete_script, is_script_loaded, render_unload_script
+from qmesh.mesh.guard.parse import is_complete_script, is_script_loaded
+from qmesh.mesh.guard.scripts import render_unload_script
+from qmesh.mesh.guard.tables import TABLE
 
 SCRIPT: Final = "guard.nft"
 """Its file in the state directory."""

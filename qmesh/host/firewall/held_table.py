@@ -31,14 +31,8 @@ from qmesh.host.network.netlink_messages import (
     parse_answers,
     receive_octets,
 )
-from qmesh.mesh.guard import (
-    HELD,
-    HELD_IN_KERNEL,
-    STAGED,
-    rename_held_table,
-    render_held_header,
-    render_release_script,
-)
+from qmesh.mesh.guard.scripts import rename_held_table, render_held_header, render_release_script
+from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, STAGED
 
 SCRIPT: Final = "held.nft"
 """The file of its commands in the state directory."""

@@ -13,7 +13,8 @@ from qmesh.host import files
 from qmesh.host.firewall import guard_keeper, held_table, holder, nftables
 from qmesh.host.state.directory import State
 from qmesh.host.system import background, heartbeat, leftover_processes, processes, unix_socket
-from qmesh.mesh.guard import HELD, STAND_IN, render_held_script, render_release_script
+from qmesh.mesh.guard.scripts import render_held_script, render_release_script
+from qmesh.mesh.guard.tables import HELD, STAND_IN
 from qmesh.mesh.state import Guard
 
 STARTED_S: Final = 30.0

@@ -16,7 +16,7 @@ import msgspec
 
 from qmesh.host.network.netlink_messages import HEADER, MOST_OCTETS, parse_messages
 from qmesh.mesh.foreign.attributes import parse_attributes
-from qmesh.mesh.guard import HELD, HELD_IN_KERNEL, TABLE
+from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, TABLE
 
 _NETLINK_NETFILTER: Final = 12
 _NFTABLES_GROUP: Final = 1 << (7 - 1)  # NFNLGRP_NFTABLES

@@ -45,7 +45,7 @@ from qmesh.host.state.documents import (
     UnfinishedRedemption,
 )
 from qmesh.host.system import agent_health, agent_notify, log_file, processes
-from qmesh.mesh.guard import is_complete_script, parse_table_header
+from qmesh.mesh.guard.parse import is_complete_script, parse_table_header
 from qmesh.mesh.links.retirement import KeyRetirement, RetiredKeys
 from qmesh.mesh.node_keys.differences import KeyDifferences
 from qmesh.mesh.node_processes.record import ProcessRecord

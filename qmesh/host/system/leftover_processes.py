@@ -16,7 +16,8 @@ from qmesh.host.firewall import held_table, nftables
 from qmesh.host.network import links
 from qmesh.host.node_program.running_nodes import parse_users
 from qmesh.host.system import background, processes
-from qmesh.mesh.guard import TABLE, parse_table_header
+from qmesh.mesh.guard.parse import parse_table_header
+from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.state import Guard
 
 _DELETED: Final = " (deleted)"

@@ -9,7 +9,7 @@ from typing import Final
 from qmesh.mesh.audit.findings import APPLY, Finding, error_finding, warning_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.foreign.obstacles import Obstacle
-from qmesh.mesh.guard import render_table
+from qmesh.mesh.guard.render import render_table
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import describe_outer_sysctl
 from qmesh.mesh.systemd.instructions import describe_unit_enabling, describe_unit_restart

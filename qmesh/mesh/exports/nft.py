@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from qmesh.mesh.exports.text import render_header
-from qmesh.mesh.guard import HELD, TABLE, render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
+from qmesh.mesh.guard.tables import HELD, TABLE
 from qmesh.mesh.state import Guard
 from qmesh.mesh.values import normalize_ip_address, validate_interface_name
 

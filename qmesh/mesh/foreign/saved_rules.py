@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from qmesh.mesh.decode import Malformed, decode_json
-from qmesh.mesh.guard import HELD, STAGED, STAND_IN, TABLE
+from qmesh.mesh.guard.tables import HELD, STAGED, STAND_IN, TABLE
 
 _NAMES: Final = f"{HELD}|{STAGED}|{STAND_IN}|{TABLE}"
 _WORDS: Final = re.compile(

@@ -9,7 +9,7 @@ import subprocess
 import textwrap
 from typing import Any, Final
 
-from qmesh.mesh.guard import parse_table
+from qmesh.mesh.guard.parse import parse_table
 from qmesh.mesh.state import Guard
 from qmesh.mesh.values import SERVICE_PORTS
 from tests.support.checkout import CHECKOUT

@@ -22,7 +22,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from qmesh.mesh.guard import render_load_script
+from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.state import Guard
 from tests.support.lab.machines import Lab, Machine
 from tests.support.lab.probe import Attempt, Listeners, Place, Probe, Protocol, eventually, reach

@@ -54,12 +54,7 @@ from qmesh.host.network import (
 )
 from qmesh.host.network.kernel_routes import messages as route_messages
 from qmesh.host.network.netlink import translate_errors
-from qmesh.host.network.netlink_messages import (
-    HEADER,
-    build_attribute,
-    parse_answers,
-    parse_messages,
-)
+from qmesh.host.network.netlink_messages import HEADER, build_attribute, parse_answers, parse_messages
 from qmesh.host.node_program import running_nodes
 from qmesh.host.registry import Registry, RegistryImage, image
 from qmesh.host.state import directory as state
@@ -67,10 +62,12 @@ from qmesh.host.state import documents
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, processes, ssh_session
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
-from qmesh.mesh import endpoints, guard, imports, mtu, nodeconfig, rollback, values
+from qmesh.mesh import endpoints, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.audit.findings import failed_check_finding
 from qmesh.mesh.foreign import saved_rules
 from qmesh.mesh.foreign.attributes import parse_attributes
+from qmesh.mesh.guard import parse as guard_parse
+from qmesh.mesh.guard.scripts import render_held_script, render_load_script
 from qmesh.mesh.imports.commands import ScriptOptions, command_lines, render_script
 from qmesh.mesh.imports.lines import parse_machine_lines
 from qmesh.mesh.imports.machine import ImportedMachines
@@ -807,11 +804,11 @@ def _import_list(octets: bytes) -> None:
 
 def _guards(octets: bytes) -> None:
     text = _text(octets)
-    guard.parse_table_header(text)
-    guard.parse_table(text)
-    guard.parse_load_script(text)
-    guard.parse_held_table(text)
-    guard.build_observed_guard(text, text, text)
+    guard_parse.parse_table_header(text)
+    guard_parse.parse_table(text)
+    guard_parse.parse_load_script(text)
+    guard_parse.parse_held_table(text)
+    guard_parse.build_observed_guard(text, text, text)
 
 
 def _process(octets: bytes) -> None:
@@ -1322,9 +1319,9 @@ READERS: Final[dict[str, Reader]] = {
         Reader("program answer", (program_version,), _program_answer, (ANSWER,), mutate.text),
         Reader(
             "guard",
-            (guard,),
+            (guard_parse,),
             _guards,
-            (guard.render_load_script(GUARD).encode(), guard.render_held_script(GUARD).encode()),
+            (render_load_script(GUARD).encode(), render_held_script(GUARD).encode()),
             mutate.text,
         ),
         *(
@@ -1370,7 +1367,7 @@ READERS: Final[dict[str, Reader]] = {
             mutate.msgpack_trees,
         ),
         Reader(
-            "guard.nft", (guard,), _ports_closed, (guard.render_load_script(GUARD).encode(),), mutate.text
+            "guard.nft", (guard_parse,), _ports_closed, (render_load_script(GUARD).encode(),), mutate.text
         ),
         Reader(
             "reserved ports at boot",

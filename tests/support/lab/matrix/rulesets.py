@@ -8,7 +8,8 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.guard import HELD, TABLE, render_held_table, render_table
+from qmesh.mesh.guard.render import render_held_table, render_table
+from qmesh.mesh.guard.tables import HELD, TABLE
 from qmesh.mesh.state import Guard
 from tests.support.lab.matrix.case import Overlay
 from tests.support.lab.mesh import CONTROL, CONTROL6, GUARDED, GUARDS, OF_MESH, OWN, PORTS, Mesh, Role, nft

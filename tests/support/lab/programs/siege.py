@@ -27,7 +27,7 @@ from pathlib import Path
 
 from qmesh.host.firewall import holder_client, nftables
 from qmesh.host.state.directory import State
-from qmesh.mesh.guard import TABLE
+from qmesh.mesh.guard.tables import TABLE
 from tests.support.waiting import patience, pause, some_time
 
 ATTACKS_AT_ONCE = 32

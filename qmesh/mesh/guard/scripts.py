@@ -1,0 +1,59 @@
+"""Nftables commands that load, change and remove the guard's tables."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qmesh.mesh.guard.render import list_port_sets, render_held_table, render_port_set, render_table
+from qmesh.mesh.guard.tables import HELD, TABLE
+from qmesh.mesh.state import AlteredGuard, Guard
+
+
+def render_load_script(guard: Guard) -> str:
+    """Nftables commands that put the guard in place of whatever has its name, in one transaction."""
+    return f"{render_unload_script()}{render_table(guard)}"
+
+
+def render_held_script(guard: Guard) -> str:
+    """Nftables commands by which a process puts the held table in place of the one it has."""
+    return f"{render_release_script()}{render_held_table(guard)}"
+
+
+def render_release_script() -> str:
+    """Nftables commands by which that process takes its table away, whether it has one or not."""
+    return f"add table inet {HELD} {{ flags owner; }}\ndelete table inet {HELD}\n"
+
+
+def rename_held_table(script: str, name: str) -> str:
+    """The same commands, of `render_held_script` or `render_release_script`, for a table of another name."""
+    return script.replace(f"table inet {HELD}", f"table inet {name}")
+
+
+def render_held_header(comment: str) -> str:
+    """The beginning of the second table's listing, where no more of it is known."""
+    return f'table inet {HELD} {{\n\tflags owner\n\tcomment "{comment}"\n}}\n'
+
+
+def render_change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
+    """Nftables commands that take the table from `old` to `new`, in one transaction.
+
+    Where ports are only added, they name just those; else the table is replaced.
+    """
+    if not isinstance(old, Guard) or _without_ports(old) != _without_ports(new):
+        return render_load_script(new)
+    before, after = list_port_sets(old), list_port_sets(new)
+    if any(set(before[name]).difference(ports) for name, ports in after.items()):
+        return render_load_script(new)
+    added = {name: tuple(sorted(set(ports).difference(before[name]))) for name, ports in after.items()}
+    # Within the table: for `add element` libnftables 1.0.6 reads every set of every table first.
+    sets = "\n".join(render_port_set(name, ports) for name, ports in added.items() if ports)
+    return f"table inet {TABLE} {{\n{sets}}}\n" if sets else ""
+
+
+def _without_ports(guard: Guard) -> Guard:
+    return msgspec.structs.replace(guard, ports=(), own_ports=(), control_ports=(), mesh_ports=())
+
+
+def render_unload_script() -> str:
+    """Nftables commands that take the guard away, whether it is there or not."""
+    return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
