@@ -66,7 +66,7 @@ def prepare_membership_change(state: State, held: Inventory, coming: Inventory) 
     if is_another:
         state.save_settings(msgspec.structs.replace(settings, control_endpoints=()))
     hub = coming.control if is_another else coming.successor
-    shared = state.preshared_key()
+    shared = state.keys.read_preshared_key()
     if hub is None or hub == settings.name or shared is None:
         state.successor_key.remove()
     else:
@@ -93,7 +93,7 @@ def resume_handover(state: State) -> None:
     settings = state.settings()
     rests = [state.estate_file]
     if not settings.control:
-        rests += [state.signing_key_file, state.registry_file]
+        rests += [state.keys.signing_file, state.registry_file]
     if all(files.read_mode(path) is None for path in rests):
         return
     if settings.control:
@@ -106,7 +106,7 @@ def _promote_successor_key(state: State, held: Inventory) -> None:
     """Promote the successor's preshared key once the successor is the control node."""
     coming = state.successor_key.read()
     if coming is not None and coming.public_key == held.control_node.public_key:
-        state.save_preshared_key(coming.preshared_key)
+        state.keys.save_preshared_key(coming.preshared_key)
 
 
 def _become_control_node(state: State, held: Inventory) -> None:
@@ -127,7 +127,7 @@ def _become_control_node(state: State, held: Inventory) -> None:
             hint="the control node before this one still has everything: keep that machine, and report this",
         )
     write_registry(state.registry_file, registry)
-    state.save_signing_key(handover_data.signing_key)
+    state.keys.save_signing_key(handover_data.signing_key)
     settings = state.settings()
     state.save_settings(msgspec.structs.replace(settings, control=True, control_endpoints=()))
     _remove_worker_files(state)
@@ -137,7 +137,7 @@ def _become_control_node(state: State, held: Inventory) -> None:
 def _remove_worker_files(state: State) -> None:
     """Have nothing any more that only a worker machine has, or who is about to be the control node."""
     files.remove(state.membership_file)
-    files.remove(state.preshared_key_file)
+    files.remove(state.keys.preshared_file)
     state.successor_key.remove()
     state.save_handover_payload(None)
 
@@ -242,7 +242,7 @@ def become_member(state: State, answered: NewControlAnswer) -> None:
         settings = state.settings()
         if settings.control:
             files.write(state.membership_file, encode_membership(answered.signed))
-            state.save_preshared_key(answered.preshared_key)
+            state.keys.save_preshared_key(answered.preshared_key)
             _sign_retired_keys(state, settings.mesh)
             # No invitation made it a member: one for its place is to be redeemed.
             member = msgspec.structs.replace(settings, control=False, control_endpoints=(), invitation="")
@@ -255,6 +255,6 @@ def _sign_retired_keys(state: State, mesh: str) -> None:
     """Keep what is known of keys that are no machine's, signed: who has one calls this machine still."""
     known = load_local(state).retired
     if known:
-        signing_key = state.signing_key()
+        signing_key = state.keys.read_signing_key()
         signed = tuple(sign_retirement(each, mesh, signing_key) for each in known)
         state.retired_keys.write(RetiredKeys(signed))

@@ -142,9 +142,9 @@ def _load_preshared_keys(state: State, settings: Settings, inventory: Inventory)
         keys[coming.public_key] = coming.preshared_key
     control_key = inventory.control_node.public_key
     if coming is None or coming.public_key != control_key:
-        shared = state.preshared_key()
+        shared = state.keys.read_preshared_key()
         if shared is None:
-            raise _unreadable_error(state.preshared_key_file, "is missing")
+            raise _unreadable_error(state.keys.preshared_file, "is missing")
         keys[control_key] = shared
     if inventory.successor not in {None, settings.name}:
         # Where the membership came by an invitation, nothing was prepared for it.
@@ -156,7 +156,7 @@ def _load_preshared_keys(state: State, settings: Settings, inventory: Inventory)
 def _with_own_key(state: State, settings: Settings, inventory: Inventory) -> Inventory:
     """The mesh with the key that this machine has changed to, where the membership lacks it still."""
     rotation = state.key_rotation.read()
-    own = None if rotation is None else state.private_key()
+    own = None if rotation is None else state.keys.read_private_key()
     if rotation is None or own is None or derive_public_key(own) != rotation.new:
         return inventory
     # It is the mesh of that revision still: the newer one is to be asked for.
@@ -199,7 +199,7 @@ def _unreadable_error(path: Path, why: str) -> StateUnreadable:
 
 def linux_for(state: State, settings: Settings) -> Linux:
     """This machine, ready to be observed and changed. Raises MachineRefused."""
-    key = state.private_key()
+    key = state.keys.read_private_key()
     return Linux(state, settings.interface, [] if key is None else [key])
 
 

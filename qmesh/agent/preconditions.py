@@ -90,7 +90,7 @@ def _refuse_leftover_state(state: State) -> None:
     restoring = state.restore_progress.read()
     if restoring is not None and not restoring.done and not _has_later_events(state):
         return
-    keys = (state.private_key_file, state.signing_key_file)
+    keys = (state.keys.private_file, state.keys.signing_file)
     if state.has_leftover_state() or any(files.read_mode(path) is not None for path in keys):
         raise StateUnreadable(
             f"{state.directory} already has keys or a mesh, but no settings",

@@ -229,7 +229,7 @@ class Linux:
         """The private key of this public one. Raises StateUnreadable when it was not given."""
         if public_key not in self._keys:
             raise StateUnreadable(
-                f"the private key in {self._state.private_key_file} is not the one that the mesh knows",
+                f"the private key in {self._state.keys.private_file} is not the one that the mesh knows",
                 hint=f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}",
             )
         return self._keys[public_key]

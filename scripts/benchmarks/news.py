@@ -89,7 +89,7 @@ def figures(members: int, changes: int) -> list[Figure]:
     before = resident_mb(process.pid)
     asking, took, megabytes = asyncio.run(told(state, mesh, process.pid, changes))
     process.kill()
-    whole = len(encode_membership(sign_membership(mesh, state.signing_key())))
+    whole = len(encode_membership(sign_membership(mesh, state.keys.read_signing_key())))
     sent, full = asking.octets / 1e6, changes * members * whole / 1e6
     size = f"{members:,} members"
     return [
@@ -113,7 +113,7 @@ def figures(members: int, changes: int) -> list[Figure]:
 def control_node(mesh: Inventory) -> State:
     """The state of its control node, without a tunnel."""
     state = State(Path(tempfile.mkdtemp()))
-    key = state.ensure_signing_key()
+    key = state.keys.ensure_signing_key()
     Registry.create(state.registry_file, mesh, now=int(time.time()))
     settings = Settings(
         mesh=mesh.mesh,
@@ -137,7 +137,7 @@ async def told(
     await asyncio.sleep(SETTLED_S * count)
     megabytes = resident_mb(process)
     took = []
-    held = sign_membership(mesh, state.signing_key())
+    held = sign_membership(mesh, state.keys.read_signing_key())
     with Registry(state.registry_file) as registry:
         for change in range(changes):
             begun = time.perf_counter()

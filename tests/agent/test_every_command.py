@@ -198,7 +198,7 @@ class Commands(RuleBasedStateMachine):
     @initialize()
     def init(self) -> None:
         self.state = State(self.directory)
-        key = self.state.ensure_signing_key().public_key().public_bytes_raw()
+        key = self.state.keys.ensure_signing_key().public_key().public_bytes_raw()
         control = Machine(name="control", public_key=CONTROL_KEY, address=ADDRESSES[0], workers=3)
         inventory = Inventory(
             mesh=compute_mesh_identifier(key),

@@ -71,7 +71,7 @@ class Mesh:
         state = State(directory)
         state.create_directory()
         mesh = self.registry.inventory()
-        state.save_preshared_key(self.shared[mesh.machine(name).public_key])
+        state.keys.save_preshared_key(self.shared[mesh.machine(name).public_key])
         files.write(state.membership_file, encode_membership(sign_membership(mesh, SIGNS)))
         settings = Settings(
             mesh=MESH.mesh,
@@ -239,7 +239,7 @@ def test_a_successor_that_is_killed_anywhere_is_the_control_node_in_the_end(
             CONTROL: mesh.shared[B],
             C: derive_successor_preshared_key(B, mesh.shared[C]),
         }
-        assert mesh.b.signing_key().private_bytes_raw() == SIGNS.private_bytes_raw()
+        assert mesh.b.keys.read_signing_key().private_bytes_raw() == SIGNS.private_bytes_raw()
         left = {path.name for path in mesh.b.directory.iterdir() if not path.name.startswith(".")}
         assert left - {"mesh.db-wal", "mesh.db-shm"} == {"machine.json", "mesh.db", "signing.key"}
         if not died:
@@ -345,7 +345,7 @@ def test_who_was_the_control_node_tells_a_removed_machine_so_wherever_it_is_kill
     # That was away meanwhile, and knows no other key and endpoint than this machine's.
     shared = Secret(base64.b64encode(bytes(32)).decode())
     gone = RetiredKey(machine="d", public_key=key(9), preshared_key=shared, reason="removed", at=NOW)
-    control.save_signing_key(SIGNS.private_bytes_raw())
+    control.keys.save_signing_key(SIGNS.private_bytes_raw())
     earlier = msgspec.structs.replace(gone, machine="e", public_key=key(8))
     control.retired_keys.write(RetiredKeys((earlier,)))  # of when it was the control node before
     with contextlib.closing(sqlite3.connect(control.registry_file, isolation_level=None)) as connection:
@@ -402,5 +402,5 @@ def test_a_command_that_is_cut_off_gives_up_no_handover_that_another_began_meanw
 def test_an_invitation_ends_what_was_to_be_shared(mesh: Mesh) -> None:
     """Who was left behind has a key with the new control node that is past once it joins anew."""
     mesh.c.successor_key.write(SuccessorKey(B, Secret(key(5))))
-    mesh.c.save_preshared_key(Secret(key(6)))
+    mesh.c.keys.save_preshared_key(Secret(key(6)))
     assert mesh.c.successor_key.read() is None

@@ -296,10 +296,10 @@ def test_e4_cut_off_at_any_write_a_request_is_made_with_the_same_key(directory):
     cut = []
     for at in cut_offs(lambda: cluster.ask(invitation), afresh=afresh):
         cut.append(at.split()[0])
-        key = machine.private_key()
+        key = machine.keys.read_private_key()
         request = json.loads(parse_request(cluster.ask(invitation)).redemption)
-        assert key in {None, machine.private_key()}
-        own = machine.private_key()
+        assert key in {None, machine.keys.read_private_key()}
+        own = machine.keys.read_private_key()
         assert own is not None
         assert request["public_key"] == derive_public_key(own)
     assert cut.count("replace") == 2
@@ -376,9 +376,9 @@ def test_e6_no_answer_but_the_own_one_is_believed(directory):
     assert contents(cluster.machine("thief")) == held
     refused(lambda: accept_answer(cluster.control, own, apply=False), BadInput, "is the control node")
 
-    machine.private_key_file.unlink()
+    machine.keys.private_file.unlink()
     refused(lambda: accept_answer(machine, own, apply=False), StateUnreadable, "not the key that the request")
-    files.write(machine.private_key_file, before["private.key"])
+    files.write(machine.keys.private_file, before["private.key"])
     accept_answer(machine, own, apply=False)
 
 

@@ -154,7 +154,7 @@ def member(tmp_path) -> State:
             verification_key=VERIFICATION_KEY,
         )
     )
-    state.save_preshared_key(SHARED)
+    state.keys.save_preshared_key(SHARED)
     files.write(state.membership_file, kept(HELD))
     return state
 

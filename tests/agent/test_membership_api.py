@@ -72,7 +72,7 @@ def state(tmp_path: Path) -> State:
     Registry.create(state.registry_file, MESH, now=NOW)
     with Registry(state.registry_file) as registry:
         redeem(registry, invite(registry, "machine-b"), key(1))
-    state.save_signing_key(SIGNING_KEY)
+    state.keys.save_signing_key(SIGNING_KEY)
     verification_key = Ed25519PrivateKey.from_private_bytes(SIGNING_KEY).public_key().public_bytes_raw()
     state.save_settings(
         Settings(
@@ -438,7 +438,7 @@ def test_a_control_node_that_is_an_older_copy_gives_out_nothing_once_a_member_ha
 ) -> None:
     with Registry(state.registry_file) as registry:
         held = registry.inventory()
-    signing = state.signing_key()
+    signing = state.keys.read_signing_key()
     newer = sign_membership(msgspec.structs.replace(held, revision=held.revision + 3), signing)
     node = ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))
     digest = compute_membership_digest(held)
@@ -494,7 +494,7 @@ def test_what_a_command_gave_out_a_moment_ago_contradicts_nothing(state: State, 
     with Registry(state.registry_file) as registry:
         held = registry.inventory()
     newer = msgspec.structs.replace(held, revision=held.revision + 1)
-    own, shown = (sign_membership(each, state.signing_key()) for each in (held, newer))
+    own, shown = (sign_membership(each, state.keys.read_signing_key()) for each in (held, newer))
     restored_to(state, newer.revision)  # `admit` has just changed it, and the service has not looked yet
     with pytest.raises(EnrolmentRefused):
         node.report_conflict(build_proof(shown, own, held.revision), sender=B)
@@ -511,7 +511,7 @@ def test_no_member_keeps_the_others_from_hearing_of_a_handover(state: State) -> 
     assert node.has_handed_over
     node.publish_handover()
     newer = msgspec.structs.replace(held, revision=held.revision + 1)
-    own, shown = (sign_membership(each, state.signing_key()) for each in (held, newer))
+    own, shown = (sign_membership(each, state.keys.read_signing_key()) for each in (held, newer))
     with pytest.raises(EnrolmentRefused, match="another machine is the control node"):
         node.report_conflict(build_proof(shown, own, held.revision), sender=B)
     assert state.membership_conflict.read() is None

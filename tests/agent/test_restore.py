@@ -80,8 +80,8 @@ def what_counts(state: State) -> dict[str, object]:
         "mesh": mesh,
         "events": events,
         "invitations": invitations,
-        "key": state.private_key(),
-        "signing": state.signing_key().private_bytes_raw(),
+        "key": state.keys.read_private_key(),
+        "signing": state.keys.read_signing_key().private_bytes_raw(),
         "retired": state.retired_keys.read(),
         "files": {path.name: path.stat().st_mode & 0o777 for path in state.directory.iterdir()},
     }
@@ -182,7 +182,7 @@ def test_e3_what_was_open_is_withdrawn_and_its_secret_is_in_no_octet(own_machine
     assert taken.withdrawn == ("machine-b",)
     assert secret not in octets
     assert shared.encode() not in octets
-    key = state.private_key()
+    key = state.keys.read_private_key()
     assert key is not None
     assert key.reveal().encode() in octets  # a secret would be found
     again = State(tmp_path / "new")
@@ -355,10 +355,10 @@ def test_a_machine_that_has_a_mesh_or_keys_is_never_overwritten(own_machine, tmp
     assert what_counts(state) == before
     fresh = State(tmp_path / "fresh")
     fresh.create_directory()
-    key = fresh.ensure_private_key()
+    key = fresh.keys.ensure_private_key()
     with pytest.raises(StateUnreadable, match="keys or a mesh"):
         restored(fresh, octets)
-    assert fresh.private_key() == key
+    assert fresh.keys.read_private_key() == key
     other, _ = make_backup(made(tmp_path / "other"), None)
     done = State(tmp_path / "new")
     restored(done, octets)
@@ -451,7 +451,7 @@ def test_a_clock_that_is_behind_the_backup_is_said(own_machine, tmp_path, caplog
 
 def test_a_damaged_control_node_gives_no_backup(own_machine, tmp_path):
     state = made(tmp_path / "old")
-    for path, octets in ((state.signing_key_file, os.urandom(32)), (state.private_key_file, None)):
+    for path, octets in ((state.keys.signing_file, os.urandom(32)), (state.keys.private_file, None)):
         kept = path.read_bytes()
         path.unlink()
         if octets is not None:

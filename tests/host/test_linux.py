@@ -373,7 +373,7 @@ def test_a_key_that_is_not_known_is_refused_and_none_is_set(state, public_key):
     with pytest.raises(StateUnreadable, match="is not the one that the mesh knows") as refused:
         linux.apply(SetKey(NAME, None, public_key))
 
-    assert str(state.private_key_file) in refused.value.message
+    assert str(state.keys.private_file) in refused.value.message
     assert linux.backend.read(NAME).public_key is None
 
 

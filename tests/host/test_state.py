@@ -98,8 +98,8 @@ def test_reading_makes_nothing(tmp_path):
 
     assert state.find_settings() is None
     assert state.unfinished_redemption.read() is None
-    assert state.private_key() is None
-    assert state.preshared_key() is None
+    assert state.keys.read_private_key() is None
+    assert state.keys.read_preshared_key() is None
     assert state.read_port_reservations() == PortReservations()
     assert not state.directory.exists()
 
@@ -183,9 +183,9 @@ def filled(state: State) -> State:
     state.unfinished_redemption.write(UnfinishedRedemption("0" * 32))
     state.sent_request.write(ASKED)
     state.save_port_reservations(PortReservations(ours=(40000,)))
-    state.ensure_private_key()
-    state.save_preshared_key(KEY)
-    state.ensure_signing_key()
+    state.keys.ensure_private_key()
+    state.keys.save_preshared_key(KEY)
+    state.keys.ensure_signing_key()
     state.successor_key.write(SuccessorKey(derive_public_key(KEY), KEY))
     state.key_rotation.write(KeyRotation(derive_public_key(KEY), KEY.reveal()))
     state.due_restarts.write(DueRestarts(control=True))
@@ -197,9 +197,9 @@ READERS: dict[str, Callable[[State], object]] = {
     "joining.json": lambda state: state.unfinished_redemption.read(),
     "request.json": lambda state: state.sent_request.read(),
     "reserved-ports.json": State.read_port_reservations,
-    "private.key": State.private_key,
-    "preshared.key": State.preshared_key,
-    "signing.key": State.signing_key,
+    "private.key": lambda state: state.keys.read_private_key(),
+    "preshared.key": lambda state: state.keys.read_preshared_key(),
+    "signing.key": lambda state: state.keys.read_signing_key(),
     "successor.json": lambda state: state.successor_key.read(),
     "rotating.json": lambda state: state.key_rotation.read(),
     "due.json": lambda state: state.due_restarts.read(),
@@ -372,15 +372,15 @@ def test_a_link_or_directory_in_the_place_of_a_file_is_an_error(state, name):
 def test_e1_the_private_key_is_made_once_and_is_0600(state):
     before = os.umask(0)
     try:
-        key = state.ensure_private_key()
+        key = state.keys.ensure_private_key()
     finally:
         os.umask(before)
 
     assert modes_in(state) == {0o600}
     assert (
-        state.ensure_private_key()
-        == state.private_key()
-        == State(state.directory).ensure_private_key()
+        state.keys.ensure_private_key()
+        == state.keys.read_private_key()
+        == State(state.directory).keys.ensure_private_key()
         == key
     )
     assert len(derive_public_key(key)) == 44
@@ -391,54 +391,54 @@ def test_keys_of_two_machines_are_not_the_same(tmp_path):
     for state in states:
         state.create_directory()
 
-    assert len({state.ensure_private_key() for state in states}) == 2
+    assert len({state.keys.ensure_private_key() for state in states}) == 2
 
-    assert len({state.ensure_signing_key().private_bytes_raw() for state in states}) == 2
+    assert len({state.keys.ensure_signing_key().private_bytes_raw() for state in states}) == 2
 
 
 def test_a_machine_that_takes_its_own_place_has_a_key_of_its_own_for_each_invitation(state):
     """Whoever has a copy of the old one goes on calling with it."""
     first, second = "1" * 32, "2" * 32
-    old, is_new = state.ensure_joining_key(first, is_replacing=False)
-    assert (old, is_new) == (state.private_key(), True)
-    assert state.ensure_joining_key(second, is_replacing=False) == (old, False)
-    key, is_new = state.ensure_joining_key(first, is_replacing=True)
+    old, is_new = state.keys.ensure_joining_key(first, is_replacing=False)
+    assert (old, is_new) == (state.keys.read_private_key(), True)
+    assert state.keys.ensure_joining_key(second, is_replacing=False) == (old, False)
+    key, is_new = state.keys.ensure_joining_key(first, is_replacing=True)
     assert is_new
-    assert key not in {old, state.private_key()}
-    assert state.private_key() == old  # until the machine is a member by the new one
-    assert state.ensure_joining_key(first, is_replacing=True) == (key, False)  # cut off, and run again
-    state.activate_joining_key(derive_public_key(old))
-    assert state.joining_key() == key
-    state.activate_joining_key(derive_public_key(key))
-    assert (state.private_key(), state.joining_key()) == (key, None)
-    state.activate_joining_key(derive_public_key(key))
-    assert state.ensure_joining_key(first, is_replacing=True) == (key, False)  # cut off after that
-    another, is_new = state.ensure_joining_key(second, is_replacing=True)
+    assert key not in {old, state.keys.read_private_key()}
+    assert state.keys.read_private_key() == old  # until the machine is a member by the new one
+    assert state.keys.ensure_joining_key(first, is_replacing=True) == (key, False)  # cut off, and run again
+    state.keys.activate_joining_key(derive_public_key(old))
+    assert state.keys.read_joining_key() == key
+    state.keys.activate_joining_key(derive_public_key(key))
+    assert (state.keys.read_private_key(), state.keys.read_joining_key()) == (key, None)
+    state.keys.activate_joining_key(derive_public_key(key))
+    assert state.keys.ensure_joining_key(first, is_replacing=True) == (key, False)  # cut off after that
+    another, is_new = state.keys.ensure_joining_key(second, is_replacing=True)
     assert is_new
     assert another != key
     state.remove_mesh_state(keep_private_key=False)
-    alone, is_new = state.ensure_joining_key(second, is_replacing=True)  # as on a new disk
+    alone, is_new = state.keys.ensure_joining_key(second, is_replacing=True)  # as on a new disk
     assert is_new
-    assert state.private_key() == alone
-    assert state.joining_key() is None
-    assert state.ensure_joining_key(second, is_replacing=True) == (alone, False)
+    assert state.keys.read_private_key() == alone
+    assert state.keys.read_joining_key() is None
+    assert state.keys.ensure_joining_key(second, is_replacing=True) == (alone, False)
 
 
 def test_e1_a_damaged_private_key_is_not_made_anew(state):
-    state.private_key_file.write_bytes(b"")
+    state.keys.private_file.write_bytes(b"")
 
     with pytest.raises(StateUnreadable, match=r"there is no WireGuard key in .*private\.key"):
-        state.ensure_private_key()
+        state.keys.ensure_private_key()
 
-    assert state.private_key_file.read_bytes() == b""
+    assert state.keys.private_file.read_bytes() == b""
 
 
 def test_e1_no_error_repeats_what_stood_in_a_key_file(state):
     text = base64.b64encode(b"5ec2e7" * 5).decode()
-    state.private_key_file.write_text(text)
+    state.keys.private_file.write_text(text)
 
     with pytest.raises(StateUnreadable) as unreadable:
-        state.private_key()
+        state.keys.read_private_key()
 
     assert text not in repr(unreadable.value) + unreadable.value.hint
     assert unreadable.value.__suppress_context__
@@ -446,38 +446,38 @@ def test_e1_no_error_repeats_what_stood_in_a_key_file(state):
 
 def test_a_key_is_read_with_and_without_its_line_break(state):
     for text in (KEY.reveal(), KEY.reveal() + "\n", KEY.reveal() + "\r\n"):
-        state.preshared_key_file.write_text(text)
+        state.keys.preshared_file.write_text(text)
 
-        assert state.preshared_key() == KEY
+        assert state.keys.read_preshared_key() == KEY
 
 
 def test_the_preshared_key_is_replaced(state):
-    state.save_preshared_key(Secret(base64.b64encode(bytes(32)).decode()))
-    state.save_preshared_key(KEY)
+    state.keys.save_preshared_key(Secret(base64.b64encode(bytes(32)).decode()))
+    state.keys.save_preshared_key(KEY)
 
-    assert state.preshared_key() == KEY
+    assert state.keys.read_preshared_key() == KEY
     assert modes_in(state) == {0o600}
 
 
 def test_the_signing_key_is_made_once_and_its_absence_is_an_error(state):
     with pytest.raises(StateUnreadable, match="there is no signing key"):
-        state.signing_key()
+        state.keys.read_signing_key()
 
-    key = state.ensure_signing_key().private_bytes_raw()
+    key = state.keys.ensure_signing_key().private_bytes_raw()
 
-    assert state.ensure_signing_key().private_bytes_raw() == key
-    assert state.signing_key().private_bytes_raw() == key
+    assert state.keys.ensure_signing_key().private_bytes_raw() == key
+    assert state.keys.read_signing_key().private_bytes_raw() == key
     assert modes_in(state) == {0o600}
 
 
 @pytest.mark.parametrize("octets", [b"", b"x" * 31, b"x" * 33])
 def test_a_damaged_signing_key_is_not_made_anew(state, octets):
-    state.signing_key_file.write_bytes(octets)
+    state.keys.signing_file.write_bytes(octets)
 
     with pytest.raises(StateUnreadable, match="there is no signing key"):
-        state.ensure_signing_key()
+        state.keys.ensure_signing_key()
 
-    assert state.signing_key_file.read_bytes() == octets
+    assert state.keys.signing_file.read_bytes() == octets
 
 
 def test_the_lock_waits_for_another_process_and_says_so(state, caplog):
@@ -591,11 +591,11 @@ def test_a_mesh_that_was_half_forgotten_is_none(state):
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(state):
-    state.ensure_private_key()
+    state.keys.ensure_private_key()
     names = [".private.key.ab1_2xyz", ".estate.msgpack.abcdefgh"]
     for name in names:
         (state.directory / name).write_bytes(b"a key")
-    (state.directory / ".link.abcdefgh").symlink_to(state.private_key_file)
+    (state.directory / ".link.abcdefgh").symlink_to(state.keys.private_file)
     (state.directory / ".notes").write_bytes(b"")
     with state.lock():
         state.remove_temporary_files()
@@ -629,7 +629,7 @@ def test_a_directory_of_other_things_keeps_its_mode(tmp_path, mode):
 
 
 def test_a_directory_of_ours_that_was_opened_to_others_is_closed(state):
-    state.ensure_private_key()
+    state.keys.ensure_private_key()
     state.directory.chmod(0o755)
 
     state.create_directory()

@@ -15,27 +15,27 @@ from qmesh.mesh.protocol.enrolment import derive_public_key
 
 def list_secret_files(state: State) -> tuple[SecretFile, ...]:
     """Those that hold no key of this machine's own."""
-    paths = (state.preshared_key_file, state.registry_file)
+    paths = (state.keys.preshared_file, state.registry_file)
     return tuple(SecretFile(str(path), files.read_mode(path)) for path in paths)
 
 
 def list_key_files(state: State, here: Local) -> tuple[KeyFile, ...]:
     """WireGuard's, and on the control node the one that signs."""
-    found = [(state.private_key_file, here.machine.public_key, _read_public_key(state))]
+    found = [(state.keys.private_file, here.machine.public_key, _read_public_key(state))]
     if here.settings.control:
         wanted = base64.b64encode(here.settings.verification_key).decode()
-        found.append((state.signing_key_file, wanted, _read_verification_key(state)))
+        found.append((state.keys.signing_file, wanted, _read_verification_key(state)))
     return tuple(KeyFile(str(path), wanted, files.read_mode(path), known) for path, wanted, known in found)
 
 
 def _read_public_key(state: State) -> str | None:
     with contextlib.suppress(StateUnreadable):
-        key = state.private_key()
+        key = state.keys.read_private_key()
         return None if key is None else derive_public_key(key)
     return None
 
 
 def _read_verification_key(state: State) -> str | None:
     with contextlib.suppress(StateUnreadable):
-        return base64.b64encode(state.signing_key().public_key().public_bytes_raw()).decode()
+        return base64.b64encode(state.keys.read_signing_key().public_key().public_bytes_raw()).decode()
     return None

@@ -74,7 +74,7 @@ def admit(state: State, text: str) -> AdmitResult:
                 "the tunnel is down here: run `qmesh apply`, or the new machine reaches no other machine"
             )
         answer = encrypt_answer(
-            encode_membership(sign_membership(here.inventory, state.signing_key())),
+            encode_membership(sign_membership(here.inventory, state.keys.read_signing_key())),
             identifier=message.identifier,
             preshared=here.preshared[member.public_key],
             nonce=secrets.token_bytes(NONCE_OCTETS),

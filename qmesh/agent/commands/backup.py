@@ -48,9 +48,9 @@ def make_backup(state: State, passphrase: bytes | None) -> tuple[bytes, BackupRe
                 f"{here.inventory.successor} is the control node now",
                 hint=f"run `qmesh backup` on {here.inventory.successor}",
             )
-        key = state.private_key()
+        key = state.keys.read_private_key()
         if key is None:
-            raise StateUnreadable(f"{state.private_key_file} is missing", hint="run `qmesh check`")
+            raise StateUnreadable(f"{state.keys.private_file} is missing", hint="run `qmesh check`")
         with load_image(state.registry_file) as image:
             withdrawn = image.withdraw_all_invitations(command="backup", now=now)
             image.discard_handover()
@@ -60,7 +60,7 @@ def make_backup(state: State, passphrase: bytes | None) -> tuple[bytes, BackupRe
             written_by=__version__,
             settings=msgspec.json.encode(here.settings),
             private_key=key.reveal(),
-            signing_key=state.signing_key().private_bytes_raw(),
+            signing_key=state.keys.read_signing_key().private_bytes_raw(),
             registry=registry,
             withdrawn=withdrawn,
             retired=encode_document(state.retired_keys.read() or RetiredKeys()),

@@ -160,7 +160,7 @@ def _choose_network(given: str | None, interface: str) -> str:
 
 def _create_mesh(state: State, inventory: Inventory, options: LocalOptions, *, apply: bool) -> None:
     """Write the state, the settings last: until they are there, an init may start over."""
-    had_key = state.private_key() is not None
+    had_key = state.keys.read_private_key() is not None
     try:
         _write_state(state, inventory, options)
         if apply:
@@ -171,8 +171,8 @@ def _create_mesh(state: State, inventory: Inventory, options: LocalOptions, *, a
 
 
 def _write_state(state: State, inventory: Inventory, options: LocalOptions) -> None:
-    private_key = state.ensure_private_key()
-    verification_key = state.ensure_signing_key().public_key().public_bytes_raw()
+    private_key = state.keys.ensure_private_key()
+    verification_key = state.keys.ensure_signing_key().public_key().public_bytes_raw()
     machine = msgspec.structs.replace(inventory.control_node, public_key=derive_public_key(private_key))
     mesh = msgspec.structs.replace(
         inventory, mesh=compute_mesh_identifier(verification_key), machines=(machine,)

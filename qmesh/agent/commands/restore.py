@@ -225,8 +225,8 @@ def _restore_state(
     try:
         state.restore_progress.write(restoring)
         state.membership_conflict.remove()
-        state.save_private_key(Secret(found.backup.private_key))
-        state.save_signing_key(found.backup.signing_key)
+        state.keys.save_private_key(Secret(found.backup.private_key))
+        state.keys.save_signing_key(found.backup.signing_key)
         state.retired_keys.write(found.retired)
         write_registry(state.registry_file, _build_registry(found, wish))
         state.save_settings(_build_settings(found.settings, directory))

@@ -48,10 +48,10 @@ def rotate_key(state: State) -> RotationResult:
     with lock_member(state, "rotate-key") as before:
         _refuse_rotation(state, before)
         old = before.machine.public_key
-        new = derive_public_key(state.ensure_next_key())
+        new = derive_public_key(state.keys.ensure_next_key())
         _offer_key(before, new)
         state.key_rotation.write(KeyRotation(old, new))
-        state.activate_next_key()
+        state.keys.activate_next_key()
         here = load_local(state)
         converge(here, linux_for(state, here.settings), follow_roaming=True)
     confirmed = _wait_for_key(state)

@@ -60,7 +60,7 @@ class ControlNode:
         self._state = state
         self._changed = changed
         self._turns = turns
-        self._signing_key = state.signing_key()
+        self._signing_key = state.keys.read_signing_key()
         self._lock = threading.Lock()
         # Whom SQLite lets wait, it lets look again at intervals: of many, some would never have their turn.
         self._turn = threading.Lock()

@@ -37,7 +37,7 @@ class RetirementWatch:
                 mesh, nonce = here.inventory.mesh, secrets.token_bytes(NONCE_OCTETS)
                 signed = retired
                 if here.settings.control:
-                    signed = sign_retirement(retired, mesh, self._state.signing_key())
+                    signed = sign_retirement(retired, mesh, self._state.keys.read_signing_key())
                 notice = build_notice(signed, mesh, source=here.machine.address, nonce=nonce)
                 with contextlib.suppress(OSError):  # then at the next look
                     send_packet(here.settings.interface, notice)

@@ -113,7 +113,7 @@ def _read_octets(directory: ConfigDirectory, name: str) -> bytes | None:
 
 def _ask_control_node(state: State, here: Local, key_store: str) -> NodeFiles:
     hub = here.inventory.control_node
-    shared, own = here.preshared.get(hub.public_key), state.private_key()
+    shared, own = here.preshared.get(hub.public_key), state.keys.read_private_key()
     if shared is None or own is None:
         raise StateUnreadable(
             "this machine's key, or the one that it shares with the control node, is missing",

@@ -1333,15 +1333,15 @@ READERS: Final[dict[str, Reader]] = {
                 name, (documents, state), _of_state(name, read), (mutate.KEY.encode() + b"\n",), mutate.text
             )
             for name, read in (
-                ("private.key", State.private_key),
-                ("joining.key", State.joining_key),
-                ("preshared.key", State.preshared_key),
+                ("private.key", lambda state: state.keys.read_private_key()),
+                ("joining.key", lambda state: state.keys.read_joining_key()),
+                ("preshared.key", lambda state: state.keys.read_preshared_key()),
             )
         ),
         Reader(
             "next.key",
             (documents,),
-            _of_state("next.key", State.ensure_next_key),
+            _of_state("next.key", lambda state: state.keys.ensure_next_key()),
             (mutate.KEY.encode(),),
             mutate.text,
         ),
@@ -1358,7 +1358,12 @@ READERS: Final[dict[str, Reader]] = {
             (b"10.0.0.1 2001:db8::1 fe80::1%eth0",),
             mutate.text,
         ),
-        Reader("signing.key", (documents, state), _of_state("signing.key", State.signing_key), (bytes(32),)),
+        Reader(
+            "signing.key",
+            (documents, state),
+            _of_state("signing.key", lambda state: state.keys.read_signing_key()),
+            (bytes(32),),
+        ),
         Reader(
             "estate.msgpack",
             (documents,),

@@ -189,10 +189,10 @@ def _become_member(state: State, answer: JoinAnswer) -> None:
 
 
 def _refuse_another_key(state: State, asked: SentRequest) -> None:
-    keys = (state.private_key(), state.joining_key())
+    keys = (state.keys.read_private_key(), state.keys.read_joining_key())
     if all(key is None or derive_public_key(key) != asked.redemption.public_key for key in keys):
         raise StateUnreadable(
-            f"{state.private_key_file} is not the key that the request was made with",
+            f"{state.keys.private_file} is not the key that the request was made with",
             hint="restore that file, or use a new invitation (for a member: `qmesh invite NAME --replace`)",
         )
 

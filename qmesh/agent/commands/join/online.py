@@ -104,7 +104,7 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
 
     A fresh key is kept for a retry once the control node may know it.
     """
-    derived, before = joiner.invitation.derived_keys, state.private_key()
+    derived, before = joiner.invitation.derived_keys, state.keys.read_private_key()
     keys = [joiner.private_key, derived.private_key, *(() if before is None else (before,))]
     linux = Linux(state, joiner.options.interface, keys)
     sent: list[bool] = []
@@ -121,7 +121,7 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
             )
     except BaseException:
         if joiner.has_new_key and not sent:
-            state.discard_joining_key(joiner.public_key)
+            state.keys.discard_joining_key(joiner.public_key)
         raise
     finally:
         state.unfinished_redemption.remove()

@@ -78,7 +78,7 @@ def build_joiner(state: State, invitation: Invitation, options: LocalOptions) ->
     such as a copy of this machine's disk, goes on calling with it.
     Raises BadInput, with no key made, where something is in the way.
     """
-    identifier, joining = invitation.derived_keys.identifier, state.joining_key()
+    identifier, joining = invitation.derived_keys.identifier, state.keys.read_joining_key()
     join_keys = {invitation.derived_keys.public_key}
     if joining is not None:
         join_keys.add(derive_public_key(joining))
@@ -86,7 +86,7 @@ def build_joiner(state: State, invitation: Invitation, options: LocalOptions) ->
         tunnel = TunnelPlace(options.interface, invitation.network, invitation.address)
         refuse_collisions(state, tunnel, invitation.control_address, listen_port=options.listen_port)
     is_replacing = _needs_another_key(state, identifier, is_replacing=invitation.from_address is not None)
-    key, has_new_key = state.ensure_joining_key(identifier, is_replacing=is_replacing)
+    key, has_new_key = state.keys.ensure_joining_key(identifier, is_replacing=is_replacing)
     settings = state.find_valid_settings()
     directory = options.config_directory or (None if settings is None else settings.node_directory)
     return Joiner(
@@ -137,7 +137,7 @@ def is_member(state: State, identifier: str | None) -> bool:
             return False
         here = load_local(state)
     except StateUnreadable as error:
-        if files.read_mode(state.signing_key_file) is not None:
+        if files.read_mode(state.keys.signing_file) is not None:
             raise
         log.info("%s: asking the control node for it", error.message)
         return False
@@ -149,7 +149,7 @@ def has_no_join_interface(state: State, throwaway: set[str], interface: str) -> 
 
     throwaway: public keys that such a join gave it, besides this machine's own.
     """
-    link, key = links.read(interface), state.private_key()
+    link, key = links.read(interface), state.keys.read_private_key()
     if link is None or link.kind not in {"wireguard", "tun"}:
         return True
     found = wireguard.find_backend(interface).read(interface).public_key
@@ -218,9 +218,9 @@ def save_membership(
 
     public_key: the one that this membership has for this machine.
     """
-    state.save_preshared_key(preshared)
+    state.keys.save_preshared_key(preshared)
     files.write(state.membership_file, membership)
-    state.activate_joining_key(public_key)
+    state.keys.activate_joining_key(public_key)
     state.key_retirement.remove()
     state.key_rotation.remove()  # after it: until then the key that it tells of is in no membership here
     state.save_settings(settings)
