@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,17 +15,12 @@ from qmesh.errors import KernelRefused
 from qmesh.host.linux import Outline
 from qmesh.host.network import dns, path_mtu
 from qmesh.host.state.documents import Settings
-from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.plan.simulate import simulate_step
 from qmesh.mesh.plan.steps import SetPeer, Step
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.values import Endpoint, Secret
-
-
-def key(number: int) -> str:
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
-
+from tests.support.factories import key, mesh
 
 NAME = Endpoint("control.example.org", 51820)
 ADDRESS = Endpoint("192.0.2.1", 51820)
@@ -42,16 +36,7 @@ HERE = Local(
         verification_key=bytes(32),
         control_endpoints=(NAME,),
     ),
-    inventory=Inventory(
-        mesh="0123456789abcdef",
-        network="10.77.0.0/20",
-        control="a",
-        node="2.0",
-        base_port=40000,
-        service_port=51821,
-        revision=1,
-        machines=(CONTROL, OWN),
-    ),
+    inventory=mesh(CONTROL, OWN, service_port=51821, revision=1),
     preshared={key(1): Secret(key(9))},
 )
 

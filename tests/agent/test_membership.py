@@ -28,7 +28,6 @@ from qmesh.host.state.documents import KeyRotation, Settings, SuccessorKey
 from qmesh.host.system import agent_notify
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links.retirement import KeyRetirement
-from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier
 from qmesh.mesh.protocol.membership import (
     Update,
@@ -40,6 +39,7 @@ from qmesh.mesh.protocol.membership import (
 )
 from qmesh.mesh.protocol.membership_conflict import read_proof
 from qmesh.mesh.values import Secret
+from tests.support.factories import machine, mesh
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -49,25 +49,12 @@ SHARED = Secret(base64.b64encode(b"p" * 32).decode())
 
 
 def mesh_of(revision: int, *names: str, workers: int = 1) -> Inventory:
-    machines = [
-        Machine(
-            name=name,
-            public_key=base64.b64encode(bytes([9 + number]) * 32).decode(),
-            address=f"10.77.0.{1 + number}",
-            workers=workers,
-        )
-        for number, name in enumerate(("control", *names))
-    ]
-    return Inventory(
-        mesh=compute_mesh_identifier(VERIFICATION_KEY),
-        network="10.77.0.0/20",
-        control="control",
-        node="2.0",
-        base_port=40000,
-        service_port=51820,
-        revision=revision,
-        machines=tuple(machines),
+    machines = (
+        machine(name, number, workers, public_key=base64.b64encode(bytes([8 + number]) * 32).decode())
+        for number, name in enumerate(("control", *names), 1)
     )
+    identifier = compute_mesh_identifier(VERIFICATION_KEY)
+    return mesh(*machines, mesh=identifier, control="control", revision=revision)
 
 
 class Control:

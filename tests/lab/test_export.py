@@ -6,8 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from qmesh.mesh.exports import ansible
-from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.machine import Machine as Member
+from tests.support import factories
 from tests.support.lab.cluster import (
     STATE,
     dial,
@@ -27,23 +26,7 @@ pytestmark = pytest.mark.lab
 
 FORMATS = ("wg-quick", "nft", "hosts", "ansible")
 NAME = "control.example.org"
-MESH = Inventory(
-    mesh="0123456789abcdef",
-    network="10.77.0.0/20",
-    control="control",
-    node="2.0",
-    base_port=40000,
-    service_port=51821,
-    revision=1,
-    machines=(
-        Member(
-            name="control",
-            public_key="AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAM=",
-            address="10.77.0.1",
-            workers=3,
-        ),
-    ),
-)
+MESH = factories.mesh(factories.machine("control", 1, 3), control="control")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import msgspec
@@ -25,11 +24,8 @@ from qmesh.mesh.protocol.enrolment import (
     derive_permanent_preshared_key,
 )
 from qmesh.mesh.values import Endpoint
-
-
-def key(number: int) -> str:
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
-
+from tests.support import factories
+from tests.support.factories import key
 
 NEW = "run `qmesh invite` on the control node for a new one"
 REPLACE = "if this is b without its state, run `qmesh invite b --replace` on the control node"
@@ -42,17 +38,7 @@ MEMBER = Machine(name="c", public_key=key(3), address="10.77.0.3", workers=4)
 
 
 def mesh(*machines: Machine, **named: Any) -> Inventory:
-    return Inventory(
-        mesh="0123456789abcdef",
-        network="10.77.0.0/20",
-        control="control",
-        node="2.0",
-        base_port=40000,
-        service_port=51821,
-        revision=7,
-        machines=machines,
-        **named,
-    )
+    return factories.mesh(*machines, control="control", service_port=51821, **named)
 
 
 FIRST = mesh(CONTROL, INVITED, MEMBER)

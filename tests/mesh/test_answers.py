@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
 
 import pytest
 
 from qmesh.mesh.audit.links import list_quiet_machines
 from qmesh.mesh.audit.silence import group_silent_cores
-from qmesh.mesh.audit.surroundings import AuditContext, LinkContext, SilentWorkers
+from qmesh.mesh.audit.surroundings import LinkContext, SilentWorkers
 from qmesh.mesh.inventory import Worker
 from qmesh.mesh.links.activity import LinkReport, SilentLink
 from qmesh.mesh.node_processes.answers import (
@@ -22,24 +21,7 @@ from qmesh.mesh.node_processes.answers import (
     note_listeners,
 )
 from qmesh.mesh.protocol.member_note import MemberNote
-from tests.support.factories import cluster, key
-
-
-def context(**fields: Any) -> AuditContext:
-    return AuditContext(
-        public_key=key(1),
-        names={key(1): "fra-1", key(2): "hel-2"},
-        members={"fra-1": "10.77.0.1", "hel-2": "10.77.0.2"},
-        workers=(),
-        profile="1.4",
-        is_control=True,
-        key_files=(),
-        secret_files=(),
-        config=None,
-        listeners=(),
-        **fields,
-    )
-
+from tests.support.factories import audit_context, cluster, key
 
 PLACE = ("10.77.0.2", 40003)
 HERE, REFUSED, DROPPED = WorkerAnswer(0.0), WorkerAnswer(None, "refused"), WorkerAnswer(None, "dropped")
@@ -127,7 +109,7 @@ def test_a_machine_that_is_silent_for_two_reasons_is_none_that_answers():
         SilentWorkers("hel-2", "10.77.0.2", (4,), are_all=True, why="rejected"),
     )
     unheard = LinkContext(report=LinkReport(quiet=(key(2),)))
-    assert list_quiet_machines(context(silent=mixed, links=unheard)) == {"hel-2"}
+    assert list_quiet_machines(audit_context(silent=mixed, links=unheard)) == {"hel-2"}
     (one,) = group_silent_cores("hel-2", "10.77.0.2", zip(workers, (HERE, HERE, REFUSED), strict=True))
     assert (one.cores, one.are_all) == ((5,), False)
-    assert list_quiet_machines(context(silent=(one,), links=unheard)) == frozenset()
+    assert list_quiet_machines(audit_context(silent=(one,), links=unheard)) == frozenset()

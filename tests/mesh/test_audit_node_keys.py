@@ -9,25 +9,14 @@ from qmesh.mesh.audit.node_keys import node_key_findings
 from qmesh.mesh.audit.parts import list_audit_parts
 from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, KeyStoreFile, OtherKeys
 from qmesh.mesh.state import NodeState
-from tests.support.factories import key
+from tests.support.factories import audit_context, key
 from tests.support.node_identity import ENCRYPTION_KEY, IDENTITY, KEY_STORE, PEER_KEY, SECRETS
 
 replace = msgspec.structs.replace
 
 NOTHING = NodeState(guard=None, tunnel=None)
 
-AROUND = AuditContext(
-    public_key=key(2),
-    names={key(1): "control", key(2): "machine-b", key(3): "machine-c"},
-    members={},
-    workers=(),
-    profile="1.4",
-    is_control=False,
-    key_files=(),
-    secret_files=(),
-    config=None,
-    listeners=(),
-)
+AROUND = audit_context("control", "machine-b", "machine-c", public_key=key(2), is_control=False)
 
 
 def with_node(text: str = IDENTITY, store: KeyStoreFile | None = None, **fields: object) -> AuditContext:

@@ -7,7 +7,8 @@ import pytest
 
 from qmesh.mesh.audit.findings import RENDER, Finding, error_finding
 from qmesh.mesh.audit.obstacles import with_obstacles
-from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, FileObstacle, KeyStoreFile
+from qmesh.mesh.audit.surroundings import ConfigFile, FileObstacle, KeyStoreFile
+from tests.support.factories import audit_context
 
 replace = msgspec.structs.replace
 
@@ -28,11 +29,10 @@ NODE = error_finding("node-version", "node", "", "", "qmesh set --node 2.1")
 
 
 def cure(finding: Finding, obstacle: FileObstacle | None, keys: FileObstacle | None = None) -> str:
-    around = AuditContext(
-        public_key="", names={}, members={}, workers=(), profile="2.1", is_control=False, key_files=(),
-        secret_files=(), config=ConfigFile(PATH, "", 0o600, obstacle=obstacle), listeners=(),
+    around = audit_context(
+        config=ConfigFile(PATH, "", 0o600, obstacle=obstacle),
         key_store=KeyStoreFile(path=KEYS, octets=b"", is_beside_config=False, obstacle=keys),
-    )  # fmt: skip
+    )
     (found,) = with_obstacles([finding], around)
     assert replace(found, cure="") == replace(finding, cure="")
     return found.cure
@@ -80,8 +80,4 @@ def test_what_is_in_nobodys_way_is_not_spoken_of(finding, obstacle, keys):
 
 
 def test_a_file_whose_place_is_not_known_has_none():
-    around = AuditContext(
-        public_key="", names={}, members={}, workers=(), profile="2.1", is_control=False, key_files=(),
-        secret_files=(), config=None, listeners=(),
-    )  # fmt: skip
-    assert list(with_obstacles([STALE], around)) == [STALE]
+    assert list(with_obstacles([STALE], audit_context())) == [STALE]

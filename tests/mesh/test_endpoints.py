@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import pytest
@@ -37,10 +36,8 @@ from qmesh.mesh.machine import Machine
 from qmesh.mesh.mtu import compute_tunnel_mtu, parse_mtu
 from qmesh.mesh.state import Counters, NodeState, Peer, Tunnel
 from qmesh.mesh.values import Endpoint
-
-
-def key(number: int) -> str:
-    return base64.b64encode(number.to_bytes(32, "big")).decode()
+from tests.support import factories
+from tests.support.factories import key
 
 
 def at(text: str) -> Endpoint:
@@ -231,17 +228,7 @@ C = Machine(name="c", public_key=key(3), address="10.77.0.3", workers=1)
 
 
 def mesh(**named: Any) -> Inventory:
-    values: dict[str, Any] = {
-        "mesh": "0123456789abcdef",
-        "network": "10.77.0.0/20",
-        "control": "control",
-        "node": "2.0",
-        "base_port": 40000,
-        "service_port": 51821,
-        "revision": 1,
-        "machines": (CONTROL, B, C),
-    }
-    return Inventory(**{**values, **named})
+    return factories.mesh(**{"machines": (CONTROL, B, C), "control": "control", **named})
 
 
 def seen(**endpoints: Endpoint | None) -> NodeState:

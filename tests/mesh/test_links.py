@@ -24,7 +24,7 @@ from qmesh.mesh.links.activity import (
 )
 from qmesh.mesh.state import Counters
 from qmesh.mesh.values import Endpoint
-from tests.support.factories import key
+from tests.support.factories import audit_context, key
 
 A, B = Endpoint("192.0.2.1", 51820), Endpoint("192.0.2.2", 40000)
 LOOK_S = 5.0
@@ -144,18 +144,12 @@ def around(
     **links: object,
 ) -> AuditContext:
     """On `control`, or on `m0`: a mesh with so many members, m0 and following."""
-    names = {key(0): "control", **{key(number + 1): f"m{number}" for number in range(count)}}
-    return AuditContext(
+    names = ("control", *(f"m{number}" for number in range(count)))
+    return audit_context(
+        *names,
+        names={key(number): name for number, name in enumerate(names)},
         public_key=key(0) if is_control else key(1),
-        names=names,
-        members={name: f"10.77.0.{number + 1}" for number, name in enumerate(names.values())},
-        workers=(),
-        profile="1.4",
         is_control=is_control,
-        key_files=(),
-        secret_files=(),
-        config=None,
-        listeners=(),
         links=LinkContext(report=report, listen_port=51820, **links),  # type: ignore[arg-type]
     )
 

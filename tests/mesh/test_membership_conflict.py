@@ -15,7 +15,7 @@ from qmesh.mesh.protocol.membership_conflict import (
     is_contradicting,
     read_proof,
 )
-from tests.support.factories import key
+from tests.support.factories import key, machine, mesh
 
 replace = msgspec.structs.replace
 
@@ -24,20 +24,8 @@ VERIFIES = SIGNING.public_key().public_bytes_raw()
 
 
 def mesh_of(revision: int, *names: str) -> Inventory:
-    machines = tuple(
-        Machine(name=name, public_key=key(number), address=f"10.77.0.{number + 1}", workers=1)
-        for number, name in enumerate(("control", *names))
-    )
-    return Inventory(
-        mesh=compute_mesh_identifier(VERIFIES),
-        network="10.77.0.0/20",
-        control="control",
-        node="2.0",
-        base_port=40000,
-        service_port=51820,
-        revision=revision,
-        machines=machines,
-    )
+    machines = (machine(name, number) for number, name in enumerate(("control", *names), 1))
+    return mesh(*machines, mesh=compute_mesh_identifier(VERIFIES), control="control", revision=revision)
 
 
 OLD, NEW = mesh_of(5, "b"), mesh_of(9, "b", "c")

@@ -15,26 +15,15 @@ from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, SilentWorker
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.node_processes.places import find_other_places, list_accepting_places
 from qmesh.mesh.node_processes.silence import SilenceReason, explain_error
-from tests.support.factories import key
+from tests.support.factories import audit_context
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - nothing binds to it
 OTHER = "on hel-2: restart the worker of core 4 (with systemd: qmesh-worker@4.service)"
 
 
 def around(**fields: Any) -> AuditContext:
-    return AuditContext(
-        public_key=key(1),
-        names={key(1): "fra-1", key(2): "hel-2"},
-        members={"fra-1": "10.77.0.1", "hel-2": "10.77.0.2"},
-        workers=(),
-        profile="1.4",
-        is_control=True,
-        key_files=(),
-        secret_files=(),
-        config=ConfigFile("/c/config.yml", "engine:\n  dataWorkerMultiaddrs: []\n", 0o600),
-        listeners=(),
-        **fields,
-    )
+    config = ConfigFile("/c/config.yml", "engine:\n  dataWorkerMultiaddrs: []\n", 0o600)
+    return audit_context(config=config, **fields)
 
 
 def finding_of(why: SilenceReason, machine: str = "hel-2", **fields: Any) -> Finding:

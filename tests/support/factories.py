@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.state import Guard, Peer, Tunnel, list_address_routes
@@ -56,6 +57,24 @@ def guard(*ports: int, **named: Any) -> Guard:
         "ports": ports or (40003, 40004, 40005, 40006),
     }
     return Guard(**{**values, **named})
+
+
+def audit_context(*names: str, **named: Any) -> AuditContext:
+    """What surrounds the first of these machines, the control node: fra-1 with hel-2, where none is named."""
+    names = names or ("fra-1", "hel-2")
+    values: dict[str, Any] = {
+        "public_key": key(1),
+        "names": {key(number): name for number, name in enumerate(names, 1)},
+        "members": {name: f"10.77.0.{number}" for number, name in enumerate(names, 1)},
+        "workers": (),
+        "profile": "1.4",
+        "is_control": True,
+        "key_files": (),
+        "secret_files": (),
+        "config": None,
+        "listeners": (),
+    }
+    return AuditContext(**{**values, **named})
 
 
 def tunnel(*peers: Peer, **named: Any) -> Tunnel:

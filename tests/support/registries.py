@@ -5,19 +5,12 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.host.registry import (
-    IssuedInvitation,
-    Registry,
-)
+from qmesh.host.registry import IssuedInvitation, Registry
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.protocol.enrolment import (
-    Redemption,
-    build_redemption,
-    derive_invitation_keys,
-)
+from qmesh.mesh.protocol.enrolment import Redemption, build_redemption, derive_invitation_keys
 from qmesh.mesh.values import Endpoint
-from tests.support.factories import key
+from tests.support.factories import key, mesh
 
 NOW = 1_800_000_000
 DAY_S = 86400
@@ -30,16 +23,7 @@ CONTROL = Machine(
 )
 
 
-MESH = Inventory(
-    mesh="0123456789abcdef",
-    network="10.77.0.0/20",
-    control="control",
-    node="2.0",
-    base_port=40000,
-    service_port=51820,
-    revision=1,
-    machines=(CONTROL,),
-)
+MESH = mesh(CONTROL, control="control", revision=1)
 
 
 SIGNS = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
