@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
+from qmesh.host.state import lock as state_lock
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import (
     KeyRotation,
@@ -480,41 +480,55 @@ def test_a_damaged_signing_key_is_not_made_anew(state, octets):
     assert state.keys.signing_file.read_bytes() == octets
 
 
-def test_the_lock_waits_for_another_process_and_says_so(state, caplog):
-    caplog.set_level(logging.INFO, "qmesh")
+@pytest.fixture
+def holder(state):
+    """Another process that has the lock."""
 
     def hold() -> object:
-        lock = state.lock()
-        lock.__enter__()
-        return lock
+        held = state.lock()
+        held.__enter__()
+        return held
 
     with another_process(hold) as holder:
-        killer = threading.Timer(1.5, os.kill, (holder, signal.SIGKILL))
-        begun = time.monotonic()
-        killer.start()
-        with state.lock():
-            waited = time.monotonic() - begun
-        killer.join()
-
-    # Its holder was killed: nobody had to clean up.
-    assert waited >= 1.5
-    assert ["waiting for another qmesh command" in text for text in caplog.messages] == [True]
+        yield holder
 
 
-def test_a_short_wait_for_the_lock_is_not_worth_a_word(state, caplog):
+class Killer(logging.Handler):
+    """Ends a process at the first word that is logged."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__()
+        self._process = process
+
+    def emit(self, _record: logging.LogRecord) -> None:
+        os.kill(self._process, signal.SIGKILL)
+
+
+def test_the_lock_waits_for_another_process_and_says_so(state, holder, caplog):
     caplog.set_level(logging.INFO, "qmesh")
+    log, killer = logging.getLogger("qmesh"), Killer(holder)
+    log.addHandler(killer)
+    try:
+        with state.lock():  # whose holder was killed: nobody had to clean up
+            assert ["waiting for another qmesh command" in text for text in caplog.messages] == [True]
+    finally:
+        log.removeHandler(killer)
 
-    def hold() -> object:
-        lock = state.lock()
-        lock.__enter__()
-        return lock
 
-    with another_process(hold) as holder:
-        killer = threading.Timer(0.3, os.kill, (holder, signal.SIGKILL))
-        killer.start()
-        with state.lock():
-            pass
-        killer.join()
+def test_a_short_wait_for_the_lock_is_not_worth_a_word(state, holder, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "qmesh")
+    monkeypatch.setattr(state_lock, "SHORT_WAIT_S", 60.0)
+    is_killed = threading.Event()
+
+    def kill() -> None:
+        is_killed.set()
+        os.kill(holder, signal.SIGKILL)
+
+    killer = threading.Timer(0.1, kill)
+    killer.start()
+    with state.lock():
+        assert is_killed.is_set()
+    killer.join()
 
     assert caplog.messages == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,7 @@ from qmesh.mesh.nodeconfig.composer import MAX_DEPTH, MAX_NODES
 from qmesh.mesh.nodeconfig.document import Alias, Mapping, Mark, Scalar, Sequence, find_pair, mark_at
 from qmesh.mesh.nodeconfig.parse import MAX_CHARACTERS, MAX_DIRECTIVES, parse_document
 from tests.support.config_files import edit_worker_list
+from tests.support.waiting import within
 
 HEX = "0badc0de5ec12e7f"
 
@@ -132,11 +132,10 @@ def test_an_alias_bomb_is_not_expanded():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 100)]
     text = "\n".join([*lines, "peerPrivKey: *a99", ""])
-    started = time.perf_counter()
-    assert redact_config(text).startswith("a0: &a1 [<not shown>, <not shown>")
-    assert edit_worker_list(text, (), "2.0").startswith(text)
-    assert detect_profile(text) is None
-    assert time.perf_counter() - started < 5
+    with within(5):
+        assert redact_config(text).startswith("a0: &a1 [<not shown>, <not shown>")
+        assert edit_worker_list(text, (), "2.0").startswith(text)
+        assert detect_profile(text) is None
 
 
 @pytest.mark.parametrize(
@@ -145,12 +144,11 @@ def test_an_alias_bomb_is_not_expanded():
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 def test_a_huge_file_is_answered_in_bounded_time(reader, fill):
     text = "a: " + fill * (1_000_000 // len(fill))
-    started = time.perf_counter()
-    try:
-        reader(text)
-    except BadInput as error:
-        assert "line" in error.message  # noqa: PT017  # either answer will do, if it is quick
-    assert time.perf_counter() - started < 5
+    with within(5):
+        try:
+            reader(text)
+        except BadInput as error:
+            assert "line" in error.message  # noqa: PT017  # either answer will do, if it is quick
 
 
 class TestTree:

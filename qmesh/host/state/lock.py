@@ -13,6 +13,9 @@ from pathlib import Path
 from qmesh.errors import Busy, MachineRefused
 from qmesh.host.system import processes
 
+SHORT_WAIT_S = 1.0
+"""A command usually ends within it: only a longer wait is worth a word."""
+
 log = logging.getLogger("qmesh")
 
 
@@ -40,8 +43,7 @@ def wait_for_lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        # A command usually ends within a second: only a longer wait is worth a word.
-        if try_lock(descriptor, 1):
+        if try_lock(descriptor, SHORT_WAIT_S):
             return
         log.info("waiting for another qmesh command on this machine to end ...")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
