@@ -24,9 +24,12 @@ METHODS = {"loads", "deserialize", "unpack", "unpack_from", "fromhex", "read_byt
 
 ELSEWHERE = {
     "mesh/foreign/attributes.py": "of rules: one that raises was not understood",
-    "mesh/foreign/legacy_tables.py": "in the table as `tables of iptables-legacy`",
-    "mesh/foreign/xt_matches.py": "of rules: one that raises was not understood",
-    "mesh/foreign/xt_targets.py": "the same",
+    "mesh/foreign/xtables/legacy_tables.py": "in the table as `tables of iptables-legacy`",
+    "mesh/foreign/xtables/connection_matches.py": "of rules: one that raises was not understood",
+    "mesh/foreign/xtables/header_matches.py": "the same",
+    "mesh/foreign/xtables/stateful_matches.py": "the same",
+    "mesh/foreign/xtables/matches.py": "the same",
+    "mesh/foreign/xtables/targets.py": "the same",
     "host/firewall/held_table.py": "a comment in the kernel's message, any octets of which will do",
     "host/write_obstacle.py": "a file's name out of an error",
     "host/owned_path.py": "what the kernel tells of a descriptor",

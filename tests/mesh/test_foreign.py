@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from qmesh.mesh.foreign.expressions import Expression
 from qmesh.mesh.foreign.kernel_rules import BuiltRule, KernelRule
-from qmesh.mesh.foreign.legacy_tables import LegacyBlock, parse_legacy_table
 from qmesh.mesh.foreign.lookups import MOST_QUESTIONS, Element, Lookups, Question, SetHeader
 from qmesh.mesh.foreign.packet_fields import ORDER, encode_field
 from qmesh.mesh.foreign.packets import (
@@ -36,8 +35,9 @@ from qmesh.mesh.foreign.rule_text import render_rule
 from qmesh.mesh.foreign.rules import UNREAD, Chain, Evaluation, Table
 from qmesh.mesh.foreign.rulesets import ListedChain, Listing, build_tables
 from qmesh.mesh.foreign.walk import TOO_MANY, Budget, find_drops, walk_rulesets
-from qmesh.mesh.foreign.xt_matches import build_match
-from qmesh.mesh.foreign.xt_targets import build_target
+from qmesh.mesh.foreign.xtables.legacy_tables import LegacyBlock, parse_legacy_table
+from qmesh.mesh.foreign.xtables.matches import build_match
+from qmesh.mesh.foreign.xtables.targets import build_target
 from tests.support import factories
 from tests.support.foreign_cases import CASES, DATAGRAM, RECORDED, Fate, find_fate, read_recordings, replay
 from tests.support.foreign_rules import PlainRule

@@ -13,11 +13,11 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.kernel_rules import KernelRule
-from qmesh.mesh.foreign.legacy_tables import LegacyBlock
 from qmesh.mesh.foreign.lookups import Answers, Element, Question, SetHeader
 from qmesh.mesh.foreign.packets import Packet
 from qmesh.mesh.foreign.rulesets import ListedChain, Listing
 from qmesh.mesh.foreign.walk import Drop
+from qmesh.mesh.foreign.xtables.legacy_tables import LegacyBlock
 
 Fate: TypeAlias = Literal["passes", "drops", "unclear"]
 

@@ -14,8 +14,8 @@ from typing import Final
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network.netlink import translate_errors
-from qmesh.mesh.foreign.legacy_tables import INFO, LegacyBlock, parse_legacy_table
 from qmesh.mesh.foreign.rules import Table
+from qmesh.mesh.foreign.xtables.legacy_tables import INFO, LegacyBlock, parse_legacy_table
 
 _FAMILIES: Final = {"ip": (socket.AF_INET, socket.IPPROTO_IP), "ip6": (socket.AF_INET6, socket.IPPROTO_IPV6)}
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_*, IP6T_SO_*

@@ -3,8 +3,7 @@
 attributes, expressions  what the kernel tells of a rule
 registers, packet_fields bytes of which each bit is known or not: headers, and what rules load
 loads, kernel_rules      expressions that load something of a packet; a rule, built to be asked
-xt_matches, xt_targets   those of iptables
-legacy_tables            the tables of iptables-legacy
+xtables                  those of iptables, and the tables of iptables-legacy
 rules                    tables, chains and rules as values, and a packet on its way through them
 walk                     one packet against all tables: passed, dropped, or not understood
 lookups                  what is asked of sets, and answered

@@ -47,8 +47,8 @@ from qmesh.mesh.foreign.registers import (
 from qmesh.mesh.foreign.rule_text import render_rule
 from qmesh.mesh.foreign.rules import Ending, Evaluation, Outcome
 from qmesh.mesh.foreign.values import Truth, all_of, negate
-from qmesh.mesh.foreign.xt_matches import build_match
-from qmesh.mesh.foreign.xt_targets import build_target
+from qmesh.mesh.foreign.xtables.matches import build_match
+from qmesh.mesh.foreign.xtables.targets import build_target
 
 
 class KernelRule(msgspec.Struct, frozen=True):

@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 
 from qmesh.mesh.foreign.kernel_rules import BuiltRule, KernelRule
-from qmesh.mesh.foreign.legacy_tables import LegacyBlock, parse_legacy_table
 from qmesh.mesh.foreign.lookups import SetHeader
 from qmesh.mesh.foreign.rules import Chain, Program, Table
+from qmesh.mesh.foreign.xtables.legacy_tables import LegacyBlock, parse_legacy_table
 
 FAMILIES: Final = frozenset({"inet", "ip", "ip6", "netdev"})
 """Those that an IP packet of the mesh passes."""

@@ -15,8 +15,9 @@ import msgspec
 from qmesh.mesh.foreign.packets import PROTOCOL_NUMBERS
 from qmesh.mesh.foreign.rules import Chain, Ending, Evaluation, Outcome, Rule, Table, UnclearRule
 from qmesh.mesh.foreign.values import Truth, all_of
-from qmesh.mesh.foreign.xt_matches import Match, build_match
-from qmesh.mesh.foreign.xt_targets import Target, build_target
+from qmesh.mesh.foreign.xtables.match_types import Match
+from qmesh.mesh.foreign.xtables.matches import build_match
+from qmesh.mesh.foreign.xtables.targets import Target, build_target
 
 INFO: Final = struct.Struct("=32sI5I5III")
 """ipt_getinfo: name, hooks, where each one's entries begin and end, how many entries, and their bytes."""
