@@ -9,7 +9,8 @@ walk                     one packet against all tables: passed, dropped, or not 
 lookups                  what is asked of sets, and answered
 packets                  the packets that must pass, concretely
 rulesets                 all that was read, as tables
-obstacles                all together, and the command that fixes each
+obstacles                all together
+firewall_fixes           the command of its firewall that fixes each
 other_hooks              what takes packets besides rules: IPsec, XDP, filters of tc, a mark, units' filters
 saved_rules              tables of qmesh in files with rules
 """
