@@ -11,7 +11,7 @@ import contextlib
 import email.utils
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -81,7 +81,7 @@ class HttpRequest(NamedTuple):
 
     query: the path's. acknowledgement: the sender's report of the revision that it holds, key_report: of its
         node's keys, both encrypted, in base64. can_report: whether it would report its findings.
-    note: what it notes of itself. host: the header of that name.
+    note: what it notes of itself. host: the header of that name. headers: all, by name in lower case.
     hung_up: done once the client has closed the connection.
     """
 
@@ -94,18 +94,24 @@ class HttpRequest(NamedTuple):
     can_report: bool
     note: bytes
     host: bytes
+    headers: Mapping[bytes, bytes]
     body: bytes
     hung_up: asyncio.Future[None]
 
 
 class Response(NamedTuple):
-    """What a question is answered with. then: called once it has been taken, or can't be. headers: more."""
+    """What a question is answered with. then: called once it has been taken, or can't be. headers: more.
+
+    pieces: a body that comes piece by piece, in place of `body`, for as long as the client takes it. Such
+        connections are not counted with the others, and none gives way: who answers has to keep them few.
+    """
 
     status: int
     body: bytes = b""
     media: str = ""
     then: Callable[[], None] | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    pieces: AsyncGenerator[bytes, None] | None = None
 
 
 class _BadRequest(NamedTuple):
@@ -199,6 +205,7 @@ class _HttpProtocol(asyncio.Protocol):
             can_report=bool(headers.get(CAN_REPORT.encode(), b"")),
             note=headers.get(NOTE.encode(), b"")[:MOST_CHARACTERS],
             host=headers.get(b"host", b""),
+            headers=headers,
             body=bytes(self._body),
             hung_up=self.hung_up,
         )
@@ -212,21 +219,52 @@ class _HttpProtocol(asyncio.Protocol):
                     self._transport.write_eof()
                     await self.hung_up
 
+    async def send_pieces(
+        self, answer: Response, pieces: AsyncGenerator[bytes, None], *, taken_s: float
+    ) -> None:
+        """Send one piece after the other, to their end or the client's. It has so many seconds for each."""
+        async with contextlib.aclosing(pieces):
+            with contextlib.suppress(OSError, h11.LocalProtocolError):  # TimeoutError among them
+                self._write_head(answer)
+                while piece := await self._wait_for_piece(pieces):
+                    self._write_event(h11.Data(data=piece))
+                    async with asyncio.timeout(taken_s):
+                        await self._wait_until_writable()
+                self._write_event(h11.EndOfMessage())
+
+    async def _wait_for_piece(self, pieces: AsyncGenerator[bytes, None]) -> bytes:
+        """The next one; none once there is none, or the client is gone."""
+        coming = asyncio.ensure_future(anext(pieces, b""))
+        try:
+            await asyncio.wait((coming, self.hung_up), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not coming.done():
+                coming.cancel()
+                await asyncio.wait((coming,))
+        return b"" if coming.cancelled() or self.hung_up.done() else coming.result()
+
     async def _write_response(self, answer: Response) -> None:
-        headers = [("connection", "close"), ("date", email.utils.formatdate(usegmt=True)), *answer.headers]
-        if answer.status != 204:
-            headers.append(("content-length", str(len(answer.body))))
-        if answer.media:
-            headers.append(("content-type", answer.media))
-        self._write_event(h11.Response(status_code=answer.status, headers=headers))
-        for begin in range(0, len(answer.body), _PIECE):
-            if self._resumed is not None:
-                await self._resumed
-                self._resumed = None
+        length = () if answer.status == 204 else (("content-length", str(len(answer.body))),)
+        self._write_head(answer, *length)
+        is_asked = self._request is None or self._request.method != b"HEAD"
+        for begin in range(0, len(answer.body) if is_asked else 0, _PIECE):
+            await self._wait_until_writable()
             if self.hung_up.done():
                 return
             self._write_event(h11.Data(data=answer.body[begin : begin + _PIECE]))
         self._write_event(h11.EndOfMessage())
+
+    def _write_head(self, answer: Response, *more: tuple[str, str]) -> None:
+        headers = [("connection", "close"), ("date", email.utils.formatdate(usegmt=True)), *answer.headers]
+        headers += more
+        if answer.media:
+            headers.append(("content-type", answer.media))
+        self._write_event(h11.Response(status_code=answer.status, headers=headers))
+
+    async def _wait_until_writable(self) -> None:
+        if self._resumed is not None:
+            await self._resumed
+            self._resumed = None
 
     def _write_event(self, event: h11.Event) -> None:
         octets = self._http.send(event)
@@ -262,6 +300,8 @@ class Connections:
         # In the order in which they came.
         self._arriving: dict[asyncio.Task[None], None] = {}
         self._asked: dict[asyncio.Task[None], None] = {}
+        self._lasting: dict[asyncio.Task[None], None] = {}
+        """Those that are answered piece by piece. None of them gives way."""
         self._is_over = False
 
     def start_accepting(self) -> None:
@@ -277,7 +317,7 @@ class Connections:
             task.cancel()
         if self._asked:
             await asyncio.wait(self._asked, timeout=grace_s)
-        left = {**self._asked, **self._arriving}
+        left = {**self._asked, **self._arriving, **self._lasting}
         for task in left:
             task.cancel()
         if left:
@@ -291,7 +331,7 @@ class Connections:
         loop = asyncio.get_running_loop()
         for _ in range(_MOST_AT_ONCE):
             try:
-                connection, (address, *_) = self._listening.accept()
+                connection, name = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -299,6 +339,7 @@ class Connections:
                 loop.remove_reader(self._listening)
                 loop.call_later(_FULL_S, self._resume_accepting)
                 return
+            address = name[0] if name else ""  # a Unix socket's client has no name
             peer = self._peers.get(address) or ConnectedPeer(address)
             if peer.under_way >= self._limits.a_peer or self._connection_count >= self._limits.in_all:
                 if not self._limits.gives_way:
@@ -333,6 +374,7 @@ class Connections:
             connection.close()  # it may not have begun
         self._arriving.pop(task, None)
         self._asked.pop(task, None)
+        self._lasting.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a connection failed", exc_info=error)
         peer.under_way -= 1
@@ -356,7 +398,11 @@ class Connections:
             self._arriving.pop(task, None)
             self._asked[task] = None
             answer = await self._answer_request(question)
-            if answer is not None:
+            if answer is not None and answer.pieces is not None:
+                self._asked.pop(task, None)
+                self._lasting[task] = None
+                await wire.send_pieces(answer, answer.pieces, taken_s=self._limits.taken_s)
+            elif answer is not None:
                 await wire.send_response(answer, taken_s=self._limits.taken_s)
                 if answer.then is not None:
                     answer.then()

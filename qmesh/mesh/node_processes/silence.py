@@ -15,6 +15,17 @@ port, but not at its address. refused: its machine says that nothing listens. dr
 rejected: a firewall says no. unroutable: nothing leaves the machine that asks. down: as its machine noted,
 `qmesh down` removed its tunnel. stopped: it accepts calls, and is stopped or frozen, as its machine noted.
 """
+SILENCE_WORDS: Final[dict[SilenceReason, str]] = {
+    "": "no answer",
+    "absent": "nothing listens",
+    "elsewhere": "something listens at another address",
+    "refused": "refused",
+    "dropped": "dropped by a firewall, or hanging",
+    "rejected": "rejected by a firewall",
+    "unroutable": "no way from here",
+    "down": "`qmesh down` was run there",
+    "stopped": "stopped by a signal, or frozen",
+}
 _REASONS: Final[dict[int, SilenceReason]] = {
     errno.ECONNREFUSED: "refused",
     errno.ETIMEDOUT: "dropped",
