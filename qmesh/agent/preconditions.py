@@ -185,6 +185,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "admit": _CHANGE,
     "set": _CHANGE,
     "set --metrics": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
+    "set --readers": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "pause": _CHANGE,
     "resume": _CHANGE,
     "remove": _CHANGE,

@@ -313,9 +313,10 @@ CHILD = f"""
 import sys; sys.path.insert(0, {str(CHECKOUT)!r})
 import msgspec
 from pathlib import Path
+from qmesh.agent import limited_command
 from qmesh.agent.audit import reporter
 from qmesh.host.state.directory import State
-reporter.CHECK_S = reporter.PROCESSOR_S = 600  # an emulated machine is fifty times as slow
+limited_command.COMMAND_S = limited_command.PROCESSOR_S = 600  # an emulated machine is fifty times as slow
 sys.stdout.buffer.write(msgspec.json.encode(reporter.run_check(State(Path("/var/lib/qmesh"))).findings))
 """
 

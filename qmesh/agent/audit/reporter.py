@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import resource
 import secrets
-import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Annotated, Final
@@ -21,28 +16,21 @@ from typing import Annotated, Final
 import msgspec
 
 from qmesh.agent.control_client import build_client
+from qmesh.agent.limited_command import run_limited_command
 from qmesh.agent.local import Local, load_local
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.state.directory import State
-from qmesh.host.system import processes, programs
 from qmesh.mesh.audit.findings import Finding, failed_check_finding
 from qmesh.mesh.decode import Malformed, decode_json
-from qmesh.mesh.own_command import build_command_line
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.findings_report import FindingsReport, encrypt_report, is_request_id
 
 log = logging.getLogger("qmesh")
 
-CHECK_S: Final = 30.0
-"""Seconds that the check has, by the clock; of the processor's time it has fewer."""
-PROCESSOR_S: Final = 20
-MOST_MEMORY: Final = 2 << 30
-"""Octets of address space."""
 MOST_OUTPUT: Final = 4 << 20
 LEAST_S: Final = 3.0
 """Seconds between the beginnings of two checks, at least."""
-_NICE: Final = 10
 _CONNECT_S: Final = 2.0
 _ANSWER_S: Final = 10.0
 
@@ -126,41 +114,8 @@ def _send_report(here: Local, report: FindingsReport, request: str) -> None:
 
 def run_check(state: State) -> FindingsReport:
     """What `qmesh check` says of this machine, by a child with limits. It always comes to an end."""
-    words = ("check", "--json", "--state", str(state.directory.absolute()))
-    strict = [f"-W{each}" for each in sys.warnoptions]
-    with subprocess.Popen(
-        build_command_line(sys.executable, *words, options=strict),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=programs.DIRECTORY,
-        start_new_session=True,
-    ) as child:
-        _limit_process(child.pid)
-        timer = threading.Timer(CHECK_S, _kill_group, (child.pid,))
-        timer.start()
-        try:
-            assert child.stdout is not None
-            said = child.stdout.read(MOST_OUTPUT)
-        finally:
-            timer.cancel()
-            timer.join()
-            # And what it has started. Until it is waited for, its number is nobody else's.
-            processes.wait_for_exit(child.pid, 1.0)
-            _kill_group(child.pid)
-    return read_answer(said, code=child.returncode)
-
-
-def _kill_group(number: int) -> None:
-    with contextlib.suppress(OSError):
-        os.killpg(number, signal.SIGKILL)
-
-
-def _limit_process(number: int) -> None:
-    with contextlib.suppress(OSError):  # it has ended already
-        os.setpriority(os.PRIO_PROCESS, number, _NICE)
-        resource.prlimit(number, resource.RLIMIT_CPU, (PROCESSOR_S, PROCESSOR_S))
-        resource.prlimit(number, resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    said, code = run_limited_command(state, "check", "--json", most_octets=MOST_OUTPUT)
+    return read_answer(said, code=code)
 
 
 def read_answer(said: bytes, *, code: int) -> FindingsReport:

@@ -14,6 +14,7 @@ from qmesh.agent.audit.part_checks import PartChecks
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.local import MembershipInvalid, load_local, with_tunnel_and_guard
 from qmesh.agent.preconditions import check_user, lock_checked
+from qmesh.agent.readers.ask import ask_as_reader, is_reader
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
@@ -46,8 +47,11 @@ class Report(msgspec.Struct, frozen=True):
 def check(state: State) -> Report:
     """Audit this machine, part by part: one that can't be audited is a finding, and the others are told.
 
-    Raises QmeshError where it is not known what the machine should be.
+    A reader is told what this machine's agent says. Raises QmeshError where it is not known what the machine
+    should be.
     """
+    if is_reader():
+        return ask_as_reader("check", Report)
     check_user("check")
     looks = PartChecks()
     # Before it has to wait for this command, which must not wait for a user's disk.

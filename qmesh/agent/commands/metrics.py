@@ -6,6 +6,7 @@ from typing import Final
 
 from qmesh.agent.metrics.collector import gather_metrics
 from qmesh.agent.preconditions import check_user, load_checked
+from qmesh.agent.readers.ask import is_reader, read_metrics_as_reader
 from qmesh.host.metrics import agent_socket
 from qmesh.host.state.directory import State
 from qmesh.host.system import background
@@ -16,6 +17,8 @@ ANSWER_S: Final = 60.0
 
 def read_metrics(state: State) -> str:
     """The text. Of the agent, where one runs; else all is looked at here. Raises MachineRefused, BadInput."""
+    if is_reader():
+        return read_metrics_as_reader()
     check_user("metrics")
     load_checked(state, "metrics")
     if background.is_agent_running(state):

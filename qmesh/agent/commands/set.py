@@ -15,6 +15,8 @@ from qmesh.errors import BadInput, QmeshError
 from qmesh.host.metrics.listen import refuse_taken_port
 from qmesh.host.metrics.public_file import remove_public_file
 from qmesh.host.network.ssh_ports import find_ssh_ports
+from qmesh.host.readers.group import find_group_number, list_group_members
+from qmesh.host.readers.place import remove_place
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.host.system import ssh_session
@@ -27,6 +29,7 @@ from qmesh.mesh.ports.port_options import PortOptions, set_port_options
 from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.systemd.sandbox import is_shut_from_agent
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, quote_text
+from qmesh.mesh.view.questions import validate_group_name
 
 
 def set_machine(
@@ -149,6 +152,39 @@ def set_metrics(state: State, *, place: str | None, directory: str | None) -> Me
         is_another=settings != old,
         metrics=None if settings.metrics is None else str(settings.metrics),
         metrics_directory=None if chosen is None else str(chosen),
+    )
+
+
+class ReaderSettings(msgspec.Struct, frozen=True):
+    """Who may look at this machine's mesh. is_another: whether that has changed.
+
+    readers: a group; None for nobody but root. members: the users in it besides those whose own group it is.
+    """
+
+    is_another: bool
+    readers: str | None
+    members: tuple[str, ...]
+
+
+def set_readers(state: State, group: str) -> ReaderSettings:
+    """Let the members of a group look, or nobody but root where it is `none`.
+
+    Raises BadInput where this machine has no such group, or it can't be told who is in it.
+    """
+    check_user("set --readers")
+    wanted = None if group == "none" else validate_group_name(group)
+    if wanted is not None:
+        find_group_number(wanted)
+    with lock_member(state, "set --readers") as here:
+        old = here.settings
+        if wanted != old.readers:
+            state.save_settings(msgspec.structs.replace(old, readers=wanted))
+    if wanted is None:  # no agent may run that would
+        remove_place()
+    return ReaderSettings(
+        is_another=wanted != old.readers,
+        readers=wanted,
+        members=() if wanted is None else list_group_members(wanted),
     )
 
 

@@ -17,6 +17,7 @@ from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import NodeLook, look_for_command
 from qmesh.agent.node.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
 from qmesh.agent.preconditions import check_user
+from qmesh.agent.readers.ask import ask_as_reader, is_reader
 from qmesh.errors import MachineRefused
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
@@ -49,8 +50,8 @@ class CoreRange(msgspec.Struct, frozen=True):
     count: int | None
 
 
-class MachineStatus(msgspec.Struct, frozen=True):
-    """One machine of the mesh.
+class MachineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine of the mesh. public_key, endpoint: empty and None for readers.
 
     last_handshake: seconds ago; None when never, or not known here.
     workers: None where this machine can't tell: another one than the control node of others.
@@ -62,8 +63,8 @@ class MachineStatus(msgspec.Struct, frozen=True):
     name: str
     role: Literal["control", "worker"]
     address: str
-    public_key: str
-    endpoint: str | None
+    public_key: str = ""
+    endpoint: str | None = None
     cores: CoreRange
     ports: tuple[int, ...]
     state: str
@@ -146,7 +147,12 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def status(state: State) -> Status:
-    """Every machine, with what this one's WireGuard knows about those that are its peers."""
+    """Every machine, with what this one's WireGuard knows about those that are its peers.
+
+    A reader is told what its agent says.
+    """
+    if is_reader():
+        return ask_as_reader("status", Status)
     check_user("status")
     here = load_latest(state)
     counters = _read_counters(state, here)

@@ -21,6 +21,7 @@ from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.metrics.public_file import remove_public_file
 from qmesh.host.network import ports
 from qmesh.host.network.ports import Listener
+from qmesh.host.readers.place import remove_place
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup, Settings
@@ -112,6 +113,7 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     left = _remove_metrics_file(settings)
     processes.terminate_lock_owner(state.hold_lock_file, timeout_s=_END_S)
     single_agent.remove_lock_directory()
+    remove_place()
     deleted, kept = installed_files.delete_units()
     kept += left
     if delete_state:

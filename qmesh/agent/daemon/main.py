@@ -38,6 +38,8 @@ from qmesh.agent.node.node_restarts import NodeConfigFollower
 from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.agent.node.program_watch import ProgramWatch
 from qmesh.agent.preconditions import check_user
+from qmesh.agent.readers.answers import ReaderAnswers
+from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.metrics import agent_socket
@@ -121,6 +123,7 @@ class Agent:
         self._detours = DetourLog(audit_interval_s)
         self._findings = FindingsReporter(state)
         self._metrics = MetricsCollector(state, self._collect_knowledge)
+        self._answers = ReaderAnswers(state, self._metrics)
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._parts = {
             supervisor.MONITOR: AgentPart(supervisor.MONITOR, self._run_monitor, self._troubles),
@@ -129,6 +132,7 @@ class Agent:
             supervisor.GUARD: AgentPart(supervisor.GUARD, self._keep_guard, self._troubles),
             supervisor.TELLING: AgentPart(supervisor.TELLING, self._tell_metrics, self._troubles),
             supervisor.METRICS: AgentPart(supervisor.METRICS, self._keep_outlets, self._troubles),
+            supervisor.READERS: AgentPart(supervisor.READERS, self._answer_readers, self._troubles),
         }
 
     def run(self) -> None:
@@ -338,6 +342,10 @@ class Agent:
     def _keep_outlets(self) -> None:
         outlets = MetricsOutlets(self._metrics, lambda: self._here, self._troubles)
         outlets.run(self._parts[supervisor.METRICS])
+
+    def _answer_readers(self) -> None:
+        service = ReaderService(self._answers, lambda: self._here, self._troubles)
+        service.run(self._parts[supervisor.READERS])
 
     def _collect_knowledge(self) -> AgentKnowledge | None:
         """For metrics; None before the first look."""

@@ -286,6 +286,7 @@ def _build_event_view(event: Event) -> EventView:
         revision=event.revision,
         command=event.command,
         user=event.user,
+        address=event.address,
     )
 
 

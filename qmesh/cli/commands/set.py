@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import logging
+import shlex
+from collections.abc import Iterable
 from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from qmesh.agent.commands.set import MetricsSettings, set_machine, set_metrics, set_options
+from qmesh.agent.commands.set import (
+    MetricsSettings,
+    ReaderSettings,
+    set_machine,
+    set_metrics,
+    set_options,
+    set_readers,
+)
 from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.errors import BadInput
@@ -31,6 +40,7 @@ EXAMPLES = (
     "qmesh set --node 2.1",
     "qmesh set --restart",
     "qmesh set --metrics 127.0.0.1:9586",
+    "qmesh set --readers monitoring",
 )
 
 
@@ -117,6 +127,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    readers: Annotated[
+        str | None,
+        typer.Option(
+            help="The group of this machine whose members may use `qmesh status`, `check`, `log` and"
+            " `metrics` without root; `none` for no group.",
+            metavar="GROUP",
+            show_default=False,
+        ),
+    ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,12 +165,13 @@ def command(
             hint="pass both: `qmesh set NAME --guard-port PORT --from control`",
         )
     if metrics is not None or metrics_directory is not None:
-        if name is not None or for_one or for_all:
-            raise BadInput(
-                "--metrics and --metrics-directory are for this machine, and are passed alone",
-                hint="on the machine itself: `qmesh set --metrics ADDRESS:PORT`",
-            )
+        others = (name, readers, *for_one, *for_all)
+        _refuse_others("--metrics and --metrics-directory are", "--metrics ADDRESS:PORT", others)
         _print_metrics(set_metrics(State(state), place=metrics, directory=metrics_directory), as_json=as_json)
+        return
+    if readers is not None:
+        _refuse_others("--readers is", "--readers GROUP", (name, *for_one, *for_all))
+        print_outcome(set_readers(State(state), readers), as_json=as_json, text=_render_readers)
         return
     if not for_one and not for_all:
         raise BadInput("nothing to change was given", hint="see `qmesh set --help`")
@@ -195,11 +215,33 @@ def _list_given(*options: tuple[str, object]) -> tuple[str, ...]:
     return tuple(option for option, value in options if value is not None)
 
 
+def _refuse_others(options: str, example: str, others: Iterable[str | None]) -> None:
+    """Raise BadInput where anything else was typed besides what is for this machine. options: with a verb."""
+    if any(each is not None for each in others):
+        raise BadInput(
+            f"{options} for this machine, and passed alone",
+            hint=f"on the machine itself: `qmesh set {example}`",
+        )
+
+
 def _print_metrics(settings: MetricsSettings, *, as_json: bool) -> None:
     served = f"served at http://{settings.metrics}/metrics" if settings.metrics else "not served"
     written = f"written to {settings.metrics_directory}" if settings.metrics_directory else "not written"
     text = f"metrics of this machine: {served}, {written}; its agent does so within seconds"
     print_outcome(settings, as_json=as_json, text=lambda _: text)
+
+
+def _render_readers(settings: ReaderSettings) -> str:
+    group = settings.readers
+    if group is None:
+        return "only root may look at this mesh from this machine"
+    may = "`qmesh status`, `check`, `log` and `metrics` without root; the agent answers within seconds"
+    if settings.members:
+        return f"members of group {group} may use {may}; in it: {', '.join(settings.members)}"
+    return (
+        f"members of group {group} may use {may}; add a user with `usermod -aG {shlex.quote(group)} USER`,"
+        " who then logs in again"
+    )
 
 
 def _parse_endpoints(said: list[str] | None) -> tuple[str, ...] | None:

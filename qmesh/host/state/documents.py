@@ -30,6 +30,7 @@ from qmesh.mesh.values import (
     validate_machine_name,
     validate_wireguard_key,
 )
+from qmesh.mesh.view.questions import validate_group_name
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics: where the agent serves them, an IP address and a port; None for nowhere.
     metrics_directory: where it writes them for node_exporter; None for where Debian's has its files, if that
         is there, and "" for nowhere.
+    readers: the group whose members may ask the agent how the mesh is; None for none.
     """
 
     mesh: str
@@ -111,6 +113,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     invitation: str | None = None
     metrics: Endpoint | None = None
     metrics_directory: str | None = None
+    readers: str | None = None
 
     def __post_init__(self) -> None:
         validate_machine_name(self.name)
@@ -119,6 +122,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _check_directory(self.metrics_directory or None, option="--metrics-directory")
         if self.metrics is not None:
             parse_metrics_address(str(self.metrics))
+        if self.readers is not None:
+            validate_group_name(self.readers)
 
     @property
     def node_directory(self) -> ConfigDirectory | None:

@@ -78,14 +78,18 @@ class FindingView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventView(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that changed the mesh. at: Unix time in seconds. user: who typed it, where that was noted."""
+    """Something that changed the mesh. at: Unix time in seconds. user: who typed it, where that was noted.
+
+    address: in the tunnel, of a machine that joined.
+    """
 
     at: int
     what: str
     machine: str | None
     revision: int
     command: str
-    user: str | None
+    user: str | None = None
+    address: str | None = None
 
 
 class GuardView(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,45 @@
+"""A command that only looks, typed by a user who is not root: it asks this machine's agent."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Final, TypeVar
+
+from qmesh.errors import MachineRefused
+from qmesh.host.readers.client import ask_agent
+from qmesh.mesh.decode import Malformed, decode_json
+from qmesh.mesh.systemd.instructions import describe_agent_restart
+from qmesh.mesh.view.questions import ROOT, ReaderQuestion
+
+log = logging.getLogger("qmesh")
+
+T = TypeVar("T")
+
+_OLD_S: Final = 5.0
+"""Seconds after which it is said how old an answer is."""
+
+
+def is_reader() -> bool:
+    """Whether this process is not root's, and can only ask."""
+    return os.geteuid() != ROOT
+
+
+def ask_as_reader(question: ReaderQuestion, kind: type[T]) -> T:
+    """The agent's answer, as a value of a type. Raises as `ask_agent`."""
+    answer = ask_agent(question)
+    try:
+        found = decode_json(answer.octets, kind)
+    except Malformed:
+        raise MachineRefused(
+            "this machine's agent answers in another format: it runs another version of qmesh",
+            hint=f"have root restart it: `{describe_agent_restart()}`",
+        ) from None
+    if question == "check" and answer.age_s >= _OLD_S:
+        log.info("this machine was checked %.0f s ago", answer.age_s)
+    return found
+
+
+def read_metrics_as_reader() -> str:
+    """The text for Prometheus. Raises as `ask_agent`."""
+    return ask_agent("metrics").octets.decode("utf-8", "replace")

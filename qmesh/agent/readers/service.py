@@ -1,0 +1,113 @@
+"""The agent's part that answers readers, where the settings name a group of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from qmesh.agent.daemon.supervisor import READERS_PLACE, AgentPart, Troubles
+from qmesh.agent.local import Local
+from qmesh.agent.readers.answers import ReaderAnswers
+from qmesh.errors import BadInput, QmeshError
+from qmesh.host.readers.group import find_group_number
+from qmesh.host.readers.place import ReaderPlace, remove_place
+from qmesh.host.readers.server import ReaderServer
+from qmesh.mesh.view.questions import Caller, may_ask
+
+log = logging.getLogger("qmesh")
+
+GROUP_S: Final = 10.0
+"""Seconds between two looks at who the group is now."""
+_TICK_S: Final = 1.0
+
+
+class ReaderService:
+    """`run` is a part's.
+
+    get_here: what the machine remembered at the agent's last look; None before the first.
+    """
+
+    def __init__(
+        self, answers: ReaderAnswers, get_here: Callable[[], Local | None], troubles: Troubles
+    ) -> None:
+        self._answers = answers
+        self._get_here = get_here
+        self._troubles = troubles
+        self._server = ReaderServer(self._may_ask, answers.find_answer)
+        self._place: ReaderPlace | None = None
+        self._group: int | None = None
+        self._name: str | None = None
+        self._group_due = 0.0
+        self._is_tidy = False
+
+    def run(self, part: AgentPart) -> None:
+        """Answer readers as the settings say, until the part should end."""
+        try:
+            while not part.stopped.is_set():
+                part.pulse.beat()
+                here = self._get_here()
+                if here is not None:
+                    self.update_place(here.settings.readers)
+                self._answers.forget_old()
+                if self._place is None:
+                    part.stopped.wait(_TICK_S)
+                else:
+                    self._accept_caller(self._place)
+        finally:
+            self._close_place()
+
+    def update_place(self, name: str | None) -> None:
+        """Have the socket be as it should. name: the group of readers; None for none."""
+        if name is None:
+            self._name = None
+            self._close_place()
+            self._troubles.clear(READERS_PLACE)
+            if not self._is_tidy:
+                self._is_tidy = True
+                remove_place()
+            return
+        self._is_tidy = False
+        is_due = name != self._name or time.monotonic() >= self._group_due
+        if not is_due and self._place is not None and self._place.is_whole:
+            return
+        if is_due:
+            self._name, self._group_due = name, time.monotonic() + GROUP_S
+        try:
+            self._open_place(name)
+        except QmeshError as error:
+            self._troubles.note_error(READERS_PLACE, error)
+        else:
+            self._troubles.clear(READERS_PLACE)
+
+    def _open_place(self, name: str) -> None:
+        """Raises BadInput where there is no such group: then nobody is answered. Raises MachineRefused."""
+        try:
+            group = find_group_number(name)
+        except BadInput:
+            self._close_place()
+            raise
+        if self._place is not None and (group != self._group or not self._place.is_whole):
+            self._close_place()
+        if self._place is None:
+            self._place = ReaderPlace(group)
+            self._group = group
+            log.info("members of group %s may look by `qmesh status` and other commands", name)
+
+    def _accept_caller(self, place: ReaderPlace) -> None:
+        place.listening.settimeout(_TICK_S)
+        with contextlib.suppress(TimeoutError):
+            connection, _ = place.listening.accept()
+            self._server.take_caller(connection)
+
+    def _may_ask(self, caller: Caller) -> bool:
+        group = self._group
+        return group is not None and may_ask(caller, group)
+
+    def _close_place(self) -> None:
+        self._group = None
+        if self._place is not None:
+            self._place.close()
+            self._place = None

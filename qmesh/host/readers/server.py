@@ -1,0 +1,186 @@
+"""The agent's end of the readers' socket: who calls, what is asked, and how much of it.
+
+Each caller has a thread, of a few in all and fewer of one user: one that drips, or does not take its answer,
+keeps only its own place, and that for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from qmesh.errors import BadInput, Busy, MachineRefused, NeedsRoot, QmeshError
+from qmesh.mesh.view.questions import (
+    MOST_ANSWER,
+    MOST_QUESTION,
+    AnswerHead,
+    Caller,
+    ReaderQuestion,
+    build_error_head,
+    parse_question,
+    render_head,
+)
+
+log = logging.getLogger("qmesh")
+
+MOST_CALLERS: Final = 8
+MOST_OF_A_USER: Final = 2
+QUESTION_S: Final = 2.0
+"""Seconds in which a caller says what it asks."""
+TAKEN_S: Final = 10.0
+"""Seconds in which it takes all of its answer."""
+_PEER_GROUPS: Final = 59
+"""SO_PEERGROUPS of asm-generic/socket.h, which Python does not name."""
+_CREDENTIALS: Final = struct.Struct("3i")
+_MOST_OCTETS: Final = 1024
+"""Of an option of a socket, in Python."""
+
+
+class ReaderAnswer(NamedTuple):
+    """What a question is answered with. age_s: for how many seconds that has been known."""
+
+    octets: bytes
+    age_s: float
+
+
+class ReaderServer:
+    """Answers callers that a listening socket has accepted.
+
+    may_ask: whether a process may ask now. answer: the answer to a question; raises QmeshError.
+    """
+
+    def __init__(
+        self, may_ask: Callable[[Caller], bool], answer: Callable[[ReaderQuestion], ReaderAnswer]
+    ) -> None:
+        self._may_ask = may_ask
+        self._answer = answer
+        self._callers: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def take_caller(self, connection: socket.socket) -> None:
+        """Answer one caller, in a thread of its own where there is room for it. It returns at once."""
+        try:
+            caller = read_caller(connection)
+        except OSError:
+            connection.close()
+            return
+        if not self._enter(caller):
+            _send_at_once(connection, build_error_head(_build_crowd_error()))
+            return
+        try:
+            threading.Thread(
+                target=self._serve, args=(connection, caller), name="reader", daemon=True
+            ).start()
+        except RuntimeError:  # no thread can be had
+            self._leave(caller)
+            connection.close()
+
+    def _enter(self, caller: Caller) -> bool:
+        with self._lock:
+            if self._callers.total() >= MOST_CALLERS or self._callers[caller.user] >= MOST_OF_A_USER:
+                return False
+            self._callers[caller.user] += 1
+            return True
+
+    def _leave(self, caller: Caller) -> None:
+        with self._lock:
+            self._callers[caller.user] -= 1
+            self._callers += Counter()  # without those that are at 0
+
+    def _serve(self, connection: socket.socket, caller: Caller) -> None:
+        try:
+            with connection, contextlib.suppress(OSError):
+                head, octets = self._find_answer(connection, caller)
+                connection.settimeout(TAKEN_S)
+                connection.sendall(render_head(head))
+                connection.sendall(octets)
+        finally:
+            self._leave(caller)
+
+    def _find_answer(self, connection: socket.socket, caller: Caller) -> tuple[AnswerHead, bytes]:
+        """Raises OSError where the caller says nothing in time."""
+        try:
+            self._refuse_stranger(caller)
+            octets, age_s = self._answer(parse_question(_receive_line(connection)))
+            self._refuse_stranger(caller)  # the group may have changed meanwhile
+            _refuse_too_large(octets)
+        except QmeshError as error:
+            return build_error_head(error), b""
+        except OSError:
+            raise
+        except Exception:
+            log.exception("a question of a reader could not be answered")
+            return build_error_head(_build_bug_error()), b""
+        return AnswerHead(octets=len(octets), age_s=max(0.0, round(age_s, 1))), octets
+
+    def _refuse_stranger(self, caller: Caller) -> None:
+        if not self._may_ask(caller):
+            raise NeedsRoot(
+                "this user is not in the group of readers",
+                hint="root lets the members of a group look: `qmesh set --readers GROUP`",
+            )
+
+
+def read_caller(connection: socket.socket) -> Caller:
+    """The process at the other end, as the kernel knew it when it connected. Raises OSError."""
+    octets = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, group = _CREDENTIALS.unpack(octets)
+    return Caller(user & 0xFFFFFFFF, frozenset((group & 0xFFFFFFFF, *_read_groups(connection))))
+
+
+def _read_groups(connection: socket.socket) -> tuple[int, ...]:
+    """Besides its first one; none where there are more than fit into what Python lets the kernel fill."""
+    try:
+        octets = connection.getsockopt(socket.SOL_SOCKET, _PEER_GROUPS, _MOST_OCTETS)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        octets = b""
+    return struct.unpack(f"{len(octets) // 4}I", octets)
+
+
+def _receive_line(connection: socket.socket) -> bytes:
+    """What comes before the first line feed. Raises BadInput where that is too long; OSError."""
+    until, octets = time.monotonic() + QUESTION_S, b""
+    while b"\n" not in octets:
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        connection.settimeout(left_s)
+        part = connection.recv(MOST_QUESTION)
+        octets += part
+        if not part or len(octets) > MOST_QUESTION:
+            raise BadInput("this is not a question", hint="use `qmesh status` or another command that looks")
+    return octets.partition(b"\n")[0]
+
+
+def _refuse_too_large(octets: bytes) -> None:
+    if len(octets) > MOST_ANSWER:
+        raise MachineRefused("the answer is too large for readers", hint="run the same command again as root")
+
+
+def _send_at_once(connection: socket.socket, head: AnswerHead) -> None:
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(0.0)
+        connection.send(render_head(head))
+
+
+def _build_crowd_error() -> QmeshError:
+    return Busy(
+        "too many programs ask this machine's agent at once",
+        hint="try again in some seconds; `ss -xp` shows which programs do",
+    )
+
+
+def _build_bug_error() -> QmeshError:
+    return MachineRefused(
+        "this machine's agent could not find the answer", hint="its log says why: have root look there"
+    )
