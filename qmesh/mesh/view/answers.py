@@ -5,11 +5,12 @@ Each is read from a command's JSON, of which all else is dropped, and written ag
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from qmesh.mesh.decode import decode_json
+from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.view.cluster_view import EventView, FindingView
 
 T = TypeVar("T")
@@ -62,6 +63,8 @@ class _Machine(msgspec.Struct, frozen=True):
     tx_bytes: int | None
     workers: _Workers | None
     node_files: bool
+    facts: MachineFacts | None
+    facts_age: float | None
 
 
 class _ControlProcess(msgspec.Struct, frozen=True):
@@ -134,9 +137,6 @@ class RefusalAnswer(msgspec.Struct, frozen=True):
     error: str
     hint: str
     exit_code: int
-
-
-ANSWERS: Final = (StatusAnswer, ReportAnswer, LogAnswer)
 
 
 def keep_shown_fields(octets: bytes, kind: type[T]) -> bytes:
