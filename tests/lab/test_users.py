@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -148,3 +149,63 @@ def test_a_user_is_told_at_once_that_commands_are_roots(cluster):
             done = machine.run([*drop, "qmesh", command], check=False, timeout=10)
             assert done.returncode == 3, done.stderr
             assert "root" in done.stderr
+
+
+READERS = 3001
+"""A group of a machine's, and a user who is in it."""
+CHANGES_BY_ITSELF = {"last_handshake", "rx_bytes", "tx_bytes", "latency", "facts", "facts_age"}
+
+
+def as_user(*groups: int) -> list[str]:
+    """What makes a command one of a user's who is in these groups besides."""
+    others = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
+    return ["setpriv", f"--reuid={USER}", f"--regid={USER}", others]
+
+
+def without(value: Any, names: set[str]) -> Any:
+    """A value of JSON without the fields of these names, wherever they are."""
+    if isinstance(value, dict):
+        return {name: without(each, names) for name, each in value.items() if name not in names}
+    return [without(each, names) for each in value] if isinstance(value, list) else value
+
+
+def test_members_of_a_group_see_what_root_sees_and_change_nothing(cluster):
+    _, control, member = cluster
+    reader, stranger = as_user(READERS), as_user(READERS + 1)
+    for machine in (control, member):
+        machine.write("/etc/group", f"{machine.read('/etc/group')}readers:x:{READERS}:\n")
+        assert "usermod -aG readers USER" in qmesh(machine, "set", "--readers", "readers").stdout
+        wait_until(lambda: machine.run([*reader, "qmesh", "status"], check=False).returncode == 0, 20)  # noqa: B023
+
+    def read(machine: Machine, command: str) -> Any:
+        return json.loads(machine.run([*reader, "qmesh", command, "--json"], check=False).stdout)
+
+    for machine in (control, member):
+        seen = facts(machine, "status")
+        shown = [{**each, "public_key": "", "endpoint": None} for each in seen["machines"]]
+        wanted = without({**seen, "machines": shown}, CHANGES_BY_ITSELF)
+        assert without(read(machine, "status"), CHANGES_BY_ITSELF) == wanted
+    assert read(control, "check") == facts(control, "check", code=None)
+    events, hidden = read(control, "log")["events"], {"endpoint", "public_key"}
+    assert without(events, hidden) == without(facts(control, "log")["events"], hidden)
+    assert {event[name] for event in events for name in hidden} == {None}
+    text = control.run([*reader, "qmesh", "metrics"]).stdout
+    for name in ("qmesh_guard_ok", "qmesh_worker_up", "wireguard_sent_bytes_total"):
+        assert f"\n{name}" in text
+    plugin = control.run([*reader, "qmesh", "check", "--plugin"], check=False)
+    assert plugin.stdout.startswith("QMESH ")
+
+    for words in (["set", "--readers", "none"], ["check", "--fix"]):
+        refused = control.run([*reader, "qmesh", *words], check=False)
+        assert (refused.returncode, refused.stdout, "needs root" in refused.stderr) == (3, "", True)
+    assert "is not the control node" in member.run([*reader, "qmesh", "log"], check=False).stderr
+    refused = member.run([*stranger, "qmesh", "status"], check=False)
+    assert "`qmesh status` is for root and the members of group readers" in refused.stderr
+    assert refused.returncode == 3
+    stop_agent(member)
+    assert "agent does not run" in member.run([*reader, "qmesh", "status"], check=False).stderr
+    for machine in (control, member):
+        qmesh(machine, "set", "--readers", "none")
+    said = control.run([*reader, "qmesh", "status"], check=False)
+    assert (said.returncode, "needs root" in said.stderr) == (3, True)
+    qmesh(member, "apply")  # which starts its agent again
