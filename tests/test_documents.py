@@ -29,7 +29,7 @@ CHECKS, FAULTS, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "g
 OTHER_PROGRAMS = {
     *("ansible", "apt-get", "cat", "git", "journalctl", "mkdir", "mv", "pipx", "rm", "scp", "ssh"),
     *("systemctl", "ufw", "umask", "wg", "./scripts/demo", "./scripts/test"),
-    *("cd", "chmod", "echo", "ip", "nft", "pkill", "./node-2.1.0.25-linux-amd64"),
+    *("cd", "chmod", "echo", "groupadd", "ip", "nft", "pkill", "usermod", "./node-2.1.0.25-linux-amd64"),
 }
 """What the pages type besides qmesh."""
 

@@ -22,7 +22,7 @@ from qmesh.mesh.view.answers import (
     StatusAnswer,
     keep_shown_fields,
 )
-from qmesh.mesh.view.questions import MOST_ANSWER, AnswerHead, ReaderQuestion, find_error
+from qmesh.mesh.view.questions import MOST_ANSWER, ReaderQuestion, build_refusal
 
 KEPT_S: Final[dict[ReaderQuestion, float]] = {
     "status": 2.0,
@@ -72,13 +72,7 @@ class ReaderAnswers:
     def _run(self, command: str, kind: type) -> bytes:
         """What a command says to root, of which readers see the fields of a type."""
         said, _ = run_limited_command(self._state, command, "--json", most_octets=MOST_ANSWER + 1)
-        with contextlib.suppress(Malformed):
-            return keep_shown_fields(said, kind)
-        with contextlib.suppress(Malformed):
-            refusal = decode_json(said, RefusalAnswer)
-            head = AnswerHead(error=refusal.error, hint=refusal.hint, exit_code=refusal.exit_code)
-            raise find_error(head) or _build_silence_error(command)
-        raise _build_silence_error(command)
+        return select_shown(said, kind, command)
 
     def _find_metrics(self) -> bytes:
         text = self._metrics.render_all()
@@ -93,11 +87,20 @@ class ReaderAnswers:
         return msgspec.json.encode(view)
 
 
+def select_shown(said: bytes, kind: type, command: str) -> bytes:
+    """The part of what a command said that readers see. Raises QmeshError where it said no."""
+    with contextlib.suppress(Malformed):
+        return keep_shown_fields(said, kind)
+    refusal = None
+    with contextlib.suppress(Malformed):
+        refusal = decode_json(said, RefusalAnswer)
+    if refusal is None:
+        raise MachineRefused(
+            f"this machine's agent had no answer from `qmesh {command}`",
+            hint=f"have root run `qmesh {command}`",
+        )
+    raise build_refusal(refusal.error, refusal.hint, refusal.exit_code)
+
+
 def _build_early_error() -> MachineRefused:
     return MachineRefused("this machine's agent has not looked at it yet", hint="try again in some seconds")
-
-
-def _build_silence_error(command: str) -> MachineRefused:
-    return MachineRefused(
-        f"this machine's agent had no answer from `qmesh {command}`", hint=f"have root run `qmesh {command}`"
-    )

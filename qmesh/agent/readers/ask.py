@@ -28,16 +28,21 @@ def is_reader() -> bool:
 def ask_as_reader(question: ReaderQuestion, kind: type[T]) -> T:
     """The agent's answer, as a value of a type. Raises as `ask_agent`."""
     answer = ask_agent(question)
+    found = read_answer(answer.octets, kind)
+    if question == "check" and answer.age_s >= _OLD_S:
+        log.info("this machine was checked %.0f s ago", answer.age_s)
+    return found
+
+
+def read_answer(octets: bytes, kind: type[T]) -> T:
+    """An answer as a value of a type. Raises MachineRefused where it is none."""
     try:
-        found = decode_json(answer.octets, kind)
+        return decode_json(octets, kind)
     except Malformed:
         raise MachineRefused(
             "this machine's agent answers in another format: it runs another version of qmesh",
             hint=f"have root restart it: `{describe_agent_restart()}`",
         ) from None
-    if question == "check" and answer.age_s >= _OLD_S:
-        log.info("this machine was checked %.0f s ago", answer.age_s)
-    return found
 
 
 def read_metrics_as_reader() -> str:

@@ -109,7 +109,7 @@ class ReaderServer:
         """Raises OSError where the caller says nothing in time."""
         try:
             self._refuse_stranger(caller)
-            octets, age_s = self._answer(parse_question(_receive_line(connection)))
+            octets, age_s = self._answer(receive_question(connection))
             self._refuse_stranger(caller)  # the group may have changed meanwhile
             _refuse_too_large(octets)
         except QmeshError as error:
@@ -147,8 +147,8 @@ def _read_groups(connection: socket.socket) -> tuple[int, ...]:
     return struct.unpack(f"{len(octets) // 4}I", octets)
 
 
-def _receive_line(connection: socket.socket) -> bytes:
-    """What comes before the first line feed. Raises BadInput where that is too long; OSError."""
+def receive_question(connection: socket.socket) -> ReaderQuestion:
+    """What a caller asks. Raises BadInput where that is no question; OSError where nothing comes in time."""
     until, octets = time.monotonic() + QUESTION_S, b""
     while b"\n" not in octets:
         left_s = until - time.monotonic()
@@ -159,7 +159,7 @@ def _receive_line(connection: socket.socket) -> bytes:
         octets += part
         if not part or len(octets) > MOST_QUESTION:
             raise BadInput("this is not a question", hint="use `qmesh status` or another command that looks")
-    return octets.partition(b"\n")[0]
+    return parse_question(octets.partition(b"\n")[0])
 
 
 def _refuse_too_large(octets: bytes) -> None:

@@ -113,5 +113,10 @@ def find_error(head: AnswerHead) -> QmeshError | None:
     """The error that a head tells of; None where it tells of an answer."""
     if not head.error and not head.exit_code:
         return None
+    return build_refusal(head.error, head.hint, head.exit_code)
+
+
+def build_refusal(message: str, hint: str, exit_code: int) -> QmeshError:
+    """An error of another process, of the kind that ends with that code."""
     kinds = {each.exit_code: each for each in (BadInput, MachineRefused, EnrolmentRefused)}
-    return kinds.get(head.exit_code, MachineRefused)(head.error, hint=head.hint)
+    return kinds.get(exit_code, MachineRefused)(message, hint=hint)

@@ -26,8 +26,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import backup_contents
 from qmesh.agent.audit import reporter
+from qmesh.agent.commands.status import CoreRange, MachineStatus, Status
 from qmesh.agent.daemon import supervisor
 from qmesh.agent.node import node_config
+from qmesh.agent.node.worker_status import SilentCore, WorkerHealth
+from qmesh.agent.readers import answers, ask
 from qmesh.errors import QmeshError
 from qmesh.host import api, registry
 from qmesh.host.api import client, collection, connections, dispatch, server
@@ -56,6 +59,8 @@ from qmesh.host.network.kernel_routes import messages as route_messages
 from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import HEADER, build_attribute, parse_answers, parse_messages
 from qmesh.host.node_program import running_nodes
+from qmesh.host.readers import client as readers_client
+from qmesh.host.readers import server as readers_server
 from qmesh.host.registry import Registry, RegistryImage, image
 from qmesh.host.state import directory as state
 from qmesh.host.state import documents
@@ -99,6 +104,8 @@ from qmesh.mesh.routes.tables import describe_rule
 from qmesh.mesh.state import Guard, Peer, Tunnel
 from qmesh.mesh.systemd import node_restarts, units
 from qmesh.mesh.values import Endpoint, Secret
+from qmesh.mesh.view import answers as view_answers
+from qmesh.mesh.view import questions
 from tests.support.checkout import CHECKOUT
 from tests.support.node_identity import KEY_STORE
 from tests.support.readers import images, mutate
@@ -478,6 +485,39 @@ UNDOING: Final = rollback.RollbackRecord(
     boot="f00d",
     deadline_s=12.5,
     by=rollback.ChangeProcess(process=77, started=5),
+)
+STATUS: Final = _json(
+    Status(
+        mesh=MESH,
+        revision=7,
+        node="2.1",
+        control="a",
+        machines=(
+            MachineStatus(
+                name="a",
+                role="control",
+                address="10.77.0.1",
+                public_key=OWN_KEY,
+                endpoint="203.0.113.5:51820",
+                cores=CoreRange(1, 1),
+                ports=(32500,),
+                state="active",
+                last_handshake=1.5,
+                rx_bytes=1,
+                tx_bytes=2,
+                workers=WorkerHealth(
+                    0,
+                    (SilentCore(1, "10.77.0.1", 32500, "u", "r", "refused"),),
+                    None,
+                    "r",
+                    restarts={"a": "b"},
+                ),
+                node_files=False,
+            ),
+        ),
+        advice=("a",),
+        errors=(failed_check_finding("a", "b", "c"),),
+    )
 )
 HEALTH: Final = agent_health.Health(
     process=5,
@@ -1021,6 +1061,20 @@ def _collect(octets: bytes) -> None:
             list(collection.read_reports(ours, time.monotonic() + 5.0))
 
 
+def _receive(octets: bytes, read: Callable[[socket.socket], object]) -> None:
+    """What is read of a connection by which these octets came, and no more."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(octets[: 1 << 16])
+        theirs.shutdown(socket.SHUT_WR)
+        read(ours)
+
+
+def _read_answer(octets: bytes) -> None:
+    _receive(octets, lambda ours: readers_client.receive_answer(ours, time.monotonic() + 5.0))
+    ask.read_answer(octets.partition(b"\n")[2], Status)
+
+
 def _unsealed(octets: bytes) -> None:
     enrolment.read_key_offer(aead.decrypt_message(octets, SHARED, about=enrolment.KEY_OFFER))
 
@@ -1170,6 +1224,27 @@ READERS: Final[dict[str, Reader]] = {
                 _json(reporter.CheckAnswer(findings=(failed_check_finding("a", "b", "c"),), revision=7)),
                 b'{"error":"a","hint":"b","exit_code":3}',
             ),
+            mutate.json_trees,
+        ),
+        Reader(
+            "question of a reader",
+            (readers_server, questions),
+            lambda octets: _receive(octets, readers_server.receive_question),
+            tuple(f"{question}\n".encode() for question in questions.QUESTIONS),
+            mutate.text,
+        ),
+        Reader(
+            "answer to a reader",
+            (readers_client, ask, questions),
+            _read_answer,
+            (questions.render_head(questions.AnswerHead(octets=len(STATUS))) + STATUS,),
+            mutate.text,
+        ),
+        Reader(
+            "what a command tells readers",
+            (answers, view_answers),
+            lambda octets: answers.select_shown(octets, view_answers.StatusAnswer, "status"),
+            (STATUS,),
             mutate.json_trees,
         ),
         Reader("keys.yml", (key_store,), key_store.normalize_key_store, (KEY_STORE.encode(),), mutate.text),
