@@ -393,7 +393,8 @@ def knock(words: bytes = b"") -> socket.socket:
     calling = socket.socket(socket.AF_UNIX)
     calling.settimeout(patience(20))
     calling.connect(str(DIRECTORY / SOCKET))
-    calling.sendall(words)
+    if words:  # who is refused at once may be gone
+        calling.sendall(words)
     return calling
 
 
@@ -461,8 +462,8 @@ def collect_secrets(state: State, config: Path, invitation: bytes) -> dict[str, 
     with Registry(state.registry_file) as registry:
         preshared = registry.preshared_keys()
     found = {
-        "private key": (state.private_key_file.read_bytes().strip(),),
-        "signing key": (state.signing_key_file.read_bytes().strip(),),
+        "private key": (state.keys.private_file.read_bytes().strip(),),
+        "signing key": (state.keys.signing_file.read_bytes().strip(),),
         **{f"preshared key of {key}": (each.reveal().encode(),) for key, each in preshared.items()},
         "invitation": (invitation,),
         **{f"node identity {each}": (each.encode(),) for each in NODE_SECRETS},
@@ -496,7 +497,7 @@ def test_no_secret_of_the_machine_is_in_an_answer(own_machine, tmp_path):
     with Registry(state.registry_file) as registry:
         redeem(registry, invite(registry, "machine-b", now=NOW), key(1), now=NOW)
         invitation = invite(registry, "machine-c", now=NOW).secret
-    state.private_key_file.chmod(0o644)
+    state.keys.private_file.chmod(0o644)
     secrets = collect_secrets(state, config, invitation)
 
     here = load_local(state)
