@@ -194,3 +194,19 @@ def test_the_agent_hands_out_its_metrics_in_each_way_with_its_rights():
     # Each of these is needed.
     assert "cannot take the rights of user" in as_agent(TELL, str(directory), but="CAP_SETUID")["file"]
     assert "Permission denied" in as_agent(TELL, str(directory), but="CAP_NET_BIND_SERVICE")["served"]
+
+
+READERS = """
+import json, socket
+from qmesh.host.readers.place import DIRECTORY, SOCKET, ReaderPlace
+from qmesh.host.readers.server import read_caller
+place = ReaderPlace(3001)
+with socket.socket(socket.AF_UNIX) as calling:
+    calling.connect(str(DIRECTORY / SOCKET))
+    caller = read_caller(place.listening.accept()[0])
+print(json.dumps([place.is_whole, caller.user, 0 in caller.groups]))
+"""
+
+
+def test_the_agent_may_give_a_directory_to_a_group_and_see_who_calls():
+    assert as_agent(READERS) == [True, 0, True]

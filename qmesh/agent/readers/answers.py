@@ -12,7 +12,7 @@ from qmesh.agent.limited_command import run_limited_command
 from qmesh.agent.metrics.collector import MetricsCollector
 from qmesh.agent.readers.shared_answer import SharedAnswer
 from qmesh.errors import MachineRefused
-from qmesh.host.readers.server import ReaderAnswer
+from qmesh.host.readers.server import ReaderAnswer, build_size_error
 from qmesh.host.state.directory import State
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.view.answers import (
@@ -32,6 +32,8 @@ KEPT_S: Final[dict[ReaderQuestion, float]] = {
     "view": 1.0,
 }
 """Seconds for which an answer is given to all who ask, at least."""
+_MOST_SAID: Final = 2 * MOST_ANSWER
+"""Bytes of what a command says, of which readers see a part."""
 
 
 class ReaderAnswers:
@@ -71,7 +73,9 @@ class ReaderAnswers:
 
     def _run(self, command: str, kind: type) -> bytes:
         """What a command says to root, of which readers see the fields of a type."""
-        said, _ = run_limited_command(self._state, command, "--json", most_octets=MOST_ANSWER + 1)
+        said, _ = run_limited_command(self._state, command, "--json", most_octets=_MOST_SAID)
+        if len(said) >= _MOST_SAID:
+            raise build_size_error()
         return select_shown(said, kind, command)
 
     def _find_metrics(self) -> bytes:

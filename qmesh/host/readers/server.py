@@ -37,6 +37,8 @@ QUESTION_S: Final = 2.0
 """Seconds in which a caller says what it asks."""
 TAKEN_S: Final = 10.0
 """Seconds in which it takes all of its answer."""
+PAUSE_S: Final = 0.01
+"""Seconds between two callers: who calls without end takes little of the agent's processor."""
 _PEER_GROUPS: Final = 59
 """SO_PEERGROUPS of asm-generic/socket.h, which Python does not name."""
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -66,7 +68,8 @@ class ReaderServer:
         self._lock = threading.Lock()
 
     def take_caller(self, connection: socket.socket) -> None:
-        """Answer one caller, in a thread of its own where there is room for it. It returns at once."""
+        """Answer one caller, in a thread of its own where there is room for it, after a pause."""
+        time.sleep(PAUSE_S)
         try:
             caller = read_caller(connection)
         except OSError:
@@ -111,7 +114,8 @@ class ReaderServer:
             self._refuse_stranger(caller)
             octets, age_s = self._answer(receive_question(connection))
             self._refuse_stranger(caller)  # the group may have changed meanwhile
-            _refuse_too_large(octets)
+            if len(octets) > MOST_ANSWER:
+                return build_error_head(build_size_error()), b""
         except QmeshError as error:
             return build_error_head(error), b""
         except OSError:
@@ -162,9 +166,9 @@ def receive_question(connection: socket.socket) -> ReaderQuestion:
     return parse_question(octets.partition(b"\n")[0])
 
 
-def _refuse_too_large(octets: bytes) -> None:
-    if len(octets) > MOST_ANSWER:
-        raise MachineRefused("the answer is too large for readers", hint="run the same command again as root")
+def build_size_error() -> MachineRefused:
+    """The error for an answer that is too large for readers."""
+    return MachineRefused("the answer is too large for readers", hint="run the same command again as root")
 
 
 def _send_at_once(connection: socket.socket, head: AnswerHead) -> None:
