@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 from qmesh import __version__
@@ -46,6 +47,8 @@ VIEW_LOOK_S: Final = 5.0
 """The same while somebody looks at a view."""
 CHECK_S: Final = 300.0
 """Seconds between two checks of this machine, at least."""
+VIEW_CHECK_S: Final = 60.0
+"""The same while somebody looks at a view."""
 _TIMES: Final = 20
 """How many times longer than a look takes nobody looks again: of thousands of workers many may be away."""
 OTHERS_S: Final = 1.0
@@ -98,7 +101,8 @@ class MetricsCollector:
         self._look: _Look | None = None
         self._looked = -math.inf, 0.0
         """When the last look ended, on the monotonic clock, and the seconds that it took."""
-        self._check_due = 0.0
+        self._checked = -math.inf
+        """When the last check ended, likewise."""
         self._check: _Check | None = None
         self._other_nodes = OtherNodeWatch(wait_s=OTHERS_S)
         self._answered: dict[tuple[str, int], float] = {}
@@ -119,9 +123,10 @@ class MetricsCollector:
             self._look_if_due(knowledge)
             self._begin_check_if_due()
 
-    def _begin_check_if_due(self) -> None:
-        if time.monotonic() >= self._check_due and not self._checking.locked():
-            threading.Thread(target=self._ensure_check, name="check for metrics", daemon=True).start()
+    def _begin_check_if_due(self, *, least_s: float = CHECK_S) -> None:
+        if time.monotonic() >= self._checked + least_s and not self._checking.locked():
+            work = partial(self._ensure_check, least_s=least_s)
+            threading.Thread(target=work, name="check for metrics", daemon=True).start()
 
     def render(self) -> bytes:
         """The text, of what is known by now; empty before the agent's first look."""
@@ -145,14 +150,21 @@ class MetricsCollector:
         return self._render(knowledge)
 
     def build_view(self) -> ClusterView | None:
-        """The same for readers and the page, without waiting for a check. None before the first look."""
+        """The same for readers and the page, who look often: only the first one waits for workers to answer.
+
+        None before the first look.
+        """
         self._asked_at = time.monotonic()
         knowledge = self._know()
         if knowledge is None:
             return None
-        self._begin_check_if_due()
+        self._begin_check_if_due(least_s=VIEW_CHECK_S)
         knowledge = self._freshen(knowledge)
-        self._look_if_due(knowledge, least_s=VIEW_LOOK_S)
+        look = partial(self._look_if_due, knowledge, least_s=VIEW_LOOK_S)
+        if self._find_look(knowledge.here) is None:
+            look()
+        elif self._is_look_due(VIEW_LOOK_S) and not self._looking.locked():
+            threading.Thread(target=look, name="look for a view", daemon=True).start()
         events = _read_events(self._state, knowledge.here)
         return build_cluster_view(self._build_snapshot(knowledge), events, at=time.time())
 
@@ -166,10 +178,12 @@ class MetricsCollector:
 
     def _look_if_due(self, knowledge: AgentKnowledge, *, least_s: float = LOOK_S) -> None:
         with self._looking:
-            ended, took_s = self._looked
-            is_due = time.monotonic() >= ended + max(least_s, _TIMES * took_s)
-            if is_due or self._find_look(knowledge.here) is None:
+            if self._is_look_due(least_s) or self._find_look(knowledge.here) is None:
                 self._look_again(knowledge)
+
+    def _is_look_due(self, least_s: float) -> bool:
+        ended, took_s = self._looked
+        return time.monotonic() >= ended + max(least_s, _TIMES * took_s)
 
     def _find_look(self, here: Local) -> _Look | None:
         """The last one; None where this machine has another role since: it was at other workers."""
@@ -201,17 +215,17 @@ class MetricsCollector:
             for each in workers
         )
 
-    def _ensure_check(self) -> None:
+    def _ensure_check(self, *, least_s: float = CHECK_S) -> None:
         """Check this machine, where that is due."""
         with self._checking:
-            if time.monotonic() < self._check_due:
+            if time.monotonic() < self._checked + least_s:
                 return
             try:
                 self._check = _Check(run_check(self._state).findings, time.time())
             except OSError as error:
                 log.warning("this machine could not be checked for its metrics: %s", error)
             finally:
-                self._check_due = time.monotonic() + CHECK_S
+                self._checked = time.monotonic()
 
     def _find_guard(self, here: Local) -> bool | None:
         """Whether it is whole; None where that can't be seen, which is no word on the guard."""

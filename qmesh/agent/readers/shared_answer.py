@@ -15,21 +15,26 @@ log = logging.getLogger("qmesh")
 
 WAIT_S: Final = 60.0
 """Seconds that one who asks waits for what another one has asked for."""
-TIMES: Final = 10
-"""How many times longer than it took an answer is kept: a tenth of one processor at most is spent on it."""
 
 
 class SharedAnswer:
     """Of one question. find: finds the answer; raises QmeshError. From any thread.
 
-    least_s: seconds for which an answer is kept, at least. clock: seconds, of a clock that is never set.
+    least_s: seconds for which an answer is kept, at least; times: how many times longer than it took, so that
+        a part of one processor at most is spent on it. clock: seconds, of a clock that is never set.
     """
 
     def __init__(
-        self, find: Callable[[], bytes], *, least_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        find: Callable[[], bytes],
+        *,
+        least_s: float,
+        times: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._find = find
         self._least_s = least_s
+        self._times = times
         self._clock = clock
         self._lock = threading.Lock()
         self._held: tuple[bytes | QmeshError, float] | None = None
@@ -74,4 +79,4 @@ class SharedAnswer:
             )
         ended = self._clock()
         self._held = found, began
-        self._due = ended + max(self._least_s, TIMES * (ended - began))
+        self._due = ended + max(self._least_s, self._times * (ended - began))
