@@ -20,9 +20,16 @@ def build_client(
     *,
     can_report: bool = False,
     note: MemberNote = NOTHING,
+    facts: bytes = b"",
 ) -> Client:
     """A client of the control node, or of another machine that may be it; the rest as of `Client`."""
     from qmesh.host.api.client import Client  # noqa: PLC0415 - a control node has no use for it
 
     hub = here.inventory.control_node if machine is None else machine
-    return Client(address=hub.address, port=here.inventory.service_port, can_report=can_report, note=note)
+    return Client(
+        address=hub.address,
+        port=here.inventory.service_port,
+        can_report=can_report,
+        note=note,
+        facts=facts,
+    )

@@ -13,6 +13,7 @@ import msgspec
 from qmesh.agent import control_role
 from qmesh.agent.control_client import NOTHING, build_client
 from qmesh.agent.local import Local, load_local, read_held_membership
+from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -53,6 +54,7 @@ def update_membership(
     wait_s: int = 0,
     key_reports: Mapping[str, bytes] | None = None,
     note: MemberNote = NOTHING,
+    teller: FactsTeller | None = None,
     answer_request: Callable[[str], None] | None = None,
 ) -> bool:
     """Ask the control node for a newer membership and keep it; whether there was one.
@@ -60,7 +62,7 @@ def update_membership(
     connect_s: seconds to wait for a connection.
     wait_s: seconds to wait for a newer one to come.
     key_reports: what is reported of the node's keys, by the control node's public key.
-    note: what this machine notes of itself.
+    note: what this machine notes of itself. teller: what tells its facts; without one none are told.
     answer_request: called where the control node asks for this machine's findings, with its request; without
         it, it is not asked.
     Raises ControlNodeUnavailable when the control node does not answer, EnrolmentRefused when it says no,
@@ -69,7 +71,8 @@ def update_membership(
     offered = None
     own = here.settings.name
     for hub in (machine for machine in here.inventory.hubs if machine.name != own):
-        client = build_client(here, hub, can_report=answer_request is not None, note=note)
+        facts = b"" if teller is None else teller.build_report(here, hub)
+        client = build_client(here, hub, can_report=answer_request is not None, note=note, facts=facts)
         try:
             offered = _fetch_membership(
                 client,

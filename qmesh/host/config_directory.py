@@ -124,10 +124,17 @@ def close_to_others(directory: ConfigDirectory, name: str) -> None:
     _look_at_file(directory, name, _close_to_others)
 
 
-def read_disk_size(directory: ConfigDirectory) -> int:
-    """Octets of the disk that the directory is on. Raises MachineRefused where none is, and as `read`."""
+class DiskSpace(NamedTuple):
+    """Bytes of a disk: all, and those that are left for others than root."""
+
+    size: int
+    free: int
+
+
+def read_disk_space(directory: ConfigDirectory) -> DiskSpace:
+    """Of the disk that the directory is on. Raises MachineRefused where none is, and as `read`."""
     disk = _work_in(directory, lambda place: os.fstatvfs(place.descriptor))
-    return disk.f_blocks * disk.f_frsize
+    return DiskSpace(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize)
 
 
 def write(

@@ -18,6 +18,7 @@ from qmesh.agent.commands.rotate_key import _wait_for_key
 from qmesh.agent.daemon.membership_poll import REST_S, MembershipPoller
 from qmesh.agent.daemon.supervisor import Troubles
 from qmesh.agent.local import Local, linux_for, load_local
+from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.agent.membership import update_membership
 from qmesh.agent.node.node_keys import KeyReporter
 from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
@@ -95,6 +96,9 @@ class Control:
 
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         raise NotImplementedError
+
+    def record_facts(self, sealed: bytes, *, sender: str) -> None:
+        del sealed, sender
 
     def record_note(self, line: str, *, sender: str) -> None:
         pass
@@ -302,6 +306,7 @@ def test_e7_a_notice_that_comes_while_a_command_changes_the_machine_counts_the_n
         troubles=Troubles(lambda _: None),
         stopped=threading.Event(),
         key_reporter=KeyReporter(),
+        teller=FactsTeller(lambda: None),
         answer_request=lambda _: None,
     )
     poller._listener = Told()  # type: ignore[assignment]

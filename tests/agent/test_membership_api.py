@@ -32,6 +32,7 @@ from qmesh.mesh.protocol.enrolment import (
     derive_invitation_keys,
     derive_public_key,
 )
+from qmesh.mesh.protocol.facts_report import MOST_SEALED
 from qmesh.mesh.protocol.key_digests import NodeIdentity, compute_digests, encrypt_digests
 from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.protocol.membership import (
@@ -405,6 +406,18 @@ def test_reports_of_keys_are_kept_of_members_alone_and_what_is_new_is_looked_at(
     assert (node.take_key_reports(), len(looks)) == ({}, 2)
     node.record_key_report(second, sender=B)
     assert (node.take_key_reports(), len(looks)) == ({B: second}, 2)
+
+
+def test_facts_are_kept_of_members_alone_and_the_last_ones_until_they_are_taken(state: State) -> None:
+    node = ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))
+    for sealed, sender in (
+        (b"first", B),
+        (b"last", B),
+        (b"stranger's", "10.77.0.9"),
+        (bytes(MOST_SEALED + 1), B),
+    ):
+        node.record_facts(sealed, sender=sender)
+    assert (node.take_facts(), node.take_facts()) == ({B: b"last"}, {})
 
 
 def test_what_members_note_is_kept_until_they_ask_again(state: State) -> None:

@@ -30,6 +30,7 @@ from qmesh.host.api.messages import ControlNodeUnavailable, ServiceUnresponsive
 from qmesh.host.api.server import Service
 from qmesh.host.system import agent_notify
 from qmesh.mesh.protocol.enrolment import Redemption
+from qmesh.mesh.protocol.facts_report import MOST_SEALED
 from qmesh.mesh.protocol.member_note import MOST_CHARACTERS, MemberNote
 from tests.support.api import HERE, PORT, Agent, told_by
 from tests.support.checkout import CHECKOUT
@@ -1272,6 +1273,29 @@ def test_the_nodes_files_and_reports_of_its_keys_pass_as_they_are():
         ("note", "down", HERE),
         ("note", "x" * MOST_CHARACTERS, HERE),
     ]
+
+
+def test_facts_of_a_machine_pass_as_they_are_with_the_first_question_alone():
+    agent = Agent()
+    most = bytes(range(256)) * (MOST_SEALED // 256)
+    with service(agent):
+        telling = Client(address=HERE, port=PORT, facts=most)
+        for _ in range(2):
+            telling.poll_membership(
+                newer_than=5, connect_s=PLENTY_S, read_s=PLENTY_S, holds=bytes(60), key_report=b"k"
+            )
+        assert ask("GET", "/v1/membership", headers={"qmesh-facts": "no base64!"}).status == 200
+    assert [each for each in agent.asked if each[0] == "facts"] == [("facts", most, HERE)]
+
+
+def test_a_question_with_a_header_of_a_later_version_is_answered():
+    """So an older control node hears what it understands of a newer member."""
+    agent = Agent()
+    with service(agent):
+        asked = ask(
+            "GET", "/v1/membership?newer_than=5", headers={"qmesh-later": "x" * 4000, "qmesh-note": "down"}
+        )
+    assert (asked.status, agent.asked) == (200, [("note", "down", HERE), ("membership", 5, HERE)])
 
 
 @pytest.mark.parametrize("estate", [b"all of it", None])

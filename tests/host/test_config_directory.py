@@ -71,7 +71,7 @@ def attempts(directory: ConfigDirectory) -> Iterator[Callable[[], object]]:
     yield lambda: write(directory, NAME, b"new\n", instead_of=b"old\n")
     yield lambda: write(directory, NAME, b"new\n", instead_of=SECRET)
     yield lambda: write(directory, NAME, b"new\n", instead_of=None)
-    yield lambda: config_directory.read_disk_size(directory)
+    yield lambda: config_directory.read_disk_space(directory)
 
 
 def all_refused(directory: ConfigDirectory, message: str) -> None:

@@ -67,6 +67,9 @@ class Agent:
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         self.asked.append(("key report", sealed, sender))
 
+    def record_facts(self, sealed: bytes, *, sender: str) -> None:
+        self.asked.append(("facts", sealed, sender))
+
     def record_note(self, line: str, *, sender: str) -> None:
         if line:
             self.asked.append(("note", line, sender))

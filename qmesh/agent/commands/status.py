@@ -10,6 +10,7 @@ from typing import Final, Literal
 import msgspec
 
 from qmesh.agent.local import Local, linux_for, list_listen_ports
+from qmesh.agent.machine_facts.gatherer import gather_facts
 from qmesh.agent.membership import load_latest
 from qmesh.agent.node.node_audit import list_node_errors
 from qmesh.agent.node.node_host import find_node_host
@@ -19,6 +20,7 @@ from qmesh.agent.node.worker_status import WorkerHealth, collect_advice_inputs, 
 from qmesh.agent.preconditions import check_user
 from qmesh.agent.readers.ask import ask_as_reader, is_reader
 from qmesh.errors import MachineRefused
+from qmesh.host.machine_facts.hardware import read_nft_version
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background
@@ -26,7 +28,7 @@ from qmesh.mesh.advice import list_advice
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
-from qmesh.mesh.machine_facts.facts import MachineFacts
+from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts
 from qmesh.mesh.node_keys.differences import describe_fetch
 from qmesh.mesh.node_processes.control import ControlState, list_uncalled_cores
 from qmesh.mesh.node_processes.observed import UNKNOWN_PROCESS
@@ -160,6 +162,7 @@ def status(state: State) -> Status:
     look, record = _look_at_node(state, here)
     health = _request_health(state)
     notes = () if health is None else health.notes
+    told = _list_facts(here, health, look)
     watched = {} if here.settings.removed else probe_workers(here, look, notes=notes)
     uncalled = () if look is None else _list_uncalled(look, record, watched)
     now = time.time()
@@ -176,6 +179,7 @@ def status(state: State) -> Status:
                 counters.get(machine.public_key),
                 now,
                 watched.get(machine.name),
+                told.get(machine.address),
                 removed=here.settings.removed and machine.name == here.settings.name,
             )
             for machine in here.inventory.machines
@@ -199,6 +203,18 @@ def _request_health(state: State) -> agent_health.Health | None:
         return agent_health.request_health(state.directory, wait_s=HEALTH_S)
     except agent_health.NoAnswer:
         return None
+
+
+def _list_facts(
+    here: Local, health: agent_health.Health | None, look: NodeLook | None
+) -> dict[str, ToldFacts]:
+    """By tunnel address: what the agent knows, and without one what is seen of this machine now."""
+    found = {} if health is None else {each.address: each for each in health.facts}
+    if here.machine.address not in found and not here.settings.removed:
+        workers = () if look is None else look.report.workers
+        own = gather_facts(here, workers, (), seen={}, nft=read_nft_version())
+        found[here.machine.address] = ToldFacts(here.machine.address, 0.0, own)
+    return found
 
 
 def _list_silent_agents(
@@ -303,6 +319,7 @@ def _build_machine_status(
     count: Counters | None,
     now: float,
     workers: WorkerHealth | None,
+    told: ToldFacts | None,
     *,
     removed: bool,
 ) -> MachineStatus:
@@ -322,4 +339,6 @@ def _build_machine_status(
         tx_bytes=None if count is None else count.tx_bytes,
         workers=workers,
         node_files=machine.node_files,
+        facts=None if told is None else told.facts,
+        facts_age=None if told is None else told.age_s,
     )

@@ -31,6 +31,9 @@ from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.observe import MachineWatch, audit_interval_s
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
+from qmesh.agent.machine_facts.gatherer import FactsGatherer
+from qmesh.agent.machine_facts.keeper import FactsKeeper, with_own_facts
+from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.metrics.outlets import MetricsOutlets
 from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
@@ -47,6 +50,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
 from qmesh.host.system.heartbeat import Pulse, allow_wait
 from qmesh.mesh.audit.surroundings import SERVICE
+from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.plan.describe import describe_step
 from qmesh.mesh.plan.steps import LoadGuard, Step
 
@@ -120,6 +124,9 @@ class Agent:
             begin_anew=self._restart_agent,
         )
         self._reporter = KeyReporter()
+        self._facts = FactsGatherer()
+        self._teller = FactsTeller(lambda: self._facts.facts)
+        self._keeper = FactsKeeper(self._service.take_facts)
         self._detours = DetourLog(audit_interval_s)
         self._findings = FindingsReporter(state)
         self._metrics = MetricsCollector(state, self._collect_knowledge)
@@ -275,6 +282,7 @@ class Agent:
             troubles=self._troubles,
             stopped=self._asking.stopped,
             key_reporter=self._reporter,
+            teller=self._teller,
             answer_request=self._findings.answer_request,
         ).run()
 
@@ -302,6 +310,8 @@ class Agent:
                 self._reporter.look(here)
                 comparer.look(here)
                 programs.look(here)
+                self._facts.look(here, watch.workers, programs.programs)
+                self._keeper.look(here)
                 if not here.settings.control and here.settings.up and reach.check_control_node(here):
                     self._calls.request_look()
             except Busy:
@@ -373,7 +383,15 @@ class Agent:
             links=self._watch.links.report,
             unasked=self._service.list_unasked(),
             notes=self._service.list_notes(),
+            facts=self._list_facts(),
         )
+
+    def _list_facts(self) -> tuple[ToldFacts, ...]:
+        """This machine's own and, on the control node, what members have told."""
+        here = self._here
+        if here is None:
+            return ()
+        return with_own_facts(self._keeper.list_facts(), self._facts.facts, here.machine.address)
 
     def _restart_agent(self, part: str, pulse: Pulse) -> None:
         supervisor.restart_agent_process(part, pulse, self._troubles, self._state.directory)

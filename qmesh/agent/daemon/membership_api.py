@@ -22,6 +22,7 @@ from qmesh.mesh.inventory import Inventory, list_members
 from qmesh.mesh.links.activity import SILENT_S
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, encrypt_message
 from qmesh.mesh.protocol.enrolment import KEY_OFFER, read_key_offer, read_redemption
+from qmesh.mesh.protocol.facts_report import MOST_SEALED
 from qmesh.mesh.protocol.handover import ESTATE, PROGRESS, HandoverData, encode_handover_data, read_progress
 from qmesh.mesh.protocol.key_digests import decrypt_digests
 from qmesh.mesh.protocol.member_note import MemberNote, decode_note
@@ -70,6 +71,7 @@ class ControlNode:
         self._offered: dict[str, str] = {}
         self._reply_keys: dict[str, deque[bytes]] = {}
         self._key_reports: dict[str, bytes] = {}
+        self._facts: dict[str, bytes] = {}
         self._notes: dict[str, MemberNote] = {}
         self._verified_reports: dict[str, bytes] = {}
         self._is_redeemed = False
@@ -205,6 +207,18 @@ class ControlNode:
             taken, self._key_reports = self._key_reports, {}
             verified, self._verified_reports = self._verified_reports, {}
         return {**taken, **verified}
+
+    def record_facts(self, sealed: bytes, *, sender: str) -> None:
+        """Keep it for `take_facts`, whoever on that machine has sent it."""
+        with self._lock:
+            if sender in self._addresses and len(sealed) <= MOST_SEALED:
+                self._facts[sender] = sealed
+
+    def take_facts(self) -> dict[str, bytes]:
+        """What members have told of their machines since this was asked last, by tunnel address."""
+        with self._lock:
+            taken, self._facts = self._facts, {}
+        return taken
 
     def find_membership_update(
         self, *, newer_than: int, whole: bool, sender: str, digest: str = ""

@@ -13,6 +13,7 @@ from qmesh.agent.control_role import report_handover_progress
 from qmesh.agent.daemon.retirements import RetirementListener
 from qmesh.agent.daemon.supervisor import Troubles
 from qmesh.agent.local import load_local
+from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.agent.membership import mark_removed, update_membership
 from qmesh.agent.node.node_keys import KeyReporter
 from qmesh.agent.node.other_nodes import OtherNodeWatch
@@ -50,6 +51,7 @@ class MembershipPoller:
     troubles: where it says what stands in the way of an answer.
     stopped: set when it is to ask no more.
     key_reporter: what is reported of the node's keys.
+    teller: what tells this machine's facts.
     answer_request: called where the control node asks for this machine's findings; it does not wait.
     """
 
@@ -61,6 +63,7 @@ class MembershipPoller:
         troubles: Troubles,
         stopped: threading.Event,
         key_reporter: KeyReporter,
+        teller: FactsTeller,
         answer_request: Callable[[str], None],
     ) -> None:
         self._state = state
@@ -68,6 +71,7 @@ class MembershipPoller:
         self._troubles = troubles
         self._stopped = stopped
         self._key_reporter = key_reporter
+        self._teller = teller
         self._answer_request = answer_request
         self._failed = 0
         self._listener = RetirementListener()
@@ -104,6 +108,7 @@ class MembershipPoller:
                 wait_s=wait_s,
                 key_reports=self._key_reporter.reports,
                 note=note,
+                teller=self._teller,
                 answer_request=self._answer_request,
             )
             if is_successor and not arrived and report_handover_progress(self._state, here):
@@ -113,6 +118,7 @@ class MembershipPoller:
             self._arrived()
             return REST_S
         except (ControlNodeUnavailable, EnrolmentRefused) as error:
+            self._teller.note_failure()
             with contextlib.suppress(QmeshError, OSError):  # then the next notice: it is sent again
                 if self._take_notice():
                     return REST_S
@@ -121,6 +127,7 @@ class MembershipPoller:
             pass
         else:
             self._failed = 0
+            self._teller.note_answer()
             self._listener.close()
             self._state.key_retirement.remove()
             self._troubles.clear(CONTROL_NODE)

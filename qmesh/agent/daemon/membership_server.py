@@ -81,6 +81,11 @@ class MembershipService:
         running = self._running
         return {} if running is None else running[2].take_key_reports()
 
+    def take_facts(self) -> dict[str, bytes]:
+        """As `ControlNode.take_facts`. From any thread."""
+        running = self._running
+        return {} if running is None else running[2].take_facts()
+
     def list_notes(self) -> tuple[tuple[str, MemberNote], ...]:
         """As `ControlNode.list_notes`. From any thread."""
         running = self._running

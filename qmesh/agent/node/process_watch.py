@@ -27,7 +27,7 @@ from qmesh.mesh.node_processes.control import list_called_cores
 from qmesh.mesh.node_processes.readings import ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord, update_absences, update_calls
 from qmesh.mesh.node_processes.unconnected import update_unconnected
-from qmesh.mesh.node_processes.workers import list_foreign_connections
+from qmesh.mesh.node_processes.workers import WorkerProcess, list_foreign_connections
 
 log = logging.getLogger("qmesh")
 
@@ -44,6 +44,8 @@ class ProcessWatch:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.workers: tuple[WorkerProcess, ...] = ()
+        """This machine's, as they were seen last."""
         self._observer = SocketObserver()
         self._other_nodes = OtherNodeWatch()
         self._record: ProcessRecord | None = None
@@ -82,6 +84,7 @@ class ProcessWatch:
             observer=self._observer,
             find_other_nodes=self._other_nodes.find,
         )
+        self.workers = seen.report.workers
         self._cut_off_foreign_workers(seen)
         self._say_what_lasts(here, seen)
         self._remember(here, seen)

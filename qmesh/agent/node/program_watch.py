@@ -8,6 +8,7 @@ from typing import Final
 
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_program import find_node_programs
+from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.values import Profile
 
 log = logging.getLogger("qmesh")
@@ -22,6 +23,8 @@ class ProgramWatch:
     """For the agent's loop: what the node's programs said of themselves, from one look to the next."""
 
     def __init__(self) -> None:
+        self.programs: tuple[NodeProgram, ...] = ()
+        """Those of the last look, as of `find_node_programs`."""
         self._look_at = 0.0
         self._node: Profile | None = None
         self._told = ""
@@ -30,9 +33,12 @@ class ProgramWatch:
         """Look, where it is time for that or the mesh is for another version now."""
         begun, node = time.monotonic(), here.inventory.node
         directory = here.settings.node_directory
-        if directory is None or (begun < self._look_at and node == self._node):
+        if directory is None:
+            self.programs = ()
             return
-        programs = find_node_programs(directory)
+        if begun < self._look_at and node == self._node:
+            return
+        programs = self.programs = find_node_programs(directory)
         ended = time.monotonic()
         self._look_at, self._node = ended + max(LOOK_S, REST * (ended - begun)), node
         wrong = "; ".join(str(each) for each in programs if node not in each.version.profiles)

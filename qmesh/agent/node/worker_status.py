@@ -14,7 +14,7 @@ from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import NodeLook
 from qmesh.agent.node.other_nodes import FindOtherNodes, ask_other_nodes, list_worker_listeners
 from qmesh.errors import MachineRefused, QmeshError
-from qmesh.host.config_directory import ConfigDirectory, read_disk_size
+from qmesh.host.config_directory import ConfigDirectory, read_disk_space
 from qmesh.host.network import ports, tcp_probe
 from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
 from qmesh.mesh.advice import AdviceInputs
@@ -274,6 +274,6 @@ def collect_advice_inputs(
 def _find_disk_size(directory: ConfigDirectory | None) -> int | None:
     """Octets of the disk that the node's config is on, in use or free: its store is there as well."""
     try:
-        return None if directory is None else read_disk_size(directory)
+        return None if directory is None else read_disk_space(directory).size
     except QmeshError:
         return None

@@ -26,6 +26,7 @@ from qmesh.host.api.messages import (
     HOLDS,
     KEY_DIGESTS,
     KEYS,
+    MACHINE_FACTS,
     MAX_ANSWER,
     MEMBERSHIP,
     NODE_FILES,
@@ -78,16 +79,24 @@ class Client:
 
     read_s: until the answer begins, and between two pieces of it; all of it has `WHOLE_S` more.
     can_report: whether this machine would report its findings; `asked_findings` then says if it should.
-    note: what it notes of itself when it asks for the membership.
+    note: what it notes of itself when it asks for the membership. facts: what it tells of itself, encrypted,
+        the first time that it asks for that; empty for nothing.
     """
 
     def __init__(
-        self, *, address: str, port: int, can_report: bool = False, note: MemberNote = _NOTHING
+        self,
+        *,
+        address: str,
+        port: int,
+        can_report: bool = False,
+        note: MemberNote = _NOTHING,
+        facts: bytes = b"",
     ) -> None:
         self.asked_findings = ""
         """Which request for this machine's findings came with the last answer; empty for none."""
         self._can_report = can_report
         self._note = encode_note(note)
+        self._facts = facts
         self._place = address, port
         self._host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
@@ -146,7 +155,8 @@ class Client:
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
         path += f"&digest={digest}" if digest else ""
-        reports = {HOLDS: holds, KEY_DIGESTS: key_report}
+        facts, self._facts = self._facts, b""
+        reports = {HOLDS: holds, KEY_DIGESTS: key_report, MACHINE_FACTS: facts}
         said = [(name, base64.b64encode(sealed).decode()) for name, sealed in reports.items() if sealed]
         said += [(CAN_REPORT, "findings")] if self._can_report else []
         said += [(NOTE, self._note)] if self._note else []

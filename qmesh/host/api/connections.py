@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import h11
 
 from qmesh.errors import QmeshError
-from qmesh.host.api.messages import CAN_REPORT, HOLDS, KEY_DIGESTS, MAX_BODY, NOTE
+from qmesh.host.api.messages import CAN_REPORT, HOLDS, KEY_DIGESTS, MACHINE_FACTS, MAX_BODY, NOTE
 from qmesh.mesh.decode import SAME_VERSION
 from qmesh.mesh.protocol.member_note import MOST_CHARACTERS
 
@@ -80,7 +80,8 @@ class HttpRequest(NamedTuple):
     """A request, whole.
 
     query: the path's. acknowledgement: the sender's report of the revision that it holds, key_report: of its
-        node's keys, both encrypted, in base64. can_report: whether it would report its findings.
+        node's keys, facts: of its machine, all encrypted, in base64.
+    can_report: whether it would report its findings.
     note: what it notes of itself. host: the header of that name. headers: all, by name in lower case.
     hung_up: done once the client has closed the connection.
     """
@@ -91,6 +92,7 @@ class HttpRequest(NamedTuple):
     query: dict[str, str]
     acknowledgement: bytes
     key_report: bytes
+    facts: bytes
     can_report: bool
     note: bytes
     host: bytes
@@ -202,6 +204,7 @@ class _HttpProtocol(asyncio.Protocol):
             query=dict(parse_qsl(query)),
             acknowledgement=headers.get(HOLDS.encode(), b""),
             key_report=headers.get(KEY_DIGESTS.encode(), b""),
+            facts=headers.get(MACHINE_FACTS.encode(), b""),
             can_report=bool(headers.get(CAN_REPORT.encode(), b"")),
             note=headers.get(NOTE.encode(), b"")[:MOST_CHARACTERS],
             host=headers.get(b"host", b""),

@@ -223,6 +223,10 @@ class Routes:
             with contextlib.suppress(ValueError):  # no base64: it is as if there was none
                 report = base64.b64decode(question.key_report, validate=True)
                 self._answers.record_key_report(report, sender=sender)
+        if question.facts:
+            with contextlib.suppress(ValueError):  # as above
+                facts = base64.b64decode(question.facts, validate=True)
+                self._answers.record_facts(facts, sender=sender)
         if question.note or wait_s:  # a command says nothing, which is no news
             self._answers.record_note(question.note.decode("ascii", "replace"), sender=sender)
         if not wait_s:  # a command of somebody's, who wants to know how it is now

@@ -33,6 +33,9 @@ class MembershipHandler(Protocol):
     def record_key_report(self, sealed: bytes, *, sender: str) -> None:
         """Note a member's report of its node's keys, encrypted. Doesn't block."""
 
+    def record_facts(self, sealed: bytes, *, sender: str) -> None:
+        """Note a member's report of its machine, encrypted. Doesn't block."""
+
     def record_note(self, line: str, *, sender: str) -> None:
         """Keep what a member notes of itself; empty for nothing. Doesn't block."""
 

@@ -17,11 +17,12 @@ import msgspec
 from qmesh.host.system import unix_socket
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.protocol.member_note import MemberNote
 
 SOCKET: Final = "health.sock"
-_MOST_OCTETS: Final = 1 << 21
-"""Of an answer: of 10,000 machines each may be silent."""
+_MOST_OCTETS: Final = 1 << 24
+"""Of an answer: of 10,000 machines each may be silent, and has told its facts."""
 _PIECE: Final = 1 << 16
 
 
@@ -52,6 +53,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     unasked: on the control node, the tunnel addresses of members whose agents ask for no membership, and for
         how many seconds they have not.
     notes: likewise, what members note of themselves.
+    facts: of this machine and, likewise, what members have told of theirs.
     """
 
     process: int
@@ -61,6 +63,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     links: LinkReport = LinkReport()
     unasked: tuple[tuple[str, float], ...] = ()
     notes: tuple[tuple[str, MemberNote], ...] = ()
+    facts: tuple[ToldFacts, ...] = ()
 
 
 class NoAnswer(Exception):

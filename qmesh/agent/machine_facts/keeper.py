@@ -1,0 +1,77 @@
+"""What members have told the control node of their machines: the latest of each, in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from qmesh.agent.local import Local
+from qmesh.errors import EnrolmentRefused
+from qmesh.mesh.inventory import list_members
+from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts
+from qmesh.mesh.protocol.facts_report import decode_facts, decrypt_facts, encode_facts
+
+
+class _KeptFacts(NamedTuple):
+    """of: the public key of who told them. packed: as they travel, which is a tenth of what they are else.
+
+    at: when they came, by the monotonic clock.
+    """
+
+    of: str
+    packed: bytes
+    at: float
+
+
+class FactsKeeper:
+    """take_reports: gives what came since it was called last, encrypted, by tunnel address."""
+
+    def __init__(self, take_reports: Callable[[], Mapping[str, bytes]]) -> None:
+        self._take_reports = take_reports
+        self._lock = threading.Lock()
+        self._kept: dict[str, _KeptFacts] = {}
+
+    def look(self, here: Local) -> None:
+        """Read what came. Of the thread that follows the node."""
+        came = self._take_reports() if here.settings.control else {}
+        members = {each.address: each for each in list_members(here.inventory)}
+        cores = {name: frozenset(each.numbers) for name, each in here.inventory.cores.items()} if came else {}
+        for address, sealed in came.items():
+            machine = members.get(address)
+            shared = None if machine is None else here.preshared.get(machine.public_key)
+            if machine is None or shared is None:
+                continue
+            try:
+                facts = decrypt_facts(sealed, shared, cores=cores.get(machine.name, frozenset()))
+            except EnrolmentRefused:  # another program's of that machine, or none that it should tell
+                continue
+            kept = _KeptFacts(machine.public_key, encode_facts(facts), time.monotonic())
+            with self._lock:
+                self._kept[address] = kept
+        with self._lock:
+            self._kept = {
+                address: each
+                for address, each in self._kept.items()
+                if here.settings.control and address in members and members[address].public_key == each.of
+            }
+
+    def list_facts(self) -> tuple[ToldFacts, ...]:
+        """The latest of each member that has told any. From any thread."""
+        now = time.monotonic()
+        with self._lock:
+            kept = dict(self._kept)
+        return tuple(
+            ToldFacts(address, round(now - each.at, 1), decode_facts(each.packed))
+            for address, each in kept.items()
+        )
+
+
+def with_own_facts(
+    told: tuple[ToldFacts, ...], own: MachineFacts | None, address: str
+) -> tuple[ToldFacts, ...]:
+    """The same with this machine's own."""
+    if own is None:
+        return told
+    return (ToldFacts(address, 0.0, own), *(each for each in told if each.address != address))

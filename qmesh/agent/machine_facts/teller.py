@@ -1,0 +1,47 @@
+"""What a member tells the control node of its machine, with its question for the membership, and when."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+from qmesh.agent.local import Local
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.machine_facts.facts import MachineFacts
+from qmesh.mesh.machine_facts.schedule import Telling, is_telling_due
+from qmesh.mesh.protocol.aead import NONCE_OCTETS
+from qmesh.mesh.protocol.facts_report import encrypt_facts
+
+
+class FactsTeller:
+    """For the thread that asks. get_facts: the facts now; None before they are known.
+
+    What was in a question that failed counts as not told: the control node may have started again, and it
+    keeps what it was told in memory alone.
+    """
+
+    def __init__(self, get_facts: Callable[[], MachineFacts | None]) -> None:
+        self._get_facts = get_facts
+        self._asked: Telling | None = None
+        self._told: Telling | None = None
+
+    def build_report(self, here: Local, hub: Machine) -> bytes:
+        """What to tell that control node with the next question, encrypted; empty where nothing is due."""
+        facts, shared = self._get_facts(), here.preshared.get(hub.public_key)
+        now, own = time.monotonic(), here.machine.public_key
+        self._asked = None
+        if facts is None or shared is None:
+            return b""
+        if not is_telling_due(self._told, facts, to=hub.public_key, own=own, now_s=now):
+            return b""
+        self._asked = Telling(facts, hub.public_key, own, now)
+        return encrypt_facts(facts, shared, nonce=secrets.token_bytes(NONCE_OCTETS))
+
+    def note_answer(self) -> None:
+        """The question was answered: what it told was heard."""
+        self._told = self._asked or self._told
+
+    def note_failure(self) -> None:
+        """It was not: all is to be told again."""
+        self._told = None

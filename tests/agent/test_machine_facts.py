@@ -1,0 +1,338 @@
+"""Facts of machines: what one gathers of itself, when it tells them, and what the control node keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qmesh import __version__
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.machine_facts import gatherer
+from qmesh.agent.machine_facts.gatherer import FactsGatherer, SpeedMeter
+from qmesh.agent.machine_facts.keeper import FactsKeeper, with_own_facts
+from qmesh.agent.machine_facts.teller import FactsTeller
+from qmesh.host.machine_facts import program_digest
+from qmesh.host.machine_facts.core_speed import measure_core_speed
+from qmesh.host.machine_facts.program_digest import ProgramDigest
+from qmesh.host.registry import Registry
+from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Settings
+from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts
+from qmesh.mesh.machine_facts.schedule import TELL_S
+from qmesh.mesh.node_processes.observed import NodeProcess
+from qmesh.mesh.node_processes.workers import WorkerProcess
+from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
+from qmesh.mesh.protocol.facts_report import decrypt_facts, encrypt_facts
+from tests.support.factories import key
+from tests.support.registries import MESH, NOW, invite, redeem
+
+B, C = "10.77.0.2", "10.77.0.3"
+FACTS = MachineFacts(qmesh="0.1.0", cpu="A", cores=4, workers=(WorkerFacts(5, 5, 1), WorkerFacts(6, 6, 0)))
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Local:
+    """A control node, cores 1-3, with machine-b, cores 4-5, and machine-c, cores 6-7."""
+    (tmp_path / "node").mkdir()
+    state = State(tmp_path / "state")
+    state.create_directory()
+    Registry.create(state.registry_file, MESH, now=NOW)
+    state.save_settings(
+        Settings(
+            mesh=MESH.mesh,
+            name="control",
+            control=True,
+            interface="qmesh0",
+            listen_port=51820,
+            verification_key=bytes(32),
+            config_directory=str(tmp_path / "node"),
+            config_owner=os.geteuid(),
+        )
+    )
+    with Registry(state.registry_file) as registry:
+        for number, name in enumerate(("machine-b", "machine-c"), 1):
+            redeem(registry, invite(registry, name), key(number))
+    return load_local(state)
+
+
+def member(control: Local, name: str = "machine-b") -> Local:
+    """That machine, as it knows the mesh."""
+    settings = msgspec.structs.replace(control.settings, name=name, control=False)
+    hub, own = control.inventory.control_node.public_key, control.inventory.machine(name).public_key
+    return msgspec.structs.replace(control, settings=settings, preshared={hub: control.preshared[own]})
+
+
+def told_by(here: Local, facts: MachineFacts = FACTS) -> bytes:
+    return FactsTeller(lambda: facts).build_report(here, here.inventory.control_node)
+
+
+def keeper_of(*reports: dict[str, bytes]) -> FactsKeeper:
+    waiting = list(reports)
+    return FactsKeeper(lambda: waiting.pop(0) if waiting else {})
+
+
+def known(keeper: FactsKeeper) -> dict[str, MachineFacts]:
+    return {each.address: each.facts for each in keeper.list_facts()}
+
+
+# What is told, and when
+
+
+def test_facts_are_told_once_and_again_where_the_question_failed(control):
+    here, teller = member(control), FactsTeller(lambda: FACTS)
+    hub = here.inventory.control_node
+    assert teller.build_report(here, hub)
+    assert teller.build_report(here, hub), "nothing says that it was heard"
+    teller.note_answer()
+    assert teller.build_report(here, hub) == b""
+    teller.note_answer()
+    assert teller.build_report(here, hub) == b""
+    teller.note_failure()
+    assert teller.build_report(here, hub)
+
+
+def test_facts_are_told_again_after_some_minutes(control, monkeypatch):
+    here, teller = member(control), FactsTeller(lambda: FACTS)
+    hub = here.inventory.control_node
+    assert teller.build_report(here, hub)
+    teller.note_answer()
+    later = time.monotonic() + TELL_S
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert teller.build_report(here, hub)
+
+
+def test_nothing_is_told_before_it_is_known_or_without_the_key_of_the_two(control):
+    here = member(control)
+    hub = here.inventory.control_node
+    assert FactsTeller(lambda: None).build_report(here, hub) == b""
+    assert FactsTeller(lambda: FACTS).build_report(msgspec.structs.replace(here, preshared={}), hub) == b""
+
+
+def test_only_the_control_node_reads_what_is_told(control):
+    sealed = told_by(member(control))
+    shared = control.preshared[control.inventory.machine("machine-b").public_key]
+    assert decrypt_facts(sealed, shared, cores=range(1, 18)) == FACTS
+    assert b"0.1.0" not in sealed
+
+
+# What the control node keeps
+
+
+def test_the_latest_facts_of_each_member_are_kept_and_of_its_own_cores_alone(control):
+    of_b, of_c = told_by(member(control)), told_by(member(control, "machine-c"))
+    newer = told_by(member(control), msgspec.structs.replace(FACTS, cpu="B"))
+    keeper = keeper_of({B: of_b, C: of_c}, {B: newer})
+    keeper.look(control)
+    assert {at: [each.core for each in facts.workers] for at, facts in known(keeper).items()} == {
+        B: [5],
+        C: [6],
+    }
+    keeper.look(control)
+    assert {at: facts.cpu for at, facts in known(keeper).items()} == {B: "B", C: "A"}
+
+
+def test_a_machine_cannot_speak_for_another_one(control):
+    of_b = told_by(member(control))
+    keeper = keeper_of({C: of_b, "10.77.0.9": of_b, B: b"x" * 40})
+    keeper.look(control)
+    assert known(keeper) == {}
+
+
+def test_what_is_no_fact_hides_none(control):
+    shared = control.preshared[control.inventory.machine("machine-b").public_key]
+    lying = msgspec.structs.replace(FACTS, cores=4)
+    sealed = encrypt_facts(lying, shared, nonce=bytes(12))
+    keeper = keeper_of({B: told_by(member(control))}, {B: sealed[:-1]}, {B: b""})
+    for _ in range(3):
+        keeper.look(control)
+    assert known(keeper)[B].qmesh == "0.1.0"
+
+
+def test_facts_go_with_their_machine_and_with_the_control_role(control):
+    keeper = keeper_of({B: told_by(member(control)), C: told_by(member(control, "machine-c"))})
+    keeper.look(control)
+    others = tuple(each for each in control.inventory.machines if each.name != "machine-b")
+    left = msgspec.structs.replace(
+        control, inventory=msgspec.structs.replace(control.inventory, machines=others)
+    )
+    keeper.look(left)
+    assert known(keeper).keys() == {C}
+    with_new_key = tuple(
+        msgspec.structs.replace(each, public_key=key(9)) if each.name == "machine-c" else each
+        for each in others
+    )
+    inventory = msgspec.structs.replace(control.inventory, machines=with_new_key)
+    keeper.look(msgspec.structs.replace(control, inventory=inventory))
+    assert known(keeper) == {}
+    keeper = keeper_of({B: told_by(member(control))})
+    keeper.look(control)
+    keeper.look(member(control))
+    assert known(keeper) == {}
+
+
+def test_the_control_nodes_own_facts_are_among_them_once():
+    told = (ToldFacts(B, 7.0, FACTS), ToldFacts("10.77.0.1", 8.0, FACTS))
+    assert with_own_facts(told, MachineFacts(), "10.77.0.1") == (
+        ToldFacts("10.77.0.1", 0.0, MachineFacts()),
+        told[0],
+    )
+    assert with_own_facts(told, None, "10.77.0.1") == told
+
+
+# What a machine gathers of itself
+
+
+def node_program(path: Path) -> tuple[NodeProgram, ...]:
+    version = ProgramVersion(("2.1-rust",), "2.1.0.25")
+    return (NodeProgram(path=str(path), version=version, core=0),)
+
+
+def own_worker(core: int, number: int | None = None) -> WorkerProcess:
+    return WorkerProcess(core, "alive", NodeProcess(number or os.getpid(), "node", 1.0))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "node-2.1.0.25-linux-amd64"
+    path.write_bytes(b"program" * 1000)
+    path.chmod(0o755)
+    return path
+
+
+def test_a_machine_knows_what_it_is(control, program):
+    gathering = FactsGatherer()
+    gathering.look(control, (own_worker(1), own_worker(2), WorkerProcess(3, "silent")), node_program(program))
+    facts = gathering.facts
+    assert facts is not None
+    assert (facts.qmesh, facts.node, facts.kernel) == (__version__, "2.1.0.25", os.uname().release)
+    assert facts.node_digest == hashlib.sha3_256(program.read_bytes()).hexdigest()
+    assert facts.cores == os.cpu_count()
+    assert facts.memory_bytes and facts.memory_available_bytes  # noqa: PT018 - both are numbers
+    assert facts.memory_available_bytes < facts.memory_bytes
+    assert facts.disk_bytes and facts.disk_free_bytes is not None  # noqa: PT018 - the same
+    assert facts.disk_free_bytes < facts.disk_bytes
+    assert facts.load is not None
+    first, second, third = facts.workers
+    assert first.memory_bytes == second.memory_bytes, "one process, two cores"
+    assert third == WorkerFacts(3)
+    assert first.memory_bytes is not None
+    assert 1_000_000 < first.memory_bytes < facts.memory_bytes
+
+
+def test_a_worker_that_was_started_again_is_counted_between_two_looks(control, monkeypatch):
+    gathering = FactsGatherer()
+    gathering.look(control, (own_worker(1),), ())
+    gathering.look(control, (own_worker(1, number=1),), ())
+    monkeypatch.setattr(gathering, "_due", 0.0)
+    gathering.look(control, (own_worker(1),), ())
+    assert gathering.facts is not None
+    assert gathering.facts.workers[0].restarts == 2
+
+
+def test_a_removed_machine_has_nothing_to_tell(control):
+    gathering = FactsGatherer()
+    settings = msgspec.structs.replace(control.settings, removed=True)
+    gathering.look(msgspec.structs.replace(control, settings=settings), (), ())
+    assert gathering.facts is None
+
+
+def test_a_node_directory_that_cannot_be_read_hides_nothing_else(control, tmp_path):
+    gone = msgspec.structs.replace(control.settings, config_directory=str(tmp_path / "gone"))
+    gathering = FactsGatherer()
+    gathering.look(msgspec.structs.replace(control, settings=gone), (), ())
+    assert gathering.facts is not None
+    assert (gathering.facts.disk_bytes, gathering.facts.kernel) == (None, os.uname().release)
+
+
+def test_the_speed_of_a_core_is_the_middle_of_small_pieces_taken_long_after_the_start(monkeypatch):
+    pieces = iter([*range(100, 100 + gatherer._SLICES), 7])
+    monkeypatch.setattr(gatherer, "measure_core_speed", lambda _: next(pieces))
+    meter = SpeedMeter(0.0)
+    meter.take_step(gatherer.SPEED_FIRST_S - 1)
+    now = gatherer.SPEED_FIRST_S
+    for _ in range(gatherer._SLICES - 1):
+        meter.take_step(now)
+        assert meter.value is None
+    meter.take_step(now)
+    assert meter.value == 105
+    meter.take_step(now + gatherer.SPEED_AGAIN_S - 1)
+    assert next(pieces) == 7, "no piece was taken meanwhile"
+
+
+def test_a_core_is_as_quick_as_another_time_within_a_factor():
+    first, second = (measure_core_speed(0.01) for _ in range(2))
+    assert 0.2 < first / second < 5
+
+
+# The digest of a program
+
+
+def take_steps(digest: ProgramDigest, path: Path) -> int:
+    """Steps until it is known."""
+    for count in range(1, 20):
+        digest.take_step(path, os.geteuid())
+        if not digest.is_partial:
+            return count
+    raise AssertionError
+
+
+def test_a_program_is_read_in_steps_and_once(program, monkeypatch):
+    monkeypatch.setattr(program_digest, "STEP", 2000)
+    digest = ProgramDigest()
+    assert take_steps(digest, program) == 4
+    assert digest.value == hashlib.sha3_256(program.read_bytes()).hexdigest()
+    monkeypatch.setattr(program_digest, "_read_step", lambda *_: pytest.fail("it was read again"))
+    digest.take_step(program, os.geteuid())
+    assert digest.value
+
+
+def test_a_program_of_whole_steps_ends_too(program, monkeypatch):
+    monkeypatch.setattr(program_digest, "STEP", 3500)
+    digest = ProgramDigest()
+    assert take_steps(digest, program) == 3
+    assert digest.value == hashlib.sha3_256(program.read_bytes()).hexdigest()
+
+
+def test_a_program_that_changes_while_it_is_read_is_read_from_its_begin(program, monkeypatch):
+    monkeypatch.setattr(program_digest, "STEP", 2000)
+    digest = ProgramDigest()
+    digest.take_step(program, os.geteuid())
+    assert digest.is_partial
+    program.write_bytes(b"another" * 700)
+    take_steps(digest, program)
+    assert digest.value == hashlib.sha3_256(b"another" * 700).hexdigest()
+    program.write_bytes(b"last" * 700)
+    assert take_steps(digest, program) == 2
+    assert digest.value == hashlib.sha3_256(b"last" * 700).hexdigest()
+
+
+@pytest.mark.parametrize("what", ["gone", "pipe", "directory", "others write", "not executable"])
+def test_what_is_no_program_of_the_nodes_user_is_not_read(program, what):
+    digest = ProgramDigest()
+    take_steps(digest, program)
+    if what == "others write":
+        program.chmod(0o777)
+    elif what == "not executable":
+        program.chmod(0o600)
+    else:
+        program.unlink()
+    if what == "pipe":
+        os.mkfifo(program, 0o755)
+    elif what == "directory":
+        program.mkdir()
+    digest.take_step(program, os.geteuid())
+    assert (digest.value, digest.is_partial) == ("", False)
+
+
+def test_without_a_program_there_is_no_digest(control, program, monkeypatch):
+    gathering = FactsGatherer()
+    gathering.look(control, (), node_program(program))
+    monkeypatch.setattr(gathering, "_due", 0.0)
+    gathering.look(control, (), ())
+    assert gathering.facts is not None
+    assert (gathering.facts.node, gathering.facts.node_digest) == ("", "")
