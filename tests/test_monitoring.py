@@ -10,12 +10,14 @@ import yaml
 from qmesh.mesh.audit.findings import failed_check_finding
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.metrics.families import METRICS, build_families
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample
 from qmesh.mesh.metrics.text_format import render_metrics
 from qmesh.mesh.state import Counters
 from tests.support.checkout import CHECKOUT
 from tests.support.factories import TUTORIAL
+from tests.support.machine_facts import FACTS
 from tests.support.prometheus import (
     ALERTS,
     PAGES,
@@ -106,6 +108,7 @@ def test_prometheus_finds_no_fault_in_the_metrics():
         is_dialled=True,
         findings=(failed_check_finding("keys", "", ""),),
         checked_at=1.7e9,
+        facts={each.address: ToldFacts(each.address, 1.7e9, FACTS) for each in TUTORIAL.machines},
     )
     families = list(build_families(known))
     assert [family.metric for family in families] == [*METRICS]

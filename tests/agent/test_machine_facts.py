@@ -68,7 +68,7 @@ def member(control: Local, name: str = "machine-b") -> Local:
 
 
 def told_by(here: Local, facts: MachineFacts = FACTS) -> bytes:
-    return FactsTeller(lambda: facts).build_report(here, here.inventory.control_node)
+    return FactsTeller(lambda: ToldFacts(B, 1.0, facts)).build_report(here, here.inventory.control_node)
 
 
 def keeper_of(*reports: dict[str, bytes]) -> FactsKeeper:
@@ -84,11 +84,13 @@ def known(keeper: FactsKeeper) -> dict[str, MachineFacts]:
 
 
 def test_facts_are_told_once_and_again_where_the_question_failed(control):
-    here, teller = member(control), FactsTeller(lambda: FACTS)
+    here, teller = member(control), FactsTeller(lambda: ToldFacts(B, 1.0, FACTS))
     hub = here.inventory.control_node
     assert teller.build_report(here, hub)
     assert teller.build_report(here, hub), "nothing says that it was heard"
+    assert teller.is_waiting
     teller.note_answer()
+    assert not teller.is_waiting
     assert teller.build_report(here, hub) == b""
     teller.note_answer()
     assert teller.build_report(here, hub) == b""
@@ -97,7 +99,7 @@ def test_facts_are_told_once_and_again_where_the_question_failed(control):
 
 
 def test_facts_are_told_again_after_some_minutes(control, monkeypatch):
-    here, teller = member(control), FactsTeller(lambda: FACTS)
+    here, teller = member(control), FactsTeller(lambda: ToldFacts(B, 1.0, FACTS))
     hub = here.inventory.control_node
     assert teller.build_report(here, hub)
     teller.note_answer()
@@ -110,7 +112,12 @@ def test_nothing_is_told_before_it_is_known_or_without_the_key_of_the_two(contro
     here = member(control)
     hub = here.inventory.control_node
     assert FactsTeller(lambda: None).build_report(here, hub) == b""
-    assert FactsTeller(lambda: FACTS).build_report(msgspec.structs.replace(here, preshared={}), hub) == b""
+    assert (
+        FactsTeller(lambda: ToldFacts(B, 1.0, FACTS)).build_report(
+            msgspec.structs.replace(here, preshared={}), hub
+        )
+        == b""
+    )
 
 
 def test_only_the_control_node_reads_what_is_told(control):
@@ -134,6 +141,7 @@ def test_the_latest_facts_of_each_member_are_kept_and_of_its_own_cores_alone(con
     }
     keeper.look(control)
     assert {at: facts.cpu for at, facts in known(keeper).items()} == {B: "B", C: "A"}
+    assert all(abs(each.at - time.time()) < 60 for each in keeper.list_facts())
 
 
 def test_a_machine_cannot_speak_for_another_one(control):
@@ -177,11 +185,9 @@ def test_facts_go_with_their_machine_and_with_the_control_role(control):
 
 def test_the_control_nodes_own_facts_are_among_them_once():
     told = (ToldFacts(B, 7.0, FACTS), ToldFacts("10.77.0.1", 8.0, FACTS))
-    assert with_own_facts(told, MachineFacts(), "10.77.0.1") == (
-        ToldFacts("10.77.0.1", 0.0, MachineFacts()),
-        told[0],
-    )
-    assert with_own_facts(told, None, "10.77.0.1") == told
+    own = ToldFacts("10.77.0.1", 9.0, MachineFacts())
+    assert with_own_facts(told, own) == (own, told[0])
+    assert with_own_facts(told, None) == told
 
 
 # What a machine gathers of itself
@@ -207,8 +213,8 @@ def program(tmp_path: Path) -> Path:
 def test_a_machine_knows_what_it_is(control, program):
     gathering = FactsGatherer()
     gathering.look(control, (own_worker(1), own_worker(2), WorkerProcess(3, "silent")), node_program(program))
-    facts = gathering.facts
-    assert facts is not None
+    assert gathering.told is not None
+    facts = gathering.told.facts
     assert (facts.qmesh, facts.node, facts.kernel) == (__version__, "2.1.0.25", os.uname().release)
     assert facts.node_digest == hashlib.sha3_256(program.read_bytes()).hexdigest()
     assert facts.cores == os.cpu_count()
@@ -230,23 +236,23 @@ def test_a_worker_that_was_started_again_is_counted_between_two_looks(control, m
     gathering.look(control, (own_worker(1, number=1),), ())
     monkeypatch.setattr(gathering, "_due", 0.0)
     gathering.look(control, (own_worker(1),), ())
-    assert gathering.facts is not None
-    assert gathering.facts.workers[0].restarts == 2
+    assert gathering.told is not None
+    assert gathering.told.facts.workers[0].restarts == 2
 
 
 def test_a_removed_machine_has_nothing_to_tell(control):
     gathering = FactsGatherer()
     settings = msgspec.structs.replace(control.settings, removed=True)
     gathering.look(msgspec.structs.replace(control, settings=settings), (), ())
-    assert gathering.facts is None
+    assert gathering.told is None
 
 
 def test_a_node_directory_that_cannot_be_read_hides_nothing_else(control, tmp_path):
     gone = msgspec.structs.replace(control.settings, config_directory=str(tmp_path / "gone"))
     gathering = FactsGatherer()
     gathering.look(msgspec.structs.replace(control, settings=gone), (), ())
-    assert gathering.facts is not None
-    assert (gathering.facts.disk_bytes, gathering.facts.kernel) == (None, os.uname().release)
+    assert gathering.told is not None
+    assert (gathering.told.facts.disk_bytes, gathering.told.facts.kernel) == (None, os.uname().release)
 
 
 def test_the_speed_of_a_core_is_the_middle_of_small_pieces_taken_long_after_the_start(monkeypatch):
@@ -334,5 +340,5 @@ def test_without_a_program_there_is_no_digest(control, program, monkeypatch):
     gathering.look(control, (), node_program(program))
     monkeypatch.setattr(gathering, "_due", 0.0)
     gathering.look(control, (), ())
-    assert gathering.facts is not None
-    assert (gathering.facts.node, gathering.facts.node_digest) == ("", "")
+    assert gathering.told is not None
+    assert (gathering.told.facts.node, gathering.told.facts.node_digest) == ("", "")

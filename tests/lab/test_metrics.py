@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from functools import partial
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from qmesh import __version__
 from qmesh.mesh.guard.parse import parse_table
 from qmesh.mesh.state import Guard
 from tests.support.lab.cluster import (
@@ -80,6 +82,27 @@ def test_the_control_node_tells_of_all_machines_and_workers(cluster):
     assert all(value > 0 for value in of(found, "wireguard_received_bytes_total"))
     assert sum(of(found, "qmesh_findings", "worker-silent")) == 1
     assert found["qmesh_revision"] == metrics(member)["qmesh_revision"]
+
+
+def test_what_members_tell_of_their_machines_is_known_to_the_control_node_alone(cluster):
+    control, member, _ = cluster
+
+    def known(machine: Machine) -> dict[str, Any]:
+        found = json.loads(qmesh(machine, "status", "--json").stdout)
+        return {each["name"]: each["facts"] for each in found["machines"] if each["facts"]}
+
+    wait_until(lambda: known(control).keys() >= {"control", "machine-b", "machine-c"}, 60.0)
+    told = known(control)["machine-b"]
+    here = {"qmesh": __version__, "kernel": os.uname().release, "cores": os.cpu_count()}
+    assert {name: told[name] for name in here} == here
+    assert [each["core"] for each in told["workers"]] == [4, 5, 6, 7]
+    assert told["workers"][0]["memory_bytes"] > 1_000_000
+    assert known(member).keys() == {"machine-b"}, "it hears nothing of others"
+    found = metrics(control)
+    assert found['qmesh_worker_memory_bytes{machine="machine-b",core="4"}'] > 1_000_000
+    assert found['qmesh_worker_restarts_total{machine="machine-b",core="4"}'] == 0
+    assert found['qmesh_machine_memory_bytes{machine="machine-c"}'] == told["memory_bytes"]
+    assert len(of(found, "qmesh_machine_info", f'qmesh="{__version__}"')) == 3
 
 
 def test_drops_of_the_guard_are_counted(cluster):

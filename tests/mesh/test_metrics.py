@@ -15,9 +15,10 @@ from qmesh.mesh.foreign.expressions import Expression
 from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.links.activity import LinkReport, SilentLink
 from qmesh.mesh.machine import GuardedPort
+from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts
 from qmesh.mesh.metrics import outlets
 from qmesh.mesh.metrics.drops import count_dropped_packets
-from qmesh.mesh.metrics.families import METRICS, Metric, MetricFamily, build_families
+from qmesh.mesh.metrics.families import FRESH_S, METRICS, Metric, MetricFamily, build_families
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample, is_guard_whole
 from qmesh.mesh.metrics.text_format import render_metrics
 from qmesh.mesh.state import AlteredGuard, Counters, NodeState
@@ -25,6 +26,8 @@ from qmesh.mesh.systemd.sandbox import is_shut_from_agent
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import cluster, guard, key, machine, mesh
 
+UNKNOWN = 'qmesh="",node="",kernel="",cpu="",cores=""'
+VERSIONS = 'qmesh="0.1.0",node="2.1.0.25",kernel="6.1.0",cpu="AMD",cores="8"'
 AWAY = Endpoint("198.51.100.77", 51820)
 MESH = mesh(
     machine("a", 1, 2),
@@ -43,6 +46,20 @@ def lines(known: Snapshot) -> list[str]:
     return [each for each in text.splitlines() if not each.startswith("#")]
 
 
+KNOWN = MachineFacts(
+    qmesh="0.1.0",
+    node="2.1.0.25",
+    kernel="6.1.0",
+    cpu="AMD",
+    cores=8,
+    memory_bytes=800,
+    memory_available_bytes=300,
+    disk_bytes=70,
+    disk_free_bytes=40,
+    load=7.25,
+    core_speed=9000,
+    workers=(WorkerFacts(3, 150, 2), WorkerFacts(4)),
+)
 FULL = snapshot(
     looked_at=1_700_000_000.04,
     guard_ok=True,
@@ -63,6 +80,12 @@ FULL = snapshot(
         Finding("guard-altered", "error", "inet qmesh", "", "", ""),
     ),
     checked_at=1_700_000_002.0,
+    facts={
+        "10.77.0.1": ToldFacts("10.77.0.1", 1_700_000_000.0, MachineFacts()),
+        "10.77.0.2": ToldFacts("10.77.0.2", 1_700_000_000.0 - FRESH_S + 1, KNOWN),
+        "10.77.0.3": ToldFacts("10.77.0.3", 1_700_000_000.0 - FRESH_S, KNOWN),
+        "10.77.0.99": ToldFacts("10.77.0.99", 1_700_000_000.0, KNOWN),
+    },
 )
 
 
@@ -79,9 +102,9 @@ def test_what_a_control_node_knows_is_printed():
         'qmesh_findings{code="silent-workers",severity="warning"} 2',
         "qmesh_findings_timestamp_seconds 1700000002",
         "qmesh_revision 7",
-        'qmesh_machine_info{machine="a",role="control",state="active"} 1',
-        'qmesh_machine_info{machine="b",role="worker",state="active"} 1',
-        'qmesh_machine_info{machine="c",role="worker",state="paused"} 1',
+        f'qmesh_machine_info{{machine="a",role="control",state="active",{UNKNOWN}}} 1',
+        f'qmesh_machine_info{{machine="b",role="worker",state="active",{VERSIONS}}} 1',
+        f'qmesh_machine_info{{machine="c",role="worker",state="paused",{VERSIONS}}} 1',
         'qmesh_machine_up{machine="b"} 0',
         'qmesh_member_agent_up{machine="b"} 1',
         'qmesh_member_agent_up{machine="c"} 0',
@@ -89,6 +112,14 @@ def test_what_a_control_node_knows_is_printed():
         'qmesh_worker_up{machine="a",core="1"} 1',
         'qmesh_worker_up{machine="b",core="3"} 0',
         'qmesh_worker_answer_seconds{machine="a",core="1"} 0.00021',
+        'qmesh_machine_core_speed{machine="b"} 9000',
+        'qmesh_machine_load{machine="b"} 7.25',
+        'qmesh_machine_memory_bytes{machine="b"} 800',
+        'qmesh_machine_memory_available_bytes{machine="b"} 300',
+        'qmesh_machine_disk_free_bytes{machine="b"} 40',
+        'qmesh_worker_memory_bytes{machine="b",core="3"} 150',
+        'qmesh_worker_restarts_total{machine="b",core="3"} 2',
+        'qmesh_worker_restarts_total{machine="b",core="4"} 0',
         f"wireguard_sent_bytes_total{{{b}}} 20",
         f"wireguard_sent_bytes_total{{{c}}} 148",
         f"wireguard_received_bytes_total{{{b}}} {2**60 + 1}",
@@ -104,8 +135,8 @@ def test_what_is_not_known_is_no_metric():
     assert lines(snapshot("b")) == [
         'qmesh_build_info{version="0.1.0",node="2.0"} 1',
         "qmesh_revision 7",
-        'qmesh_machine_info{machine="b",role="worker",state="active"} 1',
-        'qmesh_machine_info{machine="a",role="control",state="active"} 1',
+        f'qmesh_machine_info{{machine="b",role="worker",state="active",{UNKNOWN}}} 1',
+        f'qmesh_machine_info{{machine="a",role="control",state="active",{UNKNOWN}}} 1',
     ]
 
 

@@ -213,7 +213,7 @@ def _list_facts(
     if here.machine.address not in found and not here.settings.removed:
         workers = () if look is None else look.report.workers
         own = gather_facts(here, workers, (), seen={}, nft=read_nft_version())
-        found[here.machine.address] = ToldFacts(here.machine.address, 0.0, own)
+        found[here.machine.address] = ToldFacts(here.machine.address, time.time(), own)
     return found
 
 
@@ -340,5 +340,5 @@ def _build_machine_status(
         workers=workers,
         node_files=machine.node_files,
         facts=None if told is None else told.facts,
-        facts_age=None if told is None else told.age_s,
+        facts_age=None if told is None else max(0.0, round(now - told.at, 1)),
     )

@@ -125,7 +125,7 @@ class Agent:
         )
         self._reporter = KeyReporter()
         self._facts = FactsGatherer()
-        self._teller = FactsTeller(lambda: self._facts.facts)
+        self._teller = FactsTeller(lambda: self._facts.told)
         self._keeper = FactsKeeper(self._service.take_facts)
         self._detours = DetourLog(audit_interval_s)
         self._findings = FindingsReporter(state)
@@ -371,6 +371,7 @@ class Agent:
             notes=self._service.list_notes(),
             unasked=dict(self._service.list_unasked()) if is_control else None,
             revisions=self._service.list_revisions() if is_control else None,
+            facts={each.address: each for each in self._list_facts()},
         )
 
     def _build_health(self) -> agent_health.Health:
@@ -388,10 +389,7 @@ class Agent:
 
     def _list_facts(self) -> tuple[ToldFacts, ...]:
         """This machine's own and, on the control node, what members have told."""
-        here = self._here
-        if here is None:
-            return ()
-        return with_own_facts(self._keeper.list_facts(), self._facts.facts, here.machine.address)
+        return with_own_facts(self._keeper.list_facts(), self._facts.told)
 
     def _restart_agent(self, part: str, pulse: Pulse) -> None:
         supervisor.restart_agent_process(part, pulse, self._troubles, self._state.directory)

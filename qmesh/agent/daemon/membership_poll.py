@@ -29,7 +29,8 @@ log = logging.getLogger("qmesh")
 WAIT_S: Final = 50
 """Seconds that the control node keeps the question waiting for something new."""
 NOTED_S: Final = 5
-"""The same while workers stand still here, so that it is soon known when they go on."""
+"""The same while workers stand still here, so that it is soon known when they go on; and until this machine's
+facts were told, which are not known before the agent has looked."""
 PROGRESS_S: Final = 1
 """The same for the successor of the control node, which says each time how far it is."""
 CONNECT_S: Final = 2.0
@@ -100,7 +101,8 @@ class MembershipPoller:
                 return REST_S  # the agent's own look takes over
             is_successor = here.inventory.successor == here.settings.name
             note = find_worker_note(here, self._other_nodes.find)
-            wait_s = PROGRESS_S if is_successor else NOTED_S if note.stopped else WAIT_S
+            is_near = bool(note.stopped) or self._teller.is_waiting
+            wait_s = PROGRESS_S if is_successor else NOTED_S if is_near else WAIT_S
             arrived = update_membership(
                 self._state,
                 here,

@@ -16,7 +16,7 @@ from qmesh.host.config_directory import ConfigDirectory, DiskSpace, read_disk_sp
 from qmesh.host.machine_facts import hardware
 from qmesh.host.machine_facts.core_speed import measure_core_speed
 from qmesh.host.machine_facts.program_digest import ProgramDigest
-from qmesh.mesh.machine_facts.facts import MachineFacts, WorkerFacts, clean_text
+from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts, clean_text
 from qmesh.mesh.machine_facts.restarts import SeenWorker, update_seen_workers
 from qmesh.mesh.node_processes.workers import WorkerProcess
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
@@ -54,10 +54,10 @@ class SpeedMeter:
 
 
 class FactsGatherer:
-    """For the agent: it looks in the thread that follows the node, and any thread may read `facts`."""
+    """For the agent: it looks in the thread that follows the node, and any thread may read `told`."""
 
     def __init__(self) -> None:
-        self.facts: MachineFacts | None = None
+        self.told: ToldFacts | None = None
         """As of the last look; None before the first, and where this machine is in the mesh no more."""
         self._due = 0.0
         self._nft: str | None = None
@@ -81,20 +81,22 @@ class FactsGatherer:
             return
         if self._nft is None:
             self._nft = hardware.read_nft_version()
-        self.facts = (
-            None
-            if here.settings.removed
-            else gather_facts(
-                here,
-                workers,
-                programs,
-                seen=self._seen,
-                nft=self._nft,
-                digest=self._digest.value if programs else "",
-                core_speed=self._speed.value,
-            )
-        )
+        self.told = None if here.settings.removed else self._gather(here, workers, programs)
         self._due = now + max(LOOK_S, REST * (time.thread_time() - begun))
+
+    def _gather(
+        self, here: Local, workers: tuple[WorkerProcess, ...], programs: tuple[NodeProgram, ...]
+    ) -> ToldFacts:
+        facts = gather_facts(
+            here,
+            workers,
+            programs,
+            seen=self._seen,
+            nft=self._nft or "",
+            digest=self._digest.value if programs else "",
+            core_speed=self._speed.value,
+        )
+        return ToldFacts(here.machine.address, round(time.time(), 1), facts)
 
 
 def gather_facts(

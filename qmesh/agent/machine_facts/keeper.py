@@ -10,7 +10,7 @@ from typing import NamedTuple
 from qmesh.agent.local import Local
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.inventory import list_members
-from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts
+from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.protocol.facts_report import decode_facts, decrypt_facts, encode_facts
 
 
@@ -59,19 +59,17 @@ class FactsKeeper:
 
     def list_facts(self) -> tuple[ToldFacts, ...]:
         """The latest of each member that has told any. From any thread."""
-        now = time.monotonic()
+        began = time.time() - time.monotonic()
         with self._lock:
             kept = dict(self._kept)
         return tuple(
-            ToldFacts(address, round(now - each.at, 1), decode_facts(each.packed))
+            ToldFacts(address, round(began + each.at, 1), decode_facts(each.packed))
             for address, each in kept.items()
         )
 
 
-def with_own_facts(
-    told: tuple[ToldFacts, ...], own: MachineFacts | None, address: str
-) -> tuple[ToldFacts, ...]:
+def with_own_facts(told: tuple[ToldFacts, ...], own: ToldFacts | None) -> tuple[ToldFacts, ...]:
     """The same with this machine's own."""
     if own is None:
         return told
-    return (ToldFacts(address, 0.0, own), *(each for each in told if each.address != address))
+    return (own, *(each for each in told if each.address != own.address))

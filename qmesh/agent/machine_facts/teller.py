@@ -8,31 +8,37 @@ from collections.abc import Callable
 
 from qmesh.agent.local import Local
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.machine_facts.facts import MachineFacts
+from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.machine_facts.schedule import Telling, is_telling_due
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.facts_report import encrypt_facts
 
 
 class FactsTeller:
-    """For the thread that asks. get_facts: the facts now; None before they are known.
+    """For the thread that asks. get_told: this machine's facts; None before they are known.
 
     What was in a question that failed counts as not told: the control node may have started again, and it
     keeps what it was told in memory alone.
     """
 
-    def __init__(self, get_facts: Callable[[], MachineFacts | None]) -> None:
-        self._get_facts = get_facts
+    def __init__(self, get_told: Callable[[], ToldFacts | None]) -> None:
+        self._get_told = get_told
         self._asked: Telling | None = None
         self._told: Telling | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing was told yet, or what was may be forgotten."""
+        return self._told is None
+
     def build_report(self, here: Local, hub: Machine) -> bytes:
         """What to tell that control node with the next question, encrypted; empty where nothing is due."""
-        facts, shared = self._get_facts(), here.preshared.get(hub.public_key)
+        told, shared = self._get_told(), here.preshared.get(hub.public_key)
         now, own = time.monotonic(), here.machine.public_key
         self._asked = None
-        if facts is None or shared is None:
+        if told is None or shared is None:
             return b""
+        facts = told.facts
         if not is_telling_due(self._told, facts, to=hub.public_key, own=own, now_s=now):
             return b""
         self._asked = Telling(facts, hub.public_key, own, now)

@@ -28,6 +28,7 @@ from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.metrics.families import build_families
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample, is_guard_whole
 from qmesh.mesh.metrics.text_format import render_metrics
@@ -61,7 +62,7 @@ class AgentKnowledge(NamedTuple):
     """What an agent knows at one moment; nothing but `here` where none runs.
 
     looked_at, counters: as of `Snapshot`; notes: as of `probe_answers`; unasked and revisions: on the control
-        node.
+        node; facts: as of `Snapshot`.
     """
 
     here: Local
@@ -71,6 +72,7 @@ class AgentKnowledge(NamedTuple):
     notes: tuple[tuple[str, MemberNote], ...] = ()
     unasked: Mapping[str, float] | None = None
     revisions: Mapping[str, int] | None = None
+    facts: Mapping[str, ToldFacts] = {}
 
 
 class _Look(NamedTuple):
@@ -254,6 +256,7 @@ class MetricsCollector:
             links=knowledge.links,
             unasked=knowledge.unasked,
             revisions=knowledge.revisions,
+            facts=knowledge.facts,
             workers=None if look is None else look.workers,
             is_dialled=here.settings.control,
             findings=None if check is None else check.findings,

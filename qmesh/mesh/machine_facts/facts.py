@@ -57,10 +57,10 @@ class MachineFacts(msgspec.Struct, frozen=True):
 
 
 class ToldFacts(msgspec.Struct, frozen=True):
-    """Facts of the machine with that tunnel address. age_s: seconds since they were told, or seen here."""
+    """Facts of the machine with that tunnel address. at: when they were told or seen, in Unix seconds."""
 
     address: str
-    age_s: float
+    at: float
     facts: MachineFacts
 
 

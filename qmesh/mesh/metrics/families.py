@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from qmesh.mesh.desired import host_network
 from qmesh.mesh.inventory import list_members
 from qmesh.mesh.machine import Machine
+from qmesh.mesh.machine_facts.facts import MachineFacts, WorkerFacts
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample
 from qmesh.mesh.state import Counters
 
@@ -20,6 +21,8 @@ MetricKind: TypeAlias = Literal["counter", "gauge"]
 Sample: TypeAlias = tuple[tuple[str, ...], float]
 """The labels' values, in their order, and the value."""
 
+FRESH_S: Final = 900.0
+"""Seconds for which the facts that a machine told are those that it has: it tells them every five minutes."""
 _PEER_LABELS: Final = ("interface", "public_key", "allowed_ips", "friendly_name")
 
 
@@ -89,8 +92,42 @@ def _find_drops(snapshot: Snapshot) -> Iterator[Sample]:
 
 def _find_machines(snapshot: Snapshot) -> Iterator[Sample]:
     mesh = snapshot.inventory
-    for each in (mesh.machine(snapshot.name), *_list_others(snapshot)):
-        yield (each.name, "control" if each.name == mesh.control else "worker", each.state), 1
+    for each in _list_known(snapshot):
+        role = "control" if each.name == mesh.control else "worker"
+        told = snapshot.facts.get(each.address)
+        facts = MachineFacts() if told is None else told.facts
+        cores = "" if facts.cores is None else str(facts.cores)
+        known = facts.qmesh, facts.node, facts.kernel, facts.cpu, cores
+        yield (each.name, role, each.state, *known), 1
+
+
+def _list_known(snapshot: Snapshot) -> tuple[Machine, ...]:
+    """This machine, and those that it has a tunnel to."""
+    return (snapshot.inventory.machine(snapshot.name), *_list_others(snapshot))
+
+
+def _list_fresh_facts(snapshot: Snapshot) -> Iterator[tuple[str, MachineFacts]]:
+    """By machine. Who tells no more has no load, and no memory that is free."""
+    newest = max((each.at for each in snapshot.facts.values()), default=0.0)
+    for machine in _list_known(snapshot):
+        told = snapshot.facts.get(machine.address)
+        if told is not None and newest - told.at < FRESH_S:
+            yield machine.name, told.facts
+
+
+def _find_facts(snapshot: Snapshot, read: Callable[[MachineFacts], float | None]) -> Iterator[Sample]:
+    for name, facts in _list_fresh_facts(snapshot):
+        value = read(facts)
+        if value is not None:
+            yield (name,), value
+
+
+def _find_worker_facts(snapshot: Snapshot, read: Callable[[WorkerFacts], float | None]) -> Iterator[Sample]:
+    for name, facts in _list_fresh_facts(snapshot):
+        for each in facts.workers:
+            value = read(each)
+            if value is not None:
+                yield (name, str(each.core)), value
 
 
 def _find_heard(snapshot: Snapshot) -> Iterator[Sample]:
@@ -203,8 +240,8 @@ METRICS: Final = (
     Metric(
         "qmesh_machine_info",
         "gauge",
-        "Always 1. This machine, and those that it has a tunnel to: role and state in the mesh.",
-        ("machine", "role", "state"),
+        "Always 1. This machine, and those that it has a tunnel to: role, state, versions, CPU.",
+        ("machine", "role", "state", "qmesh", "node", "kernel", "cpu", "cores"),
         "all",
         _find_machines,
     ),
@@ -247,6 +284,62 @@ METRICS: Final = (
         ("machine", "core"),
         "control node",
         _find_answers,
+    ),
+    Metric(
+        "qmesh_machine_core_speed",
+        "gauge",
+        "Verifications of an Ed25519 signature in a second of one core, measured every 6 hours.",
+        ("machine",),
+        "all",
+        lambda snapshot: _find_facts(snapshot, lambda each: each.core_speed),
+    ),
+    Metric(
+        "qmesh_machine_load",
+        "gauge",
+        "Processes that run or wait to, on average of a minute.",
+        ("machine",),
+        "all",
+        lambda snapshot: _find_facts(snapshot, lambda each: each.load),
+    ),
+    Metric(
+        "qmesh_machine_memory_bytes",
+        "gauge",
+        "Memory of the machine.",
+        ("machine",),
+        "all",
+        lambda snapshot: _find_facts(snapshot, lambda each: each.memory_bytes),
+    ),
+    Metric(
+        "qmesh_machine_memory_available_bytes",
+        "gauge",
+        "Memory that programs can have without swapping.",
+        ("machine",),
+        "all",
+        lambda snapshot: _find_facts(snapshot, lambda each: each.memory_available_bytes),
+    ),
+    Metric(
+        "qmesh_machine_disk_free_bytes",
+        "gauge",
+        "Room on the disk with the node's config.yml, for others than root.",
+        ("machine",),
+        "all",
+        lambda snapshot: _find_facts(snapshot, lambda each: each.disk_free_bytes),
+    ),
+    Metric(
+        "qmesh_worker_memory_bytes",
+        "gauge",
+        "Memory that the data worker has alone, without what it shares with others or with files.",
+        ("machine", "core"),
+        "all",
+        lambda snapshot: _find_worker_facts(snapshot, lambda each: each.memory_bytes),
+    ),
+    Metric(
+        "qmesh_worker_restarts_total",
+        "counter",
+        "How often another process has taken the data worker's place since the agent there started.",
+        ("machine", "core"),
+        "all",
+        lambda snapshot: _find_worker_facts(snapshot, lambda each: each.restarts),
     ),
     Metric(
         "wireguard_sent_bytes_total",

@@ -10,6 +10,7 @@ import msgspec
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.state import Counters, Guard, NodeState
 
@@ -41,6 +42,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         not; revisions: which revision each member has said that it holds, by tunnel address. On the control
         node only.
     workers: those that this machine can tell of. is_dialled: whether `seconds` are those of a connection.
+    facts: what is known of machines by their own word, by tunnel address.
     findings: of the last check of this machine; checked_at: when that was, in Unix time in seconds.
     """
 
@@ -57,6 +59,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     revisions: Mapping[str, int] | None = None
     workers: tuple[WorkerSample, ...] | None = None
     is_dialled: bool = False
+    facts: Mapping[str, ToldFacts] = {}
     findings: tuple[Finding, ...] | None = None
     checked_at: float | None = None
 

@@ -83,6 +83,7 @@ def _build_machine_view(
 ) -> MachineView:
     mesh = snapshot.inventory
     is_here = machine.name == snapshot.name
+    told = snapshot.facts.get(machine.address)
     agent_up, agent_silent_s = _judge_agent(snapshot, machine, is_here=is_here)
     return MachineView(
         name=machine.name,
@@ -94,6 +95,8 @@ def _build_machine_view(
         agent_up=agent_up,
         agent_silent_s=agent_silent_s,
         workers=_build_worker_views(mesh, machine.name, samples, is_dialled=snapshot.is_dialled),
+        facts=None if told is None else told.facts,
+        facts_at=None if told is None else told.at,
     )
 
 

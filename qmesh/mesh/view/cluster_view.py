@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.audit.findings import Severity
+from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.values import MachineState, Profile
 
@@ -53,6 +54,7 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
     agent_up: whether its agent asks the control node for the membership; agent_silent_s: for how many seconds
         it has not, where that is too long.
     workers: by core; none while it has no cores.
+    facts: what it has and runs, by its own word; facts_at: when it said so.
     """
 
     name: str
@@ -64,6 +66,8 @@ class MachineView(msgspec.Struct, frozen=True, kw_only=True):
     agent_up: bool | None
     agent_silent_s: float | None
     workers: tuple[WorkerView, ...]
+    facts: MachineFacts | None = None
+    facts_at: float | None = None
 
 
 class FindingView(msgspec.Struct, frozen=True, kw_only=True):

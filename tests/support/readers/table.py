@@ -107,6 +107,7 @@ from qmesh.mesh.values import Endpoint, Secret
 from qmesh.mesh.view import answers as view_answers
 from qmesh.mesh.view import questions
 from tests.support.checkout import CHECKOUT
+from tests.support.machine_facts import FACTS
 from tests.support.node_identity import KEY_STORE
 from tests.support.readers import images, mutate
 
@@ -256,9 +257,6 @@ ANNOUNCED: Final = enrolment.build_redemption(
     workers=4,
     endpoint=None,
     announce="node.example.org",
-)
-FACTS: Final = facts.MachineFacts(
-    "0.1.0", "2.1.0.25", "ab" * 32, "6.1", "1.0.6", "A", 8, 5, 4, 3, 2, 0.5, 9, (facts.WorkerFacts(4, 7, 1),)
 )
 SETTINGS: Final = documents.Settings(
     mesh=MESH,
