@@ -12,7 +12,7 @@ import pytest
 
 from qmesh import __version__
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.machine_facts import gatherer
+from qmesh.agent.machine_facts import bench, gatherer
 from qmesh.agent.machine_facts.gatherer import FactsGatherer, SpeedMeter
 from qmesh.agent.machine_facts.keeper import FactsKeeper, with_own_facts
 from qmesh.agent.machine_facts.teller import FactsTeller
@@ -60,6 +60,12 @@ def control(tmp_path: Path) -> Local:
     return load_local(state)
 
 
+def control_directory(control: Local) -> Path:
+    directory = control.settings.config_directory
+    assert directory is not None
+    return Path(directory).parent / "state"
+
+
 def member(control: Local, name: str = "machine-b") -> Local:
     """That machine, as it knows the mesh."""
     settings = msgspec.structs.replace(control.settings, name=name, control=False)
@@ -88,9 +94,9 @@ def test_facts_are_told_once_and_again_where_the_question_failed(control):
     hub = here.inventory.control_node
     assert teller.build_report(here, hub)
     assert teller.build_report(here, hub), "nothing says that it was heard"
-    assert teller.is_waiting
+    waiting = [teller.is_waiting]
     teller.note_answer()
-    assert not teller.is_waiting
+    assert [*waiting, teller.is_waiting] == [True, False]
     assert teller.build_report(here, hub) == b""
     teller.note_answer()
     assert teller.build_report(here, hub) == b""
@@ -120,7 +126,7 @@ def test_nothing_is_told_before_it_is_known_or_without_the_key_of_the_two(contro
     )
 
 
-def test_only_the_control_node_reads_what_is_told(control):
+def test_n3_only_the_control_node_reads_what_is_told(control):
     sealed = told_by(member(control))
     shared = control.preshared[control.inventory.machine("machine-b").public_key]
     assert decrypt_facts(sealed, shared, cores=range(1, 18)) == FACTS
@@ -144,14 +150,14 @@ def test_the_latest_facts_of_each_member_are_kept_and_of_its_own_cores_alone(con
     assert all(abs(each.at - time.time()) < 60 for each in keeper.list_facts())
 
 
-def test_a_machine_cannot_speak_for_another_one(control):
+def test_n3_a_machine_cannot_speak_for_another_one(control):
     of_b = told_by(member(control))
     keeper = keeper_of({C: of_b, "10.77.0.9": of_b, B: b"x" * 40})
     keeper.look(control)
     assert known(keeper) == {}
 
 
-def test_what_is_no_fact_hides_none(control):
+def test_n3_what_is_no_fact_hides_none(control):
     shared = control.preshared[control.inventory.machine("machine-b").public_key]
     lying = msgspec.structs.replace(FACTS, cores=4)
     sealed = encrypt_facts(lying, shared, nonce=bytes(12))
@@ -161,7 +167,7 @@ def test_what_is_no_fact_hides_none(control):
     assert known(keeper)[B].qmesh == "0.1.0"
 
 
-def test_facts_go_with_their_machine_and_with_the_control_role(control):
+def test_n3_facts_go_with_their_machine_and_with_the_control_role(control):
     keeper = keeper_of({B: told_by(member(control)), C: told_by(member(control, "machine-c"))})
     keeper.look(control)
     others = tuple(each for each in control.inventory.machines if each.name != "machine-b")
@@ -273,6 +279,32 @@ def test_the_speed_of_a_core_is_the_middle_of_small_pieces_taken_long_after_the_
 def test_a_core_is_as_quick_as_another_time_within_a_factor():
     first, second = (measure_core_speed(0.01) for _ in range(2))
     assert 0.2 < first / second < 5
+
+
+def test_the_bench_measures_this_machine_and_has_of_others_what_they_told(control, monkeypatch):
+    told = (
+        ToldFacts("10.77.0.1", time.time() - 7, msgspec.structs.replace(FACTS, cpu="old", core_speed=1)),
+        ToldFacts(B, time.time() - 60, msgspec.structs.replace(FACTS, core_speed=2**40)),
+    )
+    monkeypatch.setattr(bench, "_request_facts", lambda _: told)
+    niceness: list[int] = []
+    monkeypatch.setattr(os, "nice", niceness.append)
+    found = bench.measure_machines(State(control_directory(control)))
+    own, other, unknown = found.machines
+    assert niceness == [bench._NICENESS]
+    assert (found.name, own.machine, own.cpu == "old", own.age_s) == ("control", "control", False, 0.0)
+    assert own.core_speed is not None
+    assert own.core_speed > 100
+    assert own.share == round(own.core_speed / 2**40, 3)
+    assert (other.machine, other.share, round(other.age_s or 0)) == ("machine-b", 1.0, 60)
+    assert unknown == bench.MachineSpeed("machine-c", "", None, None, None, None)
+
+
+def test_the_bench_does_without_an_agent(control, monkeypatch):
+    monkeypatch.setattr(os, "nice", lambda _: None)
+    own, *others = bench.measure_machines(State(control_directory(control))).machines
+    assert own.share == 1.0
+    assert [each.core_speed for each in others] == [None, None]
 
 
 # The digest of a program

@@ -84,7 +84,7 @@ def test_the_control_node_tells_of_all_machines_and_workers(cluster):
     assert found["qmesh_revision"] == metrics(member)["qmesh_revision"]
 
 
-def test_what_members_tell_of_their_machines_is_known_to_the_control_node_alone(cluster):
+def test_n3_what_members_tell_of_their_machines_is_known_to_the_control_node_alone(cluster):
     control, member, _ = cluster
 
     def known(machine: Machine) -> dict[str, Any]:
@@ -103,6 +103,11 @@ def test_what_members_tell_of_their_machines_is_known_to_the_control_node_alone(
     assert found['qmesh_worker_restarts_total{machine="machine-b",core="4"}'] == 0
     assert found['qmesh_machine_memory_bytes{machine="machine-c"}'] == told["memory_bytes"]
     assert len(of(found, "qmesh_machine_info", f'qmesh="{__version__}"')) == 3
+    bench = json.loads(qmesh(member, "status", "--bench", "--json").stdout)
+    assert {each["machine"]: each["share"] for each in bench["machines"]} == {
+        "control": None,
+        "machine-b": 1.0,
+    }
 
 
 def test_drops_of_the_guard_are_counted(cluster):

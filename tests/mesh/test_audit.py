@@ -59,6 +59,7 @@ from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.systemd.units import WORKERS as UNITS
 from qmesh.mesh.values import PROFILES, Endpoint, Secret, format_port_ranges
 from tests.support.finding_codes import findings_in_the_code
+from tests.support.machine_facts import FACTS as TOLD
 
 replace = msgspec.structs.replace
 
@@ -1212,7 +1213,7 @@ def test_every_code_is_one_that_stays():
             "port-exposed",
         ),
         *("config-missing", "config-stale", "config-mode", "config-lint"),
-        *("node-keys", "node-unsupported", "node-program"),
+        *("node-keys", "node-unsupported", "node-program", "node-builds", "worker-memory"),
     }
     first_words = set(
         "key agent tunnel peer guard config worker control port foreign change service node".split()  # noqa: SIM905
@@ -1372,6 +1373,10 @@ def test_a_unit_that_no_boot_starts_is_found_before_the_next_boot(unit, state, c
 
 
 EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
+    "core-slow": replace(AROUND, facts={"a": TOLD, "b": replace(TOLD, core_speed=4000)}),
+    "machine-versions": replace(AROUND, facts={"a": TOLD, "b": replace(TOLD, qmesh="0.2.0")}),
+    "node-builds": replace(AROUND, facts={"a": TOLD, "b": replace(TOLD, node="2.1.0.24")}),
+    "worker-memory": replace(AROUND, facts={"a": replace(TOLD, memory_bytes=10**9)}),
     "agent-failing": around_agent(TROUBLE),
     "agent-missing": replace(AROUND, agent=None),
     "agent-restarted": around_agent(restarts=(TROUBLE,)),

@@ -185,13 +185,13 @@ def test_facts_arrive_as_they_were_told():
     )
 
 
-def test_a_machine_speaks_of_its_own_cores_alone_and_of_each_once():
+def test_n3_a_machine_speaks_of_its_own_cores_alone_and_of_each_once():
     told = msgspec.structs.replace(FULL, workers=(WorkerFacts(9, 1), WorkerFacts(4, 2), WorkerFacts(4, 3)))
     found = decrypt_facts(encrypt_facts(told, SHARED, nonce=NONCE), SHARED, cores={4, 5})
     assert [each.core for each in found.workers] == [4]
 
 
-def test_facts_of_another_machine_are_refused():
+def test_n3_facts_of_another_machine_are_refused():
     with pytest.raises(EnrolmentRefused):
         decrypt_facts(encrypt_facts(FULL, SHARED, nonce=NONCE), OTHER, cores={4, 5})
 
@@ -248,7 +248,7 @@ def test_what_an_earlier_version_does_not_tell_is_not_known():
         ("workers", [[1, 1, 1]] * (MOST_WORKERS + 1)),
     ],
 )
-def test_what_breaks_its_bounds_is_no_fact(field, value):
+def test_n3_what_breaks_its_bounds_is_no_fact(field, value):
     row = row_of(FULL)
     row[MachineFacts.__struct_fields__.index(field)] = value
     try:
@@ -263,10 +263,10 @@ def test_what_breaks_its_bounds_is_no_fact(field, value):
         decrypt_facts(encrypt_message(octets, SHARED, about=FACTS, nonce=NONCE), SHARED, cores={4})
 
 
-def test_a_report_of_very_many_workers_fits_and_has_those_with_most_memory():
+def test_n3_a_report_of_very_many_workers_fits_and_has_those_with_most_memory():
     every = tuple(WorkerFacts(core, 10**12 + core, 255) for core in range(60000, 60000 + MOST_WORKERS + 5))
     text = "x" * MOST_TEXT
-    fields = (text, text, "ab" * 32, text, text, text, *[2**53] * 5, 1e6, 2**53, every)
+    fields = (text, text, "ab" * 32, *[text] * 4, *[2**53] * 5, 1e6, 2**53, every)
     most = msgspec.structs.replace(FULL, **dict(zip(MachineFacts.__struct_fields__, fields, strict=True)))
     sealed = encrypt_facts(most, SHARED, nonce=NONCE)
     assert len(sealed) <= MOST_SEALED

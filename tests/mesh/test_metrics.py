@@ -15,10 +15,11 @@ from qmesh.mesh.foreign.expressions import Expression
 from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.links.activity import LinkReport, SilentLink
 from qmesh.mesh.machine import GuardedPort
+from qmesh.mesh.machine_facts.differences import FRESH_S
 from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts
 from qmesh.mesh.metrics import outlets
 from qmesh.mesh.metrics.drops import count_dropped_packets
-from qmesh.mesh.metrics.families import FRESH_S, METRICS, Metric, MetricFamily, build_families
+from qmesh.mesh.metrics.families import METRICS, Metric, MetricFamily, build_families
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample, is_guard_whole
 from qmesh.mesh.metrics.text_format import render_metrics
 from qmesh.mesh.state import AlteredGuard, Counters, NodeState

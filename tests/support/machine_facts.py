@@ -11,6 +11,7 @@ FACTS: Final = MachineFacts(
     node="2.1.0.25",
     node_digest="ab" * 32,
     kernel="6.12.118+deb13-amd64",
+    architecture="x86_64",
     nft="1.1.3",
     cpu="AMD EPYC 7B13 64-Core Processor",
     cores=8,

@@ -52,6 +52,7 @@ from qmesh.mesh.audit.surroundings import (
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.inventory import worker_ports
+from qmesh.mesh.machine_facts.differences import list_fresh_facts
 from qmesh.mesh.node_processes.answers import list_undialled_machines
 from qmesh.mesh.node_processes.readings import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
@@ -171,6 +172,7 @@ def build_audit_context(
         weaknesses=looks.run("sysctls", lambda: _find_weaknesses(here.settings.interface), ()),
         flusher=looks.run("units that flush", lambda: find_flushing_unit(state, firewalls), None),
         held=looks.run("units that flush", held_table.is_held, otherwise=False),
+        facts={} if health is None else list_fresh_facts(here.inventory, health.facts),
         clock=looks.run("clock", lambda: compare_clock(state, here), None) if is_asked else None,
         saved_rules=looks.run("saved rules", lambda: _find_saved_rules(state, looks, firewalls), ()),
         unstarted=looks.run("agent", systemd.list_unstarted_units, ()),

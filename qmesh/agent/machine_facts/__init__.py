@@ -3,4 +3,5 @@
 gatherer  what this machine has and runs, from one look to the next
 teller    what a member tells with its question for the membership, and when
 keeper    what members told the control node
+bench     `status --bench`
 """

@@ -118,6 +118,7 @@ def gather_facts(
         node=clean_text(version or ""),
         node_digest=digest,
         kernel=hardware.read_kernel_release(),
+        architecture=hardware.read_architecture(),
         nft=nft,
         cpu=hardware.read_cpu_model(),
         cores=hardware.count_cores(),

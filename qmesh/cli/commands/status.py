@@ -32,7 +32,13 @@ from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.printable import escape_text
 from qmesh.mesh.values import format_port_ranges
 
-EXAMPLES = ("qmesh status", "qmesh status --watch", "qmesh status --ports", "qmesh status --json")
+EXAMPLES = (
+    "qmesh status",
+    "qmesh status --watch",
+    "qmesh status --ports",
+    "qmesh status --bench",
+    "qmesh status --json",
+)
 
 EVERY_S = 2.0
 """Seconds between two looks of `--watch`."""
@@ -50,6 +56,9 @@ def command(
     ports: Annotated[
         bool, typer.Option("--ports", help="Show the ports that have to be open to the internet instead.")
     ] = False,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Measure a core of this machine, and show the speeds of all.")
+    ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,6 +68,14 @@ def command(
     only its own. `in` and `out` are what this machine received from that machine, and sent to it,
     through the tunnel.
     """
+    if bench:
+        if watch or ports:
+            raise BadInput("--bench goes with neither --ports nor --watch", hint="use one of them")
+        from qmesh.agent.machine_facts.bench import measure_machines  # noqa: PLC0415 - few runs need it
+        from qmesh.cli.bench_text import render_bench  # noqa: PLC0415 - as above
+
+        print_answer(measure_machines(State(state)), as_json=as_json, text=render_bench)
+        return
     if ports:
         if watch:
             raise BadInput("--ports and --watch do not go together", hint="use one of the two")

@@ -33,6 +33,11 @@ def count_cores() -> int | None:
     return os.cpu_count()
 
 
+def read_architecture() -> str:
+    """As `uname -m` prints it."""
+    return clean_text(os.uname().machine)
+
+
 @functools.cache
 def read_cpu_model() -> str:
     """The model of the first processor; empty where it is not said."""

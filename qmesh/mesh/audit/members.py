@@ -1,15 +1,31 @@
-"""Members that the control node asked for their findings, and that gave none."""
+"""Members as the control node knows them: those that gave no findings, and those that are unlike others."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal, TypeAlias
 
 from qmesh.mesh.audit.findings import Finding, error_finding, warning_finding
+from qmesh.mesh.audit.surroundings import AuditContext
+from qmesh.mesh.machine_facts.differences import (
+    MachineGroup,
+    find_large_workers,
+    find_slow_machines,
+    group_node_files,
+    group_node_versions,
+    group_versions,
+    sum_worker_memory,
+)
+from qmesh.mesh.systemd.instructions import describe_workers_action
+from qmesh.mesh.values import name_cores
 
 Silence: TypeAlias = Literal["away", "silent", "older"]
 """Why there is none: the machine was not reached, it was asked and gave no answer, or its qmesh knows no such
 question."""
 
+_MOST_NAMED: Final = 4
+_DIGEST: Final = 12
+"""Characters of a digest that are shown: enough to compare."""
 _WANTED: Final = "the findings of its own `check`"
 
 
@@ -44,3 +60,89 @@ def left_out_finding(machine: str, count: int) -> Finding:
 def uncollected_finding(why: str, cure: str) -> Finding:
     """No member could be asked, as this machine's agent did not ask."""
     return error_finding("check-failed", "other machines", _WANTED, why, cure)
+
+
+def unlike_machine_findings(around: AuditContext) -> Iterator[Finding]:
+    """In what the machines differ that work better when they are alike. Nothing of it is dangerous."""
+    versions = group_versions(around.facts)
+    if versions:
+        behind = [name for group in versions[1:] for name in group.machines]
+        fix = f"update qmesh on {_name_some(behind)}, and run `qmesh apply` there"
+        yield Finding("machine-versions", "info", "qmesh", "one version", _describe_groups(versions), fix)
+    programs = group_node_versions(around.facts)
+    if programs:
+        behind = [name for group in programs[1:] for name in group.machines]
+        yield Finding(
+            "node-builds",
+            "info",
+            "the node's program",
+            "one version",
+            _describe_groups(programs),
+            f"install the same program on {_name_some(behind)}, and restart the node's processes there",
+        )
+    files = group_node_files(around.facts)
+    if files:
+        short = tuple(group._replace(value=f"SHA3-256 {group.value[:_DIGEST]}...") for group in files)
+        yield Finding(
+            "node-builds",
+            "info",
+            "the node's program, of one version",
+            "one file",
+            _describe_groups(short),
+            "compare `openssl dgst -sha3-256 FILE` with what was published; nothing is wrong where you have"
+            " built the program on each machine",
+        )
+    for slow in find_slow_machines(around.facts):
+        cpu = f" ({slow.cpu})" if slow.cpu else ""
+        yield Finding(
+            "core-slow",
+            "info",
+            slow.machine,
+            f"a core as quick as those of the other machines, whose median is {slow.usual}",
+            f"{slow.speed} verifications of a signature in a second{cpu}: all workers wait for the slowest",
+            "see whether that machine is throttled, or shares its processors with others; `qmesh status"
+            " --bench` there measures again",
+        )
+
+
+def memory_findings(around: AuditContext) -> Iterator[Finding]:
+    """Machines whose workers have more memory than they should."""
+    for name, facts in around.facts.items():
+        total = sum_worker_memory(facts)
+        if total is not None:
+            yield warning_finding(
+                "worker-memory",
+                name,
+                "memory left for other programs than the workers",
+                f"{len(facts.workers)} workers have {_describe_memory(total)} of"
+                f" {_describe_memory(facts.memory_bytes or 0)}: the kernel will end one of them",
+                f"run fewer workers on {name}: `qmesh set {name} --workers N` on the control node",
+            )
+        large, usual = find_large_workers(facts)
+        if large:
+            cores = tuple(each.core for each in large)
+            most = max(each.memory_bytes or 0 for each in large)
+            yield Finding(
+                "worker-memory",
+                "info",
+                f"{name}, {name_cores(cores)}",
+                f"as much memory as the usual worker of {name}, {_describe_memory(usual)}",
+                f"up to {_describe_memory(most)}",
+                describe_workers_action("restart", cores, around.host)
+                if name == around.own_name
+                else f"on {name}: `qmesh check`",
+            )
+
+
+def _describe_groups(groups: Iterable[MachineGroup]) -> str:
+    return "; ".join(f"{each.value} on {_name_some(each.machines)}" for each in groups)
+
+
+def _name_some(names: Iterable[str]) -> str:
+    every = tuple(names)
+    more = len(every) - _MOST_NAMED
+    return f"{', '.join(every[:_MOST_NAMED])} and {more} more" if more > 0 else ", ".join(every)
+
+
+def _describe_memory(octets: int) -> str:
+    return f"{octets / 10**9:.1f} GB"

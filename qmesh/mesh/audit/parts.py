@@ -29,6 +29,7 @@ from qmesh.mesh.audit.maintenance import (
     service_findings,
     unit_findings,
 )
+from qmesh.mesh.audit.members import memory_findings, unlike_machine_findings
 from qmesh.mesh.audit.mtu import narrow_path_findings
 from qmesh.mesh.audit.node_keys import node_key_findings
 from qmesh.mesh.audit.obstacles import with_obstacles
@@ -100,7 +101,9 @@ def list_audit_parts(
         ("units of the node", lambda: unit_findings(around)),
         ("node keys", lambda: with_obstacles(node_key_findings(around), around)),
         ("workers", lambda: silent_worker_findings(around)),
+        ("workers", lambda: memory_findings(around)),
         ("node processes", lambda: process_findings(around)),
+        ("members", lambda: unlike_machine_findings(around)),
     )
 
 

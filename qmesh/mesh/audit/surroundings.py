@@ -10,6 +10,7 @@ import msgspec
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.other_nodes import TakenPort
 from qmesh.mesh.node_processes.silence import SilenceReason
@@ -310,6 +311,8 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     overlaps: what else of this machine's network has addresses of the tunnel's.
     change: of `apply --confirm`, that waits to be confirmed, or that was not.
     clock: None where this machine's clock was not compared.
+    facts: what machines have and run, by name, as they told lately: on the control node of all, elsewhere of
+        this one.
     """
 
     public_key: str
@@ -363,3 +366,4 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     reserved: frozenset[int] = frozenset()
     can_reserve: bool = True
     clock: ClockOffset | None = None
+    facts: Mapping[str, MachineFacts] = {}

@@ -34,7 +34,8 @@ class MachineFacts(msgspec.Struct, frozen=True):
     """A machine. Empty, or None: not known. What is new here comes last, with a default, and none goes.
 
     qmesh: the version that its agent runs; node: of the node's program, as that says; node_digest: SHA3-256
-        of that program's file, hexadecimal; kernel: as `uname -r`; nft: of nftables; cpu: the model.
+        of that program's file, hexadecimal; kernel, architecture: as `uname -r` and `uname -m` print them;
+        nft: of nftables; cpu: the model.
     cores: logical processors. memory_available_bytes: without swapping; disk: the one with config.yml.
     load: processes that run or wait to, on average of a minute.
     core_speed: verifications of an Ed25519 signature in a second of one core, at the last measurement.
@@ -44,6 +45,7 @@ class MachineFacts(msgspec.Struct, frozen=True):
     node: FactText = ""
     node_digest: Digest = ""
     kernel: FactText = ""
+    architecture: FactText = ""
     nft: FactText = ""
     cpu: FactText = ""
     cores: Amount | None = None

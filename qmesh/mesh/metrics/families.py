@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from qmesh.mesh.desired import host_network
 from qmesh.mesh.inventory import list_members
 from qmesh.mesh.machine import Machine
+from qmesh.mesh.machine_facts.differences import list_fresh_facts
 from qmesh.mesh.machine_facts.facts import MachineFacts, WorkerFacts
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample
 from qmesh.mesh.state import Counters
@@ -21,8 +22,6 @@ MetricKind: TypeAlias = Literal["counter", "gauge"]
 Sample: TypeAlias = tuple[tuple[str, ...], float]
 """The labels' values, in their order, and the value."""
 
-FRESH_S: Final = 900.0
-"""Seconds for which the facts that a machine told are those that it has: it tells them every five minutes."""
 _PEER_LABELS: Final = ("interface", "public_key", "allowed_ips", "friendly_name")
 
 
@@ -106,24 +105,20 @@ def _list_known(snapshot: Snapshot) -> tuple[Machine, ...]:
     return (snapshot.inventory.machine(snapshot.name), *_list_others(snapshot))
 
 
-def _list_fresh_facts(snapshot: Snapshot) -> Iterator[tuple[str, MachineFacts]]:
-    """By machine. Who tells no more has no load, and no memory that is free."""
-    newest = max((each.at for each in snapshot.facts.values()), default=0.0)
-    for machine in _list_known(snapshot):
-        told = snapshot.facts.get(machine.address)
-        if told is not None and newest - told.at < FRESH_S:
-            yield machine.name, told.facts
+def _list_fresh_facts(snapshot: Snapshot) -> dict[str, MachineFacts]:
+    """Of who tells no more, neither load nor free memory is known."""
+    return list_fresh_facts(snapshot.inventory, snapshot.facts.values())
 
 
 def _find_facts(snapshot: Snapshot, read: Callable[[MachineFacts], float | None]) -> Iterator[Sample]:
-    for name, facts in _list_fresh_facts(snapshot):
+    for name, facts in _list_fresh_facts(snapshot).items():
         value = read(facts)
         if value is not None:
             yield (name,), value
 
 
 def _find_worker_facts(snapshot: Snapshot, read: Callable[[WorkerFacts], float | None]) -> Iterator[Sample]:
-    for name, facts in _list_fresh_facts(snapshot):
+    for name, facts in _list_fresh_facts(snapshot).items():
         for each in facts.workers:
             value = read(each)
             if value is not None:
