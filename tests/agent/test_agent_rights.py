@@ -6,6 +6,7 @@ The emulated machine tries the whole sandbox; here it is the capabilities, which
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -56,6 +57,21 @@ for path in programs:
         answers.append(ask_version(program, 1001))
 found = {"owners": owners, "answers": answers, "ssh": sorted(find_ssh_ports(ports))}
 print(json.dumps({**found, "sees": can_see_descriptors()}))
+"""
+
+
+FACTS = """
+import json, sys
+from pathlib import Path
+from qmesh.host.machine_facts import hardware
+from qmesh.host.machine_facts.core_speed import measure_core_speed
+from qmesh.host.machine_facts.program_digest import ProgramDigest
+digest = ProgramDigest()
+digest.take_step(Path(sys.argv[1]), 1001)
+memory, available = hardware.read_memory()
+found = {"digest": digest.value, "worker": hardware.read_own_memory(int(sys.argv[2])), "memory": memory}
+found |= {"available": available, "nft": hardware.read_nft_version(), "speed": measure_core_speed(0.01)}
+print(json.dumps(found))
 """
 
 
@@ -111,6 +127,21 @@ def test_g2_n2_the_agent_sees_whose_sockets_are_whoever_runs_the_program():
     assert found["sees"]
     # So it would be by the unit of an earlier version, which the agent's log says.
     assert (set(older["owners"].values()), older["ssh"], older["sees"]) == ({None}, [], False)
+
+
+def test_n3_the_agent_sees_what_its_machine_has_and_runs_whoever_runs_it():
+    Path("/run").chmod(0o755)
+    program = Path("/run/node-2.1.0.25")
+    program.write_bytes(b"program")
+    os.chown(program, OWNER, OWNER)
+    program.chmod(0o700)
+    with listening(OWNER, 40000, "node") as number:
+        found = as_agent(FACTS, str(program), str(number))
+    assert found["digest"] == hashlib.sha3_256(b"program").hexdigest()
+    assert found["worker"] > 1_000_000
+    assert found["memory"] > found["available"] > 0
+    assert found["nft"].count(".") == 2
+    assert found["speed"] > 100
 
 
 def test_the_agent_ends_a_program_that_it_asked_for_its_version():

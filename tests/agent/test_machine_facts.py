@@ -118,6 +118,8 @@ def test_nothing_is_told_before_it_is_known_or_without_the_key_of_the_two(contro
     here = member(control)
     hub = here.inventory.control_node
     assert FactsTeller(lambda: None).build_report(here, hub) == b""
+    beyond = msgspec.structs.replace(FACTS, cores=2**60)
+    assert told_by(here, beyond) == b"", "it asks for the membership all the same"
     assert (
         FactsTeller(lambda: ToldFacts(B, 1.0, FACTS)).build_report(
             msgspec.structs.replace(here, preshared={}), hub

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from qmesh.agent.local import Local
+from qmesh.mesh.decode import Malformed
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.machine_facts.schedule import Telling, is_telling_due
@@ -41,8 +42,12 @@ class FactsTeller:
         facts = told.facts
         if not is_telling_due(self._told, facts, to=hub.public_key, own=own, now_s=now):
             return b""
+        try:
+            sealed = encrypt_facts(facts, shared, nonce=secrets.token_bytes(NONCE_OCTETS))
+        except Malformed:  # a machine of a kind that was never seen: it asks for the membership all the same
+            return b""
         self._asked = Telling(facts, hub.public_key, own, now)
-        return encrypt_facts(facts, shared, nonce=secrets.token_bytes(NONCE_OCTETS))
+        return sealed
 
     def note_answer(self) -> None:
         """The question was answered: what it told was heard."""
