@@ -14,6 +14,8 @@ from benchmarks.measuring import Figure, resident_mb, seconds
 from qmesh.host.system import background
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.machine import Machine
+from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts
 from qmesh.mesh.metrics.families import build_families
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample
 from qmesh.mesh.metrics.text_format import render_metrics
@@ -76,12 +78,33 @@ def snapshot(mesh: Inventory) -> Snapshot:
         dropped=dict.fromkeys(("answered", "asks_service", "closed_port", "through_tunnel"), 2**31),
         counters={each.public_key: Counters(1_700_000_000, 2**40, 2**40, None) for each in others},
         links=LinkReport(),
-        unasked=(),
+        unasked={},
         revisions={each.address: 1 for each in others},
         workers=tuple(WorkerSample(each.machine, each.core, 0.012345) for each in list_workers(mesh)),
         is_dialled=True,
         findings=(),
         checked_at=1.7e9,
+        facts={each.address: ToldFacts(each.address, 1.7e9, facts_of(mesh, each)) for each in mesh.machines},
+    )
+
+
+def facts_of(mesh: Inventory, machine: Machine) -> MachineFacts:
+    """A machine of which everything is known."""
+    return MachineFacts(
+        qmesh="0.1.0",
+        node="2.1.0.25",
+        kernel="6.12.118+deb13-amd64",
+        architecture="x86_64",
+        nft="1.1.3",
+        cpu="AMD EPYC 7B13 64-Core Processor",
+        cores=8,
+        memory_bytes=33_554_432_000,
+        memory_available_bytes=10_123_456_512,
+        disk_bytes=1_000_204_886_016,
+        disk_free_bytes=500_123_456_512,
+        load=7.25,
+        core_speed=9512,
+        workers=tuple(WorkerFacts(core, 1_912_345_600) for core in mesh.core_numbers(machine.name)),
     )
 
 
