@@ -1,6 +1,7 @@
 """Root of one member asks the control node's service as fast as it can, while the mesh changes once a second.
 
-Nothing is what the same takes without it.
+Nothing is what the same takes without it. The last kinds are of a user of the control machine, who asks for
+its metrics.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from benchmarks.measuring import Figure
 
 from tests.support.lab.floods import (
     KINDS,
+    METRICS_KINDS,
     MOST_GUARD_MS,
     MOST_HEARD_S,
     MOST_LOGGED,
@@ -24,12 +26,16 @@ def figures(seconds: float) -> list[Figure]:
     """So many seconds of each kind."""
     with Lab() as lab:
         floods = Floods(lab)
-        return [figure for kind in ("nothing", *KINDS) for figure in of(floods.flood(kind, seconds))]
+        return [
+            figure
+            for kind in ("nothing", *KINDS, *METRICS_KINDS)
+            for figure in of(floods.flood(kind, seconds))
+        ]
 
 
 def of(flooded: Flooded) -> list[Figure]:
     """What one kind did."""
-    size, share, logged = flooded.kind, 100 * flooded.share, flooded.logged / 1e3
+    size, share, logged = flooded.kind.replace("_", " "), 100 * flooded.share, flooded.logged / 1e3
     return [
         Figure("connections that were begun", size, flooded.begun, None, "", "", None),
         Figure(
@@ -71,4 +77,12 @@ def of(flooded: Flooded) -> list[Figure]:
             f"< {MOST_LOGGED / 1e3:.0f} kB",
             flooded.logged < MOST_LOGGED,
         ),
+        *_figures_of_scrapes(flooded),
     ]
+
+
+def _figures_of_scrapes(flooded: Flooded) -> list[Figure]:
+    if flooded.scraped is None:
+        return []
+    what, size = "Prometheus, of its questions answered", flooded.kind.replace("_", " ")
+    return [Figure(what, size, 100 * flooded.scraped, None, "%", "100%", flooded.scraped == 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import os
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused
+from qmesh.host.api.connections import Connections, HttpRequest, Response
 from qmesh.host.metrics import agent_socket
-from qmesh.host.metrics.http_server import MOST_CONNECTIONS, MetricsServer
+from qmesh.host.metrics.http_server import LIMITS, MOST_A_SECOND, MOST_CONNECTIONS, MetricsServer, _refuse
 from qmesh.host.metrics.listen import refuse_taken_port
 from qmesh.host.metrics.public_file import is_directory, remove_public_file, replace_public_file
 from qmesh.mesh.metrics.outlets import FILE
@@ -113,6 +115,31 @@ def test_however_many_ask_slowly_prometheus_is_answered_and_few_descriptors_are_
         # Both ends are of this process.
         wait_until(lambda: count_descriptors() - before <= len(slow) + MOST_CONNECTIONS, 20)
     wait_until(lambda: count_descriptors() <= before, 20)
+
+
+def test_no_more_connections_are_taken_in_a_second_than_leave_time_for_other_work():
+    """A user of the machine who asks without end would else have the agent work for him alone."""
+
+    async def take() -> tuple[int, int]:
+        with contextlib.ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as listening:
+            for _ in range(20):
+                stack.enter_context(socket.create_connection(listening.getsockname()))
+            connections = Connections(listening, answer, _refuse, LIMITS._replace(a_second=50))
+            listening.settimeout(0)
+            connections._accept_connections()
+            connections._accept_connections()  # the kernel says at once that there are more
+            at_once = len(connections._arriving)
+            connections._spell_end = 0.0  # as if that time was over
+            connections._accept_connections()
+            taken = at_once, len(connections._arriving)
+            await connections.shut_down(grace_s=0.0)
+            return taken
+
+    async def answer(_: HttpRequest) -> Response:
+        raise AssertionError
+
+    assert asyncio.run(take()) == (5, 10)
+    assert LIMITS.a_second == MOST_A_SECOND
 
 
 def test_those_who_do_not_take_their_answers_keep_no_other_from_one(served):

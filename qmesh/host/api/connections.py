@@ -43,6 +43,8 @@ _MOST_AT_ONCE: Final = 64
 _PIECE: Final = 64 * 1024
 _FULL_S: Final = 1.0
 """Seconds to take no connection, where this process has no room for one."""
+_SPELL_S: Final = 0.1
+"""Seconds over which connections are counted where they are limited; further ones wait for the next."""
 
 
 class ConnectionLimits(NamedTuple):
@@ -51,6 +53,8 @@ class ConnectionLimits(NamedTuple):
     a_peer, in_all: connections. request_s: seconds as of `REQUEST_S`; taken_s: as of `TAKEN_S`.
     gives_way: whether, once there are so many, the oldest is closed for a new one, instead of that one: first
         of those that have not asked yet. For where peers are not told apart by their addresses.
+    a_second: connections that are taken in a second, so that this process has time for other work; None where
+        they are limited before they arrive here, as the guard limits those of members.
     """
 
     a_peer: int
@@ -58,6 +62,7 @@ class ConnectionLimits(NamedTuple):
     request_s: float
     taken_s: float
     gives_way: bool = False
+    a_second: int | None = None
 
 
 class RequestTooLarge(QmeshError):
@@ -306,6 +311,8 @@ class Connections:
         self._lasting: dict[asyncio.Task[None], None] = {}
         """Those that are answered piece by piece. None of them gives way."""
         self._is_over = False
+        self._spell_end = 0.0
+        self._taken = 0
 
     def start_accepting(self) -> None:
         """Take connections."""
@@ -333,6 +340,10 @@ class Connections:
     def _accept_connections(self) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(_MOST_AT_ONCE):
+            if self._has_taken_enough():
+                loop.remove_reader(self._listening)
+                loop.call_at(self._spell_end, self._resume_accepting)
+                return
             try:
                 connection, name = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -354,6 +365,16 @@ class Connections:
             task = loop.create_task(self._serve_connection(connection, peer))
             self._arriving[task] = None
             task.add_done_callback(partial(self._handle_task_done, peer=peer, connection=connection))
+
+    def _has_taken_enough(self) -> bool:
+        """Whether no more connections are to be taken before `_spell_end`; else there will be one more."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._spell_end:
+            self._spell_end, self._taken = now + _SPELL_S, 0
+        if self._limits.a_second is not None and self._taken >= self._limits.a_second * _SPELL_S:
+            return True
+        self._taken += 1
+        return False
 
     def _resume_accepting(self) -> None:
         if not self._is_over:

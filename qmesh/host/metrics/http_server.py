@@ -22,8 +22,15 @@ from qmesh.mesh.values import Endpoint
 
 PATH: Final = "/metrics"
 MOST_CONNECTIONS: Final = 32
+MOST_A_SECOND: Final = 500
+"""Connections: a user of the machine who asks without end has a fifth of a processor of the agent's."""
 LIMITS: Final = ConnectionLimits(
-    a_peer=MOST_CONNECTIONS, in_all=MOST_CONNECTIONS, request_s=5.0, taken_s=10.0, gives_way=True
+    a_peer=MOST_CONNECTIONS,
+    in_all=MOST_CONNECTIONS,
+    request_s=5.0,
+    taken_s=10.0,
+    gives_way=True,
+    a_second=MOST_A_SECOND,
 )
 _STOP_S: Final = 5.0
 _GRACE_S: Final = 1.0

@@ -10,7 +10,8 @@ from typing import Final
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.mesh.values import Endpoint
 
-_BACKLOG: Final = 64
+_BACKLOG: Final = 1024
+"""Connections that wait to be taken, in their order: one of many users has its turn after two seconds."""
 
 
 class _PortTaken(KernelRefused):

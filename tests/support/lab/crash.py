@@ -6,6 +6,7 @@ For tests (some of the points) and for scripts/faults (all of them).
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from qmesh.host.registry.key_rotation import BETWEEN_S
+from qmesh.host.registry.schema import VERSION
 from qmesh.mesh.protocol.membership import SignedMembership
+from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from tests.support.lab.cluster import peers_of
 from tests.support.lab.faults import Ended, Faulty, sample
 from tests.support.lab.machines import TOOLS, Lab
@@ -380,6 +383,68 @@ def set_workers(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
+METRICS_PLACE: Final = "127.0.0.1:9586"
+
+
+def set_metrics(lab: Lab, *, every: int) -> Result:
+    """Where metrics go is as it was or as it was asked for, and no file is left where none belongs."""
+    rig = Rig(lab, 40003)
+    rig.found()
+    rig.control.end_agent()  # it would tidy up what the command leaves over
+    directories = ["/var/lib/metrics-a", "/var/lib/metrics-b"]
+    rig.machine_a.run(["mkdir", *directories])
+
+    def place(is_first: bool) -> tuple[str, ...]:
+        where = ("none", directories[0]) if is_first else (METRICS_PLACE, directories[1])
+        return ("set", "--metrics", where[0], "--metrics-directory", where[1])
+
+    def crash(number: int) -> Ended:
+        rig.control.succeed(*place(True))
+        rig.machine_a.write(f"{directories[0]}/qmesh.prom", "qmesh_revision 1\n")
+        return rig.control(*place(False), kill=number)
+
+    def again() -> str:
+        said = rig.control.facts(*place(False))
+        if (said["metrics"], said["metrics_directory"]) != (METRICS_PLACE, directories[1]):
+            return f"the settings are {said}"
+        left = rig.machine_a.run(["ls", "-A", directories[0]]).stdout
+        return f"left over where node_exporter looks: {left}" if left else trouble_of_plan(rig.control)
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
+def set_on_older_registry(lab: Lab, *, every: int) -> Result:
+    """A registry of the version before is one of that version or of this one, and loses nothing."""
+    rig = _of_two(lab)
+    key = _read_member_key(rig)
+    registry = Path(f"/proc/{rig.machine_a.pid}/root/var/lib/qmesh/mesh.db")
+
+    def crash(number: int) -> Ended:
+        rig.control.end_agent()
+        rig.control.succeed("set", "machine-b", "--workers", "4")
+        with contextlib.closing(sqlite3.connect(registry)) as connection:
+            connection.executescript("DROP TABLE retired_keys; PRAGMA user_version = 6;")
+        return rig.control("set", "machine-b", "--workers", "5", kill=number)
+
+    def again() -> str:
+        ended = rig.control("set", "machine-b", "--workers", "5")
+        cores = [each["cores"]["count"] for each in rig.control.facts("status")["machines"]]
+        with contextlib.closing(sqlite3.connect(registry)) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            connection.execute("SELECT * FROM retired_keys").fetchall()
+        if ended.code or cores != [3, 5] or version != VERSION:
+            return f"{ended.err}: {cores}, a registry of version {version}"
+        return trouble_of_plan(rig.control)
+
+    points = crash(0).points
+    result = in_turn(points, every, crash, again)
+    assert rig.control("remove", "machine-b").code == 0
+    if trouble := trouble_of_retirement(rig, key):
+        result.wrong.append(f"in the end: {trouble}")
+    return result
+
+
 def trouble_of_retirement(rig: Rig, public_key: str) -> str:
     """What is wrong where machine-b had that key: who calls with it is to be told, and let in nowhere."""
     rig.control.succeed("apply")
@@ -510,6 +575,68 @@ def _join_with_agent(rig: Rig, kill: int) -> tuple[list[str], str]:
         return points, f"the join ended with {ended[0].err}"
     before = rig.reached()
     return points, trouble_of_membership(rig) or ("" if rig.reached() == before else "the worker was reached")
+
+
+def agent_in_a_rotation(lab: Lab, *, every: int) -> Result:
+    """The control node's agent, in whose transaction the old key retires: it is never forgotten."""
+    rig = _of_two(lab)
+    closed = rig.reached()
+
+    def once(kill: int) -> tuple[list[str], str]:
+        wait_until(lambda: rig.member("rotate-key").code == 0, seconds=40)  # not too soon after the last
+        idle(BETWEEN_S + 1)
+        before = _read_member_key(rig)
+        agent = Agent(rig.control, kill=kill)
+        wait_until(lambda: bool(rig.machine_a.run(["ss", "-Hltn"]).stdout))
+        agent.arm()
+        rotating = threading.Thread(target=lambda: rig.member("rotate-key"))
+        rotating.start()
+        wait_until(lambda: agent.is_dead() or not rotating.is_alive(), seconds=60)
+        points = agent.points()
+        agent.follow()
+        rotating.join()
+        wait_until(lambda: rig.member("rotate-key").code == 0, seconds=60)
+        key, peers = _read_member_key(rig), peers_of(rig.machine_a)
+        if peers != [key] or key == before:
+            return points, f"the control node knows {peers}, the machine has {key}, and had {before}"
+        reached = "" if rig.reached() == closed else "the worker was reached"
+        return points, trouble_of_retirement(rig, before) or trouble_of_membership(rig) or reached
+
+    return _agent_in_turn(rig, every, once)
+
+
+def agent_in_a_conflict(lab: Lab, *, every: int) -> Result:
+    """An agent with an older copy of the registry: whenever it ends, members believe nothing of it."""
+    rig = _of_two(lab)
+    state = Path(f"/proc/{rig.machine_a.pid}/root/var/lib/qmesh")
+    rig.control.end_agent()
+    older = {each.name: each.read_bytes() for each in state.glob("mesh.db*")}
+    rig.control.start_agent("/run/points", "/run/armed")
+    rig.control.succeed("set", "machine-b", "--workers", "5")
+    revision = rig.control.facts("status")["revision"]
+    wait_until(lambda: _is_up_to_date(rig, revision), seconds=20)
+
+    def once(kill: int) -> tuple[list[str], str]:
+        rig.control.end_agent()
+        for each in state.glob("mesh.db*"):
+            each.unlink()
+        for name, octets in older.items():
+            (state / name).write_bytes(octets)
+        (state / "conflict.json").unlink(missing_ok=True)
+        agent = Agent(rig.control, kill=kill, armed=True)
+        noted = state / "conflict.json"
+        wait_until(lambda: agent.is_dead() or noted.exists(), seconds=60)
+        points = agent.points()
+        agent.follow()
+        wait_until(noted.exists, seconds=60)
+        msgspec.json.decode(noted.read_bytes(), type=MembershipConflict)
+        for workers in ("6", "7"):  # revisions that would take the place of what the member holds
+            rig.control.succeed("set", "machine-b", "--workers", workers)
+        if trouble := trouble_of_plan(rig.control) or trouble_of_plan(rig.member):
+            return points, trouble
+        return points, "" if _is_up_to_date(rig, revision) else "the member believed an older copy"
+
+    return _agent_in_turn(rig, every, once)
 
 
 def agent_of_member(lab: Lab, *, every: int) -> Result:
@@ -653,6 +780,8 @@ MATRICES: Final[dict[str, Matrix]] = {
     "join of a machine that lost its membership": join_again,
     "join of a member in its own place": join_own_place,
     "set": set_workers,
+    "set of a registry of the version before": set_on_older_registry,
+    "set --metrics": set_metrics,
     "remove": remove,
     "invite --replace": replace,
     "rotate-key": rotate_key,
@@ -660,5 +789,7 @@ MATRICES: Final[dict[str, Matrix]] = {
     "handover": handover,
     "agent of either machine, while the control role moves": agents_in_a_handover,
     "agent of the control node, while a machine joins": agent_of_control,
+    "agent of the control node, while a machine's key rotates": agent_in_a_rotation,
+    "agent of the control node, which is an older copy": agent_in_a_conflict,
     "agent of a member, while the mesh changes": agent_of_member,
 }

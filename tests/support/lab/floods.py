@@ -1,4 +1,7 @@
-"""What root of one member can do to the rest of a mesh by asking the control node's service, measured."""
+"""What asking the control node's agent without end does to the rest of a mesh, measured.
+
+Root of one member asks the membership service, or a user of the control machine asks for its metrics.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,15 @@ from typing import Any
 import msgspec
 
 from qmesh.mesh.protocol.enrolment import parse_invitation
-from tests.support.lab.cluster import AGENT, STATE, facts, find_only, make_control, make_member
+from tests.support.lab.cluster import AGENT, STATE, facts, find_only, make_control, make_member, qmesh
 from tests.support.lab.machines import TOOLS, Lab, Machine
-from tests.support.waiting import patience, pause
+from tests.support.waiting import patience, pause, wait_until
 
 KINDS = ("polls", "bodies", "redemptions", "connections", "documents", "reports")
+METRICS_KINDS = ("metrics", "untaken_metrics", "half_questions")
+"""Those of a user of the control machine."""
+METRICS_PLACE = "127.0.0.1:9586"
+_USER = 65534
 MOST_HEARD_S, MOST_MB, MOST_SHARE, MOST_LOGGED = 2.0, 150.0, 0.5, 64 * 1024
 MOST_GUARD_MS = 100.0
 _EVERY_S = 1.0
@@ -31,7 +38,8 @@ class Flooded(msgspec.Struct, frozen=True):
     guard_ms: the longest until the control node's guard was back that was deleted.
     megabytes: of the control node's agent, at most; share: of one processor that it used; logged: octets by
         which its log grew.
-    begun: connections of the flood.
+    begun: connections of the flood. scraped: of root's questions for metrics, one a second, the part that was
+        answered; None where none was asked.
     """
 
     kind: str
@@ -41,6 +49,7 @@ class Flooded(msgspec.Struct, frozen=True):
     share: float
     logged: int
     begun: int
+    scraped: float | None = None
 
 
 class Floods:
@@ -60,18 +69,28 @@ class Floods:
         """One of them, for so long."""
         agent = _process(self.control)
         before, used, began = _logged(self.control), _used_s(agent), time.monotonic()
-        words: list[str | Path] = ["python", TOOLS / "flood.py", kind, "10.77.0.1", str(self.port)]
-        flooding = self.hostile.start(words, input=self.invitation + self.key)
+        is_of_metrics = kind in METRICS_KINDS
+        if is_of_metrics:
+            qmesh(self.control, "set", "--metrics", METRICS_PLACE)
+            wait_until(self._scrape, 30)
+        words: list[str | Path] = ["python", TOOLS / "flood.py", kind]
+        if is_of_metrics:
+            flooding = self.control.start([*words, *METRICS_PLACE.split(":"), str(_USER)])
+        else:
+            words += ["10.77.0.1", str(self.port)]
+            flooding = self.hostile.start(words, input=self.invitation + self.key)
         flooding.wait_for("ready")
         most, ended = [_resident_mb(agent)], threading.Event()
         watching = threading.Thread(target=_watch, args=(agent, most, ended))
         watching.start()
         try:
             heard, guard_ms = [self._change()], self._deleted()
+            scraped = [self._scrape()] if is_of_metrics else []
             while time.monotonic() < began + seconds:
                 pause(_EVERY_S)
                 heard.append(self._change())
                 guard_ms += self._deleted()
+                scraped += [self._scrape()] if is_of_metrics else []
         finally:
             ended.set()
             watching.join()
@@ -89,7 +108,13 @@ class Floods:
             share=share,
             logged=logged,
             begun=told["begun"],
+            scraped=sum(scraped) / len(scraped) if scraped else None,
         )
+
+    def _scrape(self) -> bool:
+        """Whether Prometheus, on the control machine, has its metrics within its ten seconds."""
+        asking = f"import urllib.request as u; u.urlopen('http://{METRICS_PLACE}/metrics', timeout=10).read()"
+        return self.control.run(["python", "-c", asking], check=False).returncode == 0
 
     def _deleted(self) -> list[float]:
         """Milliseconds until the guard is back that is deleted; no command is to find it gone."""

@@ -1,7 +1,8 @@
-"""Root of a member against the control node's service: `flood.py KIND ADDRESS PORT` asks as fast as it can.
+"""Who asks an agent as fast as it can: `flood.py KIND ADDRESS PORT [USER]`, of the number USER, or as root.
 
-Until SIGTERM; then it prints how many connections it has begun, and how many of them were answered. For
-`redemptions`, standard input has the invitation that this machine joined with, and its public key.
+Root of a member against the control node's service, or a user of a machine against its metrics. Until
+SIGTERM; then it prints how many connections it has begun, and how many were answered. For `redemptions`,
+standard input has the invitation that this machine joined with, and its public key.
 """
 
 # ruff: noqa: T201  # a program of the lab, it prints its answer
@@ -11,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import secrets
 import signal
 import socket
@@ -35,6 +37,7 @@ from tests.support.waiting import pause
 STATE = Path("/var/lib/qmesh")
 THREADS = 8
 MOST_HELD = 1000
+METRICS = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -87,6 +90,24 @@ class Flood:
         """An invitation that was used, redeemed anew."""
         self._ask(posted(body, len(body)))
 
+    def metrics(self) -> None:
+        """Metrics, taken whole."""
+        self._ask(METRICS)
+
+    def untaken_metrics(self) -> None:
+        """Metrics that are not read: a thousand connections."""
+        self.connections()
+        self._held[-1].sendall(METRICS)
+
+    def half_questions(self) -> None:
+        """Questions that do not end, as large as they may be, each begun from another address of loopback."""
+        if len(self._held) >= MOST_HELD:
+            self._held.pop(0).close()
+        self.begun += 1
+        source = f"127.{1 + self.begun // 250 % 250}.{self.begun % 250}.1"
+        self._held.append(socket.create_connection(self._place, 2, source_address=(source, 0)))
+        self._held[-1].sendall(METRICS.removesuffix(b"\r\n") + b"X: " + b"x" * 16000)
+
     def reports(self) -> None:
         """All that root of a member can say besides, sealed with its key: each time something new."""
         shared = Secret((STATE / "preshared.key").read_text("ascii").strip())
@@ -136,7 +157,11 @@ def go_on(do: Callable[[], None], ended: threading.Event) -> None:
             pause()  # refused: a loop that is faster would only use up this machine's processors
 
 
-def main(kind: str, address: str, port: str) -> None:
+def main(kind: str, address: str, port: str, user: str = "0") -> None:
+    if int(user):
+        os.setgroups([])
+        os.setgid(int(user))
+        os.setuid(int(user))
     flood = Flood((address, int(port)))
     do: Callable[[], None] = getattr(flood, kind)
     if kind == "redemptions":
