@@ -323,8 +323,19 @@ def test_a_section_of_the_reference_has_an_example_and_the_commands_own_options(
     section = sections_of_the_reference()[name]
     (example,) = re.findall(r"^```sh\n(.*?)```$", section, flags=re.DOTALL | re.MULTILINE)
     assert name in [words[1] for words in commands_in(example) if words[0] == "qmesh"]
-    spans = re.findall(r"`(?:NAME )?(--?[a-z][^`]*)`", section)
-    assert {span.split()[0] for span in spans} <= options_of(name)
+    named = options_named_in(section)
+    assert named <= options_of(name)
+    assert {option for option in options_of(name) if option.startswith("-")} - shared_options() <= named
+
+
+def options_named_in(section: str) -> set[str]:
+    return {re.split("[ =]", span)[0] for span in re.findall(r"`(?:NAME )?(--?[a-z][^`]*)`", section)}
+
+
+def shared_options() -> set[str]:
+    """Those that the reference explains once."""
+    text = (DOCS / "reference.md").read_text(encoding="utf-8")
+    return options_named_in(text.split("\n## Options that all commands share\n")[1].partition("\n## ")[0])
 
 
 def headings_of(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -25,6 +26,8 @@ from qmesh.host.registry import (
     Registry,
     RegistryImage,
     retired_keys,
+    rows,
+    schema,
     sqlite,
 )
 from qmesh.mesh.changes import (
@@ -973,6 +976,20 @@ def test_what_most_machines_have_nothing_of_is_kept(registry):
 
     kept = registry.inventory().control_node
     assert {name: getattr(kept, name) for name in OPTIONS} == OPTIONS
+
+
+def test_the_registry_has_all_that_a_mesh_and_a_machine_are():
+    elsewhere = {"machines", "stand_ins", "successor"}
+    assert {*rows._OF_THE_MESH, *elsewhere} == set(Inventory.__struct_fields__)
+    columns = {*rows.MachineRow._fields, *rows.MachineOptions.__struct_fields__} - {"options"}
+    assert columns == set(Machine.__struct_fields__)
+
+
+def test_another_schema_has_another_version():
+    """Else a registry of yesterday is damaged today: with a version comes a step of `_MIGRATIONS`."""
+    text = " ".join((schema.SCHEMA + schema._RETIRED_KEYS).split())
+    assert (schema.VERSION, hashlib.sha256(text.encode()).hexdigest()[:16]) == (7, "31ebd5c18316a681")
+    assert sorted(schema._MIGRATIONS) == list(range(schema.OLDEST, schema.VERSION))
 
 
 @pytest.mark.parametrize("version", [5, 6])
