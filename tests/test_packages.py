@@ -41,6 +41,10 @@ def test_the_readme_names_what_the_tests_install():
     assert named("Besides what the demo installs, it installs") == packages[len(demo) :]
 
 
+def test_an_emulated_machine_takes_some_of_what_the_tests_do():
+    assert set(listed()) < set(listed("--kernel")) < set(listed("--dev"))
+
+
 def test_only_the_installation_asks_apt():
     asking = {
         str(path.relative_to(CHECKOUT))
