@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from qmesh.mesh.decode import Malformed, decode_json
-from qmesh.mesh.guard.tables import HELD, STAGED, STAND_IN, TABLE
+from qmesh.mesh.guard.tables import HELD, OWN_TABLES, STAGED, STAND_IN, TABLE
 
 _NAMES: Final = f"{HELD}|{STAGED}|{STAND_IN}|{TABLE}"
 _WORDS: Final = re.compile(
@@ -36,13 +36,11 @@ _REMOVED: Final = rf"/^table inet {TABLE}({_OTHERS})? +\{{/,/^\}}/d"
 _LISTED: Final = re.compile(
     rf"^table inet {TABLE}(?:{_OTHERS})? +\{{[^\n]*\n(?:(?:[ \t][^\n]*)?\n)*\}}[^\n]*(?:\n|\Z)", re.MULTILINE
 )
-
-
-_OWN: Final = (TABLE, HELD, f"{HELD} ", STAGED, STAND_IN)
 _JSON_REMOVAL: Final = (
-    f'import json,sys; f=open(sys.argv[1],"r+"); d=json.load(f); own={json.dumps(_OWN)}; k="nftables";'
-    ' d[k]=[e for e in d[k] if not any(o.get("family")=="inet" and o.get("table",o.get("name")) in own'
-    ' for o in e.values())]; s=json.dumps(d); f.seek(0); f.truncate(); f.write(s+"\\n")'
+    f'import json,sys; f=open(sys.argv[1],"r+"); d=json.load(f); own={json.dumps(sorted(OWN_TABLES))};'
+    ' k="nftables"; d[k]=[e for e in d[k] if not any(o.get("family")=="inet" and'
+    ' o.get("table",o.get("name")) in own for o in e.values())];'
+    ' s=json.dumps(d); f.seek(0); f.truncate(); f.write(s+"\\n")'
 )
 """For `python3 -Ic`: from a file as `nft -j` prints it, all that is in these tables."""
 
@@ -117,7 +115,7 @@ def _is_removable_json(text: str) -> bool:
 
 def _is_in_own_table(listed: dict[str, Any]) -> bool:
     """Whether a table, chain, rule or set is the guard's, as the command has it."""
-    return listed.get("family") == "inet" and listed.get("table", listed.get("name")) in _OWN
+    return listed.get("family") == "inet" and listed.get("table", listed.get("name")) in OWN_TABLES
 
 
 def _is_cut_off(text: str) -> bool:

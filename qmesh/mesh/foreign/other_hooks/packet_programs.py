@@ -94,6 +94,6 @@ def _suspect_bpf(program: PacketProgram) -> Obstacle:
         seen=f"eBPF programs, which qmesh cannot read: {', '.join(program.kinds)}; while packets of the mesh"
         " are missing, they may be why",
         wanted="the mesh's packets and calls pass",
-        cure=f"look at them with `{show}`, and have the program that attached them take them away",
+        cure=f"look at them with `{show}`, and have the program that attached them remove them",
         is_certain=False,
     )
