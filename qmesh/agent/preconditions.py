@@ -207,6 +207,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "check --all": _CONTROL,
     "status": _NONE,
     "metrics": _NONE,
+    "page": Preconditions(root=False),
     "log": _CONTROL,
     "backup": _CONTROL,
     "restore": Preconditions(

@@ -32,6 +32,7 @@ GROUPS: Final = {
         "remove": "Remove a machine from the mesh.",
         "status": "Show every machine of the mesh, and which workers answer.",
         "metrics": "Print what this machine's agent knows, in the text format of Prometheus.",
+        "page": "Serve a page for a browser: the cluster as a picture, live, until Ctrl-C.",
         "log": "Show which machines joined, what changed, and when.",
     },
     "This machine": {

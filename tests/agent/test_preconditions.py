@@ -72,7 +72,7 @@ def test_no_command_has_preconditions_by_the_way():
 def test_who_is_not_root_is_refused_by_all_but_who_only_looks(monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     for command in PRECONDITIONS:
-        if command in {"import", "ready"}:
+        if command in {"import", "page", "ready"}:
             check_user(command)
         else:
             with pytest.raises(NeedsRoot, match=f"`qmesh {command}` needs root"):

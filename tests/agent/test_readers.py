@@ -32,9 +32,11 @@ from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.readers.shared_answer import SharedAnswer
 from qmesh.errors import BadInput, Busy, MachineRefused
 from qmesh.host.readers import server
+from qmesh.host.readers.client import ask_agent
 from qmesh.host.readers.place import DIRECTORY, SOCKET, ReaderPlace, remove_place
 from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
+from qmesh.host.system import unix_socket
 from qmesh.mesh.values import Endpoint
 from qmesh.mesh.view.answers import ReportAnswer, StatusAnswer
 from qmesh.mesh.view.cluster_view import EventView
@@ -229,14 +231,12 @@ def serving(answers: ReaderAnswers | None = None) -> Iterator[tuple[ReaderServic
     service_module._TICK_S = 0.05  # type: ignore[misc]
     service.update_place("readers")
 
+    own = unix_socket.listen(Path("/run"), SOCKET)
+
     def accept() -> None:
         while not over.is_set():
-            place = service._place
-            if place is None:
-                over.wait(0.01)
-            else:
-                with contextlib.suppress(OSError):
-                    service._accept_caller(place)
+            with contextlib.suppress(OSError, ValueError):  # the place was closed meanwhile
+                service._accept_callers(own)
 
     thread = threading.Thread(target=accept)
     thread.start()
@@ -245,7 +245,20 @@ def serving(answers: ReaderAnswers | None = None) -> Iterator[tuple[ReaderServic
     finally:
         over.set()
         thread.join()
+        own.close()
         service._close_place()
+
+
+@pytest.mark.lab
+def test_root_is_answered_by_the_state_directory_whether_or_not_there_are_readers(own_machine, groups):
+    put_groups(groups, READERS)
+    with serving() as (service, _):
+        for name in ("readers", None):
+            service.update_place(name)
+            assert ask_agent("view", directory=Path("/run")).octets == b"view"
+        assert stat.S_IMODE((Path("/run") / SOCKET).stat().st_mode) == 0o600
+    with pytest.raises(MachineRefused, match="agent does not run"):
+        ask_agent("view", directory=Path("/run"))
 
 
 def modes() -> list[tuple[int, int, str]]:

@@ -31,36 +31,15 @@ from qmesh.host.page.listen import HOST, open_page_port, open_page_socket
 from qmesh.host.page.page_files import read_page_files
 from qmesh.host.page.question_process import NOBODY, become_nobody
 from qmesh.mesh.view.cluster_view import ClusterView
+from tests.support.page_server import TOKEN, ServedPage
 from tests.support.page_views import FAULTS, NOW, build_view
 from tests.support.waiting import patience, wait_until
 
-TOKEN = "t0ken"
 FILES = read_page_files()
 
 
-class Served:
-    """A server on loopback, and the view that it is told."""
-
-    def __init__(self) -> None:
-        self.view = build_view()
-        self.error: MachineRefused | None = None
-        self.listening = open_page_port(0)
-        self.port = int(self.listening.getsockname()[1])
-        self.server = PageServer(self.listening, FILES, TOKEN, self.find_view)
-        self._thread = threading.Thread(target=self.server.run)
-        self._thread.start()
-        wait_until(lambda: self.ask()[0] == 200)
-
-    def find_view(self) -> ClusterView:
-        if self.error is not None:
-            raise self.error
-        return self.view
-
-    def stop(self) -> None:
-        self.server.stop()
-        self._thread.join(patience(30))
-        assert not self._thread.is_alive()
-        self.listening.close()
+class Served(ServedPage):
+    """And what a client without a browser sends."""
 
     def ask(
         self, path: str = f"/{TOKEN}/", method: str = "GET", **headers: str
@@ -309,8 +288,8 @@ def test_for_one_that_reads_slowly_nothing_piles_up(tmp_path, monkeypatch):
         slow.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_until(lambda: server._followers == 1)
         for number in range(1, 31):
-            newer = server._news.note_view(msgspec.structs.replace(view, at=NOW + number))
-            asyncio.run_coroutine_threadsafe(newer, server._loop).result(patience(30))
+            newer = server.news.note_view(msgspec.structs.replace(view, at=NOW + number))
+            asyncio.run_coroutine_threadsafe(newer, server.loop).result(patience(30))
         taken = b""
         while f'"at":{NOW + 30:.1f}'.encode() not in taken:
             taken += slow.recv(1 << 16)
@@ -376,8 +355,6 @@ def test_what_serves_has_none_of_roots_rights_and_its_child_asks_and_tidies_up(t
     tidied = tmp_path / "tidied"
 
     def ask() -> bytes:
-        if (tmp_path / "broken").exists():
-            raise MachineRefused("no agent", hint="qmesh apply")
         octets: bytes = secret.read_bytes()
         return octets
 

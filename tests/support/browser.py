@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tests.support.checkout import CHECKOUT
 from tests.support.waiting import patience
@@ -41,15 +41,20 @@ _OPTIONS: Final = (
 )
 
 
-def find_browser() -> list[Path]:
-    """The program and the folder of libraries that it needs besides the machine's; empty without one."""
-    for folder in (os.environ.get("QMESH_BROWSER", ""), str(UNPACKED)):
-        program = Path(folder) / "usr/lib/chromium/chromium-headless-shell"
-        if folder and program.is_file():
-            libraries = [each.parent for each in Path(folder).glob("usr/lib/*/libFLAC.so.*")]
-            return [program, *libraries[:1]]
-    found = filter(None, map(shutil.which, PROGRAMS))
-    return [Path(path) for path in itertools.islice(found, 1)]
+class InstalledBrowser(NamedTuple):
+    """A program, and the folders with libraries that it needs besides the machine's."""
+
+    program: Path
+    libraries: tuple[Path, ...] = ()
+
+
+def find_browser() -> InstalledBrowser | None:
+    """The unpacked one, or one of the machine's; None where there is neither."""
+    program = UNPACKED / "usr/lib/chromium/chromium-headless-shell"
+    if program.is_file():
+        folders = sorted((UNPACKED / "usr/lib").glob("*-linux-gnu*"))
+        return InstalledBrowser(program, (*folders, *(folder / "pulseaudio" for folder in folders)))
+    return next((InstalledBrowser(Path(path)) for path in map(shutil.which, PROGRAMS) if path), None)
 
 
 class BrowserFailed(Exception):
@@ -158,18 +163,16 @@ class Browser:
 def start_browser() -> Iterator[Browser]:
     """A browser of its own, with a profile that is gone afterwards. Raises BrowserFailed without one."""
     found = find_browser()
-    if not found:
+    if found is None:
         raise BrowserFailed("there is no Chromium here: `scripts/install --browser` unpacks one")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, contextlib.ExitStack() as stack:
         take, commands = os.pipe()
         answers, give = os.pipe()
         stack.callback(os.close, commands)
         stack.callback(os.close, answers)
-        libraries = ":".join(map(str, [*found[1:], *(each / "pulseaudio" for each in found[1:])]))
-        environment = {**os.environ, "HOME": profile}
-        if libraries:
-            environment["LD_LIBRARY_PATH"] = libraries
-        program = [str(found[0]), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
+        libraries = ":".join(map(str, found.libraries))
+        environment = {**os.environ, "HOME": profile, **({"LD_LIBRARY_PATH": libraries} if libraries else {})}
+        program = [str(found.program), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
         shell = ["sh", "-c", f'exec "$@" 3<&{take} 4>&{give}', "sh", *program]
         process = subprocess.Popen(
             shell,

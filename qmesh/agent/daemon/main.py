@@ -355,7 +355,7 @@ class Agent:
 
     def _answer_readers(self) -> None:
         service = ReaderService(self._answers, lambda: self._here, self._troubles)
-        service.run(self._parts[supervisor.READERS])
+        service.run(self._parts[supervisor.READERS], self._state.directory)
 
     def _collect_knowledge(self) -> AgentKnowledge | None:
         """For metrics; None before the first look."""

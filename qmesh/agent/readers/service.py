@@ -1,11 +1,14 @@
-"""The agent's part that answers readers, where the settings name a group of them."""
+"""The agent's part that answers root, and readers where the settings name a group of them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import select
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from qmesh.agent.daemon.supervisor import READERS_PLACE, AgentPart, Troubles
@@ -13,9 +16,10 @@ from qmesh.agent.local import Local
 from qmesh.agent.readers.answers import ReaderAnswers
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.readers.group import find_group_number
-from qmesh.host.readers.place import ReaderPlace, remove_place
+from qmesh.host.readers.place import SOCKET, ReaderPlace, remove_place
 from qmesh.host.readers.server import ReaderServer
-from qmesh.mesh.view.questions import Caller, may_ask
+from qmesh.host.system import unix_socket
+from qmesh.mesh.view.questions import ROOT, Caller, may_ask
 
 log = logging.getLogger("qmesh")
 
@@ -43,8 +47,9 @@ class ReaderService:
         self._group_due = 0.0
         self._is_tidy = False
 
-    def run(self, part: AgentPart) -> None:
-        """Answer readers as the settings say, until the part should end."""
+    def run(self, part: AgentPart, directory: Path) -> None:
+        """Answer root in the state directory, and readers as the settings say, until the part should end."""
+        own = unix_socket.listen(directory, SOCKET)
         try:
             while not part.stopped.is_set():
                 part.pulse.beat()
@@ -52,11 +57,9 @@ class ReaderService:
                 if here is not None:
                     self.update_place(here.settings.readers)
                 self._answers.forget_old()
-                if self._place is None:
-                    part.stopped.wait(_TICK_S)
-                else:
-                    self._accept_caller(self._place)
+                self._accept_callers(own)
         finally:
+            own.close()
             self._close_place()
 
     def update_place(self, name: str | None) -> None:
@@ -96,15 +99,22 @@ class ReaderService:
             self._group = group
             log.info("members of group %s may look by `qmesh status` and other commands", name)
 
-    def _accept_caller(self, place: ReaderPlace) -> None:
-        place.listening.settimeout(_TICK_S)
-        with contextlib.suppress(TimeoutError):
-            connection, _ = place.listening.accept()
-            self._server.take_caller(connection)
+    def _accept_callers(self, own: socket.socket) -> None:
+        """Those who call within a moment, one of each kind."""
+        places = {each.fileno(): each for each in (own, self._place and self._place.listening) if each}
+        poll = select.poll()  # select(2) knows no descriptor beyond 1023
+        for descriptor in places:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(_TICK_S * 1000):
+            listening = places[descriptor]
+            listening.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                connection, _ = listening.accept()
+                self._server.take_caller(connection)
 
     def _may_ask(self, caller: Caller) -> bool:
         group = self._group
-        return group is not None and may_ask(caller, group)
+        return caller.user == ROOT or (group is not None and may_ask(caller, group))
 
     def _close_place(self) -> None:
         self._group = None

@@ -75,26 +75,28 @@ class PageServer:
         self._files = files
         self._token = token
         self._ask = ask
+        self._runner = asyncio.Runner()
+        self.loop = self._runner.get_loop()
+        self.news = PageNews()
+        self._ended = asyncio.Event()
         self._followers = 0
         self._is_followed = threading.Event()
         self._is_over = threading.Event()
 
     def run(self) -> None:
         """Serve until this process is told to end, or `stop` is called."""
-        asyncio.run(self._serve())
+        with self._runner:
+            self._runner.run(self._serve())
 
     def stop(self) -> None:
         """End it. From any thread."""
-        self._loop.call_soon_threadsafe(self._ended.set)
+        self.loop.call_soon_threadsafe(self._ended.set)
 
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._ended = asyncio.Event()
-        self._news = PageNews()
         if threading.current_thread() is threading.main_thread():
             for number in _END:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                    self._loop.add_signal_handler(number, self._ended.set)
+                    self.loop.add_signal_handler(number, self._ended.set)
         connections = Connections(self._listening, self._answer, _answer_error, LIMITS)
         connections.start_accepting()
         # Not a thread that the loop waits for in the end: the agent may take its time.
@@ -109,13 +111,13 @@ class PageServer:
     def _poll(self) -> None:
         while not self._is_over.is_set():
             try:
-                tell = partial(self._news.note_view, self._ask())
+                tell = partial(self.news.note_view, self._ask())
             except QmeshError as error:
-                tell = partial(self._news.note_trouble, error)
+                tell = partial(self.news.note_trouble, error)
             except Exception as error:  # noqa: BLE001 - said on the page: nobody looks at a thread
-                tell = partial(self._news.note_trouble, _build_bug_error(error))
+                tell = partial(self.news.note_trouble, _build_bug_error(error))
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                asyncio.run_coroutine_threadsafe(tell(), self._loop)
+                asyncio.run_coroutine_threadsafe(tell(), self.loop)
             if self._followers:
                 self._is_over.wait(POLL_S)
             elif self._is_followed.wait(IDLE_S):
@@ -144,7 +146,7 @@ class PageServer:
         self._followers += 1
         self._is_followed.set()
         try:
-            async with contextlib.aclosing(self._news.follow()) as pieces:
+            async with contextlib.aclosing(self.news.follow()) as pieces:
                 async for piece in pieces:
                     yield piece
         finally:

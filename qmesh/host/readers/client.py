@@ -9,11 +9,13 @@ import pwd
 import shlex
 import socket
 import time
+from pathlib import Path
 from typing import Final
 
 from qmesh.errors import MachineRefused, NeedsRoot
 from qmesh.host.readers.place import DIRECTORY, SOCKET
 from qmesh.host.readers.server import ReaderAnswer, read_caller
+from qmesh.host.system.unix_socket import open_socket_path
 from qmesh.mesh.decode import Malformed
 from qmesh.mesh.systemd.instructions import describe_agent_restart
 from qmesh.mesh.view.questions import (
@@ -28,19 +30,24 @@ from qmesh.mesh.view.questions import (
 WAIT_S: Final = 75.0
 """Seconds for an answer: a check has 30 of them, and may wait for another one's."""
 _PIECE: Final = 1 << 16
+_COMMANDS: Final[dict[ReaderQuestion, str]] = {"view": "page"}
+"""By question, the command that asks it where that has another name."""
 
 
-def ask_agent(question: ReaderQuestion, *, wait_s: float = WAIT_S) -> ReaderAnswer:
+def ask_agent(
+    question: ReaderQuestion, *, wait_s: float = WAIT_S, directory: Path | None = None
+) -> ReaderAnswer:
     """What this machine's agent answers to a reader. wait_s: seconds for all of it.
 
+    directory: of the agent's state, where root asks: there is a socket whether or not there are readers.
     Raises NeedsRoot where this user may not ask, MachineRefused where no agent answers, and what the agent
     says in an answer's place.
     """
     until = time.monotonic() + wait_s
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
+        with _find_socket(directory) as path, socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(wait_s)
-            connection.connect(str(DIRECTORY / SOCKET))
+            connection.connect(path)
             if read_caller(connection).user != ROOT:
                 raise _build_stranger_error()
             with contextlib.suppress(BrokenPipeError):  # it has said no, and that is still to be read
@@ -59,11 +66,17 @@ def ask_agent(question: ReaderQuestion, *, wait_s: float = WAIT_S) -> ReaderAnsw
             hint="try again; where that does not help, have root run `qmesh check`",
         ) from None
     except OSError:
-        raise _build_absence_error(question) from None
+        raise _build_absence_error(question, is_root=directory is not None) from None
     error = find_error(head)
     if error is not None:
         raise error
     return ReaderAnswer(octets, head.age_s)
+
+
+def _find_socket(directory: Path | None) -> contextlib.AbstractContextManager[str]:
+    if directory is not None:
+        return open_socket_path(directory, SOCKET)
+    return contextlib.nullcontext(str(DIRECTORY / SOCKET))
 
 
 def receive_answer(connection: socket.socket, until: float) -> tuple[AnswerHead, bytes]:
@@ -110,11 +123,19 @@ def _build_group_error(question: ReaderQuestion) -> NeedsRoot:
             f"run the same command again with `sudo` before it; or have root add you, and log in again:"
             f" `usermod -aG {shlex.quote(entry.gr_name)} {shlex.quote(user)}`"
         )
-    return NeedsRoot(f"`qmesh {question}` is for root and the members of group {entry.gr_name}", hint=hint)
+    return NeedsRoot(
+        f"`qmesh {_COMMANDS.get(question, question)}` is for root and the members of group {entry.gr_name}",
+        hint=hint,
+    )
 
 
-def _build_absence_error(question: ReaderQuestion) -> MachineRefused:
+def _build_absence_error(question: ReaderQuestion, *, is_root: bool) -> MachineRefused:
     """Nothing answers: no group of readers is set here, or the agent does not run."""
+    if is_root:
+        return MachineRefused(
+            "this machine's agent does not run, or has just started",
+            hint="try again in some seconds; else `qmesh check` says what is wrong",
+        )
     if not DIRECTORY.is_dir():
         return _build_root_error(
             question, "`sudo qmesh set --readers GROUP` lets the members of a group look"
@@ -127,7 +148,7 @@ def _build_absence_error(question: ReaderQuestion) -> MachineRefused:
 
 def _build_root_error(question: ReaderQuestion, more: str) -> NeedsRoot:
     return NeedsRoot(
-        f"`qmesh {question}` needs root; nothing was changed",
+        f"`qmesh {_COMMANDS.get(question, question)}` needs root; nothing was changed",
         hint=f"run the same command again, with `sudo` before it; {more}",
     )
 

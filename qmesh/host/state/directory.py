@@ -22,6 +22,7 @@ from qmesh.host import files
 from qmesh.host.firewall import guard_keeper, held_table, holder
 from qmesh.host.metrics import agent_socket
 from qmesh.host.network import reserved_ports
+from qmesh.host.readers import place as readers_place
 from qmesh.host.state.documents import (
     Document,
     KeyOrigin,
@@ -72,6 +73,7 @@ class State:
         self.agent_lock_file = directory / "agent.lock"
         self.health_socket = directory / agent_health.SOCKET
         self.metrics_socket = directory / agent_socket.SOCKET
+        self.questions_socket = directory / readers_place.SOCKET
         self.undo_lock_file = directory / "undo.lock"
         self.worker_config_directory = directory / "node"
         self.estate_file = directory / "estate.msgpack"

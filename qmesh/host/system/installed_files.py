@@ -97,6 +97,7 @@ def _list_state_files(state: State) -> tuple[Path, ...]:
         state.findings_socket,
         state.health_socket,
         state.metrics_socket,
+        state.questions_socket,
         state.hold_socket,
         state.hold_lock_file,
         state.agent_lock_file,

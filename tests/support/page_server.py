@@ -1,0 +1,48 @@
+"""The page's own server in a thread, with views that a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Final
+
+from qmesh.errors import MachineRefused
+from qmesh.host.page.http_server import PageServer
+from qmesh.host.page.listen import HOST, open_page_port
+from qmesh.host.page.page_files import read_page_files
+from qmesh.mesh.view.cluster_view import ClusterView
+from tests.support.page_views import build_view
+from tests.support.waiting import patience
+
+TOKEN: Final = "t0ken"
+
+
+class ServedPage:
+    """At a free port of loopback. view, error: what it is told when it asks the next time."""
+
+    def __init__(self, view: ClusterView | None = None) -> None:
+        self.view = view or build_view()
+        self.error: MachineRefused | None = None
+        self.listening = open_page_port(0)
+        self.port = int(self.listening.getsockname()[1])
+        self.url = f"http://{HOST}:{self.port}/{TOKEN}/"
+        self.server = PageServer(self.listening, read_page_files(), TOKEN, self._find_view)
+        self._thread = threading.Thread(target=self.server.run)
+        self._thread.start()
+
+    def _find_view(self) -> ClusterView:
+        if self.error is not None:
+            raise self.error
+        return self.view
+
+    def tell(self, view: ClusterView) -> None:
+        """Have who follows be told it now."""
+        self.view = view
+        telling = self.server.news.note_view(view)
+        asyncio.run_coroutine_threadsafe(telling, self.server.loop).result(patience(30))
+
+    def stop(self) -> None:
+        self.server.stop()
+        self._thread.join(patience(30))
+        assert not self._thread.is_alive()
+        self.listening.close()
