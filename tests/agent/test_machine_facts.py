@@ -242,10 +242,35 @@ def test_a_worker_that_was_started_again_is_counted_between_two_looks(control, m
     gathering = FactsGatherer()
     gathering.look(control, (own_worker(1),), ())
     gathering.look(control, (own_worker(1, number=1),), ())
-    monkeypatch.setattr(gathering, "_due", 0.0)
+    later = time.monotonic() + gatherer.SOON_S
+    monkeypatch.setattr(time, "monotonic", lambda: later)
     gathering.look(control, (own_worker(1),), ())
     assert gathering.told is not None
     assert gathering.told.facts.workers[0].restarts == 2
+
+
+def test_a_machine_looks_again_after_a_while_and_sooner_where_workers_are_others(control, monkeypatch):
+    now = time.monotonic()
+    gathering = FactsGatherer()
+    looks: list[MachineFacts] = []
+
+    def gather(*_: object, **__: object) -> MachineFacts:
+        looks.append(FACTS)
+        return FACTS
+
+    monkeypatch.setattr(gatherer, "gather_facts", gather)
+    for after_s, number, seen in (
+        (0, 1, 1),
+        (4, 2, 1),
+        (5, 2, 2),
+        (9, 3, 2),
+        (34, 3, 3),
+        (63, 3, 3),
+        (64, 3, 4),
+    ):
+        monkeypatch.setattr(time, "monotonic", lambda after_s=after_s: now + after_s)
+        gathering.look(control, (own_worker(1, number=number),), ())
+        assert len(looks) == seen, after_s
 
 
 def test_a_removed_machine_has_nothing_to_tell(control):
@@ -289,6 +314,7 @@ def test_the_bench_measures_this_machine_and_has_of_others_what_they_told(contro
         ToldFacts(B, time.time() - 60, msgspec.structs.replace(FACTS, core_speed=2**40)),
     )
     monkeypatch.setattr(bench, "_request_facts", lambda _: told)
+    monkeypatch.setattr(bench, "_SLICES", 2)
     niceness: list[int] = []
     monkeypatch.setattr(os, "nice", niceness.append)
     found = bench.measure_machines(State(control_directory(control)))
@@ -304,6 +330,7 @@ def test_the_bench_measures_this_machine_and_has_of_others_what_they_told(contro
 
 def test_the_bench_does_without_an_agent(control, monkeypatch):
     monkeypatch.setattr(os, "nice", lambda _: None)
+    monkeypatch.setattr(bench, "_SLICES", 2)
     own, *others = bench.measure_machines(State(control_directory(control))).machines
     assert own.share == 1.0
     assert [each.core_speed for each in others] == [None, None]

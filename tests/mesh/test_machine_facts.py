@@ -151,8 +151,9 @@ READINGS = msgspec.structs.replace(
     load=0.0,
     memory_available_bytes=1,
     disk_free_bytes=2,
-    workers=(WorkerFacts(4, 7, 2), WorkerFacts(5, 9)),
+    workers=(WorkerFacts(4, 7, 2), WorkerFacts(5)),
 )
+BEGUN = msgspec.structs.replace(FULL, workers=(WorkerFacts(4, 7, 2), WorkerFacts(5, 9)))
 RESTARTED = msgspec.structs.replace(FULL, workers=(WorkerFacts(4, 7, 3), WorkerFacts(5)))
 
 
@@ -165,6 +166,7 @@ RESTARTED = msgspec.structs.replace(FULL, workers=(WorkerFacts(4, 7, 3), WorkerF
         (TOLD, READINGS, TELL_S - 1, False),
         (TOLD, RESTARTED, CHANGE_S - 1, False),
         (TOLD, RESTARTED, CHANGE_S, True),
+        (TOLD, BEGUN, CHANGE_S, True),
         (TOLD, msgspec.structs.replace(FULL, qmesh="0.2.0"), CHANGE_S, True),
         (msgspec.structs.replace(TOLD, to="another"), FULL, 0, True),
         (msgspec.structs.replace(TOLD, own="before"), FULL, 0, True),

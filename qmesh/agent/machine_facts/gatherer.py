@@ -23,6 +23,8 @@ from qmesh.mesh.nodeconfig.program_version import NodeProgram
 
 LOOK_S: Final = 30.0
 """Seconds between two looks, at least."""
+SOON_S: Final = 5.0
+"""The same where other processes are the workers than before."""
 REST: Final = 200
 """Times of the processor time that a look took, until the next."""
 SPEED_FIRST_S: Final = 300.0
@@ -59,7 +61,7 @@ class FactsGatherer:
     def __init__(self) -> None:
         self.told: ToldFacts | None = None
         """As of the last look; None before the first, and where this machine is in the mesh no more."""
-        self._due = 0.0
+        self._due = self._soonest = 0.0
         self._nft: str | None = None
         self._digest = ProgramDigest()
         self._speed = SpeedMeter(time.monotonic())
@@ -73,7 +75,9 @@ class FactsGatherer:
         workers: those of this machine, as they were seen last. programs: those of its node.
         """
         now, begun = time.monotonic(), time.thread_time()
-        self._seen = update_seen_workers(self._seen, workers)
+        before, self._seen = self._seen, update_seen_workers(self._seen, workers)
+        if self._seen != before:
+            self._due = min(self._due, self._soonest)
         self._speed.take_step(now)
         if self._digest.is_partial or now >= self._due:
             _take_digest_step(self._digest, programs, here.settings.node_directory)
@@ -82,7 +86,9 @@ class FactsGatherer:
         if self._nft is None:
             self._nft = hardware.read_nft_version()
         self.told = None if here.settings.removed else self._gather(here, workers, programs)
-        self._due = now + max(LOOK_S, REST * (time.thread_time() - begun))
+        taken_s = time.thread_time() - begun
+        self._due = now + max(LOOK_S, REST * taken_s)
+        self._soonest = now + max(SOON_S, REST * taken_s)
 
     def _gather(
         self, here: Local, workers: tuple[WorkerProcess, ...], programs: tuple[NodeProgram, ...]

@@ -39,5 +39,8 @@ def _drop_readings(facts: MachineFacts) -> MachineFacts:
         disk_bytes=None,
         disk_free_bytes=None,
         load=None,
-        workers=tuple(msgspec.structs.replace(each, memory_bytes=None) for each in facts.workers),
+        workers=tuple(
+            each if each.memory_bytes is None else msgspec.structs.replace(each, memory_bytes=0)
+            for each in facts.workers
+        ),
     )
