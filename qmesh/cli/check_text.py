@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmesh.agent.commands.check import Report
+from qmesh.cli.screen.spans import Lines, Style, style_labels
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.printable import escape_line
 
@@ -33,6 +34,24 @@ class PluginStatus(NamedTuple):
 
     line: str
     code: int
+
+
+_STYLES: Final[Mapping[str, Style]] = {
+    "error": "error",
+    "warning": "warning",
+    "not fixed": "error",
+    "cure": "heading",
+}
+
+
+def build_report_lines(report: Report) -> Lines:
+    """A report with styles: each finding by its severity, and what fixes it."""
+    return tuple(style_labels(render_report(report), _STYLES))
+
+
+def build_fixed_lines(report: FixedReport) -> Lines:
+    """What was done and how the machine is then, with styles."""
+    return tuple(style_labels(render_fixed(report), _STYLES))
 
 
 def render_report(report: Report) -> str:

@@ -11,8 +11,10 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import typer
 
+from qmesh.cli.screen.spans import Lines
+from qmesh.cli.screen.terminal_traits import read_terminal_traits
 from qmesh.cli.streams import find_stdout_failure, keep_lost_answer
-from qmesh.cli.terminal import print_stderr, print_stdout
+from qmesh.cli.terminal import print_lines, print_stderr, print_stdout
 from qmesh.mesh.values import DEFAULT_PROFILE, Profile
 
 T = TypeVar("T")
@@ -60,18 +62,26 @@ TakeOverOption: TypeAlias = Annotated[
 STATE = Path("/var/lib/qmesh")
 
 
-def print_answer(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:
+def print_answer(facts: T, *, as_json: bool, text: Callable[[T], str | Lines]) -> None:
     """Print a command's answer.
 
     facts: whatever msgspec encodes.
-    text: the same in words; empty for nothing to say.
+    text: the same in words, which may have styles; empty for nothing to say.
     """
     if as_json:
         from qmesh.mesh.printable import render_json  # noqa: PLC0415 - a hall that only prints help has no use for it
 
         print_stdout(render_json(facts))
     elif words := text(facts):
+        print_text(words)
+
+
+def print_text(words: str | Lines) -> None:
+    """Print an answer in words, in colour where that is wanted."""
+    if isinstance(words, str):
         print_stdout(words)
+    else:
+        print_lines(words, is_coloured=read_terminal_traits().is_coloured)
 
 
 def print_outcome(facts: T, *, as_json: bool, text: Callable[[T], str]) -> None:

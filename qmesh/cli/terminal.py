@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
+from qmesh.cli.screen.spans import Line, render_lines
 from qmesh.mesh.printable import escape_text
+
+
+def print_lines(lines: Iterable[Line], *, is_coloured: bool) -> None:
+    """Print an answer whose parts have meanings, on standard output."""
+    print(render_lines(lines, is_coloured=is_coloured), flush=True)  # noqa: T201 - see above
 
 
 def print_stdout(text: str) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from qmesh.agent.commands.status import CoreRange
-from qmesh.cli.commands import status
 from qmesh.cli.core_text import describe_cores
+from qmesh.cli.status_text.columns import format_cores
 
 
 @pytest.mark.parametrize(
@@ -25,4 +25,4 @@ def test_one_core_is_not_a_range(first, count, words):
     ],
 )
 def test_cores_that_a_machine_does_not_have_yet_are_said_in_words(first, count, state, shown):
-    assert status._render_cores(CoreRange(first, count), state=state) == shown
+    assert format_cores(CoreRange(first, count), state=state) == shown

@@ -7,7 +7,7 @@ import pytest
 
 from qmesh.agent.commands.status import CoreRange, MachineStatus, SilentAgent, Status
 from qmesh.agent.node.worker_status import SilentCore, TroubledCore, WorkerHealth
-from qmesh.cli.commands.status import _render_text
+from qmesh.cli.status_text.problems import list_problems
 from qmesh.mesh.node_processes.silence import SilenceReason
 
 AWAY = "cores 4-5 of hel-2 (nothing of the machine comes through the tunnel); on hel-2: qmesh check"
@@ -40,7 +40,7 @@ def machine(name: str, heard_s: float | None, *silent: tuple[int, SilenceReason]
 
 def lines_of(*machines: MachineStatus, agents: tuple[SilentAgent, ...] = ()) -> list[str]:
     facts = Status("m", 1, "1.4", "fra-1", machines, (), silent_agents=agents)
-    return _render_text(facts).splitlines()[2 + len(machines) :]
+    return list(list_problems(facts))
 
 
 @pytest.mark.parametrize(

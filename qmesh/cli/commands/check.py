@@ -49,11 +49,11 @@ def command(
         from qmesh.agent.audit.own_fixes import check_and_fix  # noqa: PLC0415 - few runs need it
 
         fixed = check_and_fix(State(state))
-        print_answer(fixed, as_json=as_json, text=check_text.render_fixed)
+        print_answer(fixed, as_json=as_json, text=check_text.build_fixed_lines)
         report: Report = fixed
     else:
         report = _check(State(state), all_machines=all_machines)
-        print_answer(report, as_json=as_json, text=check_text.render_report)
+        print_answer(report, as_json=as_json, text=check_text.build_report_lines)
     if not report.is_fine:
         raise typer.Exit(1)
 

@@ -1,0 +1,1 @@
+"""What a person looks at: text with meanings, as much of it as a terminal shows, and in colour."""
