@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
+from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
 from qmesh.host.system import background, systemd
 from qmesh.mesh.systemd.instructions import describe_units_update
 from qmesh.mesh.systemd.units import render_qmesh_units
-
-log = logging.getLogger("qmesh")
 
 _START_S: Final = 60.0
 
@@ -24,13 +22,16 @@ def ensure_agent(state: State) -> None:
         if background.is_agent_running(state) and systemd.has_installed_units(units):
             return
         systemd.install_agent(units)
-        log.info("the agent runs as qmesh.service; qmesh-guard.service loads the guard at boot")
+        report_event(
+            "agent-installed", "the agent runs as qmesh.service; qmesh-guard.service loads the guard at boot"
+        )
         return
     if background.is_agent_running(state):
         return
     process = background.start_background_process(state, "agent", wait_s=_START_S)
     if process is not None:
-        log.info(
+        report_event(
+            "agent-installed",
             "this machine has no systemd: the agent was started in the background (process %d, log %s);"
             " after a reboot start it with `qmesh agent`",
             process,
@@ -40,7 +41,8 @@ def ensure_agent(state: State) -> None:
 
 def _warn_of_older_units() -> None:
     for name in systemd.list_outdated_units(systemd.UNIT_DIRECTORY):
-        log.warning(
+        report_event(
+            "unit-outdated",
             "%s is of an earlier version: the owner of the node's directory can make it run any code as root;"
             " fix it with `%s`",
             *(name, describe_units_update(str(systemd.UNIT_DIRECTORY))),

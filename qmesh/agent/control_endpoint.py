@@ -6,7 +6,6 @@ one of TCP's answers inside it, by whichever endpoint WireGuard has at the momen
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Final
 
@@ -15,6 +14,7 @@ import msgspec
 from qmesh.agent.local import Local, list_control_endpoints
 from qmesh.errors import EnrolmentRefused
 from qmesh.host.linux import Linux
+from qmesh.host.log.events import report_event
 from qmesh.host.network import dns, routes, tcp_probe
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import Backend
@@ -26,8 +26,6 @@ from qmesh.mesh.endpoints import (
 )
 from qmesh.mesh.state import Peer
 from qmesh.mesh.values import Endpoint
-
-log = logging.getLogger("qmesh")
 
 FIRST_S: Final = 1.0
 """Seconds to wait for an answer by a way, while none is known that works."""
@@ -61,7 +59,12 @@ def use_nearest_endpoint(state: State, here: Local, linux: Linux) -> None:
     nearest, *_ = found = sort_by_latency(order, times)
     _settle_endpoint(here, linux.backend, peer, nearest, drain_s=_DRAIN * max(times.values()))
     if nearest != peer.endpoint:
-        log.info("the nearest endpoint of the control node is %s: %.1f ms", nearest, times[nearest] * 1000)
+        report_event(
+            "control-endpoint-found",
+            "the nearest endpoint of the control node is %s: %.1f ms",
+            nearest,
+            times[nearest] * 1000,
+        )
     endpoints = tuple(dict.fromkeys(ways[way] for way in found))
     save_endpoint_order(state, (*endpoints, *list_control_endpoints(here)))
 

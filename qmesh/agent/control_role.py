@@ -8,7 +8,6 @@ once it was answered there. Every step is found again from files, so that each m
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 
@@ -20,6 +19,7 @@ from qmesh.agent.local import Local, load_local, read_held_membership
 from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.messages import ControlNodeUnavailable
+from qmesh.host.log.events import report_event
 from qmesh.host.registry import Registry, RegistryImage
 from qmesh.host.registry.image import write_registry
 from qmesh.host.state.directory import State
@@ -47,8 +47,6 @@ from qmesh.mesh.protocol.membership import (
     verify_membership,
 )
 from qmesh.mesh.values import Secret, SecretStruct
-
-log = logging.getLogger("qmesh")
 
 _ANSWER_S = 10.0
 _CONNECT_S = 2.0
@@ -131,7 +129,7 @@ def _become_control_node(state: State, held: Inventory) -> None:
     settings = state.settings()
     state.save_settings(msgspec.structs.replace(settings, control=True, control_endpoints=()))
     _remove_worker_files(state)
-    log.info("this machine is the control node now")
+    report_event("handed-over", "this machine is the control node now")
 
 
 def _remove_worker_files(state: State) -> None:
@@ -226,7 +224,7 @@ def ask_new_control_node(state: State, here: Local) -> NewControlAnswer | None:
     except ControlNodeUnavailable:
         return None
     except EnrolmentRefused as error:
-        log.warning("%s is not the control node yet: %s", mesh.control, error.message)
+        report_event("handover-waits", "%s is not the control node yet: %s", mesh.control, error.message)
         return None
     if known.control == here.settings.name:
         return None
@@ -248,7 +246,9 @@ def become_member(state: State, answered: NewControlAnswer) -> None:
             member = msgspec.structs.replace(settings, control=False, control_endpoints=(), invitation="")
             state.save_settings(member)
             state.remove_control_files()
-            log.info("%s is the control node now; this machine is a member", answered.control)
+            report_event(
+                "handed-over", "%s is the control node now; this machine is a member", answered.control
+            )
 
 
 def _sign_retired_keys(state: State, mesh: str) -> None:

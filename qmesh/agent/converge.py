@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 
 import msgspec
@@ -12,13 +11,11 @@ from qmesh.agent.facts import gather_facts, gather_guard_facts, observe_again, w
 from qmesh.agent.local import Local
 from qmesh.errors import KernelRefused, MachineRefused, QmeshError
 from qmesh.host.linux import Linux, Outline
+from qmesh.host.log.events import report_event
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.plan.compare import plan_steps
-from qmesh.mesh.plan.describe import describe_step
 from qmesh.mesh.plan.steps import LoadGuard, ReservePorts, Step
 from qmesh.mesh.state import NodeState
-
-log = logging.getLogger("qmesh")
 
 
 def desired_and_observed(here: Local, linux: Linux) -> tuple[NodeState, NodeState]:
@@ -94,10 +91,7 @@ def apply_steps(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:
     Ports that cannot be reserved are left: see `Linux.refusal`.
     """
     linux.apply(*steps)
-    steps = _drop_refused_step(linux, steps)
-    for step in steps:
-        log.debug("%s %s: %s", step.kind, step.subject, describe_step(step))
-    return steps
+    return _drop_refused_step(linux, steps)
 
 
 def _drop_refused_step(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -109,8 +103,8 @@ def _drop_refused_step(linux: Linux, steps: tuple[Step, ...]) -> tuple[Step, ...
 def warn_of_refusal(linux: Linux) -> None:
     """Say that ports could not be reserved, where that is so, and what to do."""
     if linux.refusal is not None:
-        log.warning("%s; all else is done", linux.refusal.message)
-        log.warning("hint: %s", linux.refusal.hint)
+        refusal = linux.refusal
+        report_event("ports-not-reserved", "%s; all else is done (hint: %s)", refusal.message, refusal.hint)
 
 
 def apply_state(linux: Linux, wanted: NodeState) -> None:
@@ -124,11 +118,11 @@ def revert_on_failure(linux: Linux, *, back_to: NodeState) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        log.info("restoring what this machine had before ...")
+        report_event("restore-begun", "restoring what this machine had before ...")
         try:
             apply_state(linux, back_to)
             if back_to.guard is None:
                 linux.remove_partial_guard()
         except QmeshError as error:
-            log.error("that failed too: %s (hint: %s)", error.message, error.hint)  # noqa: TRY400
+            report_event("restore-failed", "that failed too: %s (hint: %s)", error.message, error.hint)
         raise

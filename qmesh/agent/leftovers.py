@@ -6,12 +6,12 @@ Its ports stay closed throughout: the loaded guard becomes this state's own befo
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host import files, wireguard
 from qmesh.host.firewall import holder_client, nftables
+from qmesh.host.log.events import report_event
 from qmesh.host.network import ports as reserved
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
@@ -21,8 +21,6 @@ from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.state import Guard
 from qmesh.mesh.values import format_port_ranges
-
-log = logging.getLogger("qmesh")
 
 _NAMES = {"agent": "its agent", "hold": "the process that holds its guard", "undo": "a process that undoes"}
 
@@ -65,7 +63,9 @@ def handle_leftovers(state: State, *, take_over: bool) -> None:
             hint="use --take-over: it ends them, and keeps the worker ports closed; or restore the state"
             " directory",
         )
-    log.info("taking over the leftovers of an earlier qmesh: %s", _describe_leftovers(found))
+    report_event(
+        "leftovers-taken", "taking over the leftovers of an earlier qmesh: %s", _describe_leftovers(found)
+    )
     _adopt_guard(state, found.guard)
     for each in found.processes:
         if each.kind != "hold":  # that one goes at the last moment, when another takes its place

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
 from qmesh.host.api.messages import ControlNodeUnavailable
+from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
@@ -40,8 +40,6 @@ from qmesh.mesh.protocol.membership_conflict import (
 
 if TYPE_CHECKING:
     from qmesh.host.api.client import Client
-
-log = logging.getLogger("qmesh")
 
 _ANSWER_S = 5.0
 
@@ -210,10 +208,13 @@ def load_latest(state: State) -> Local:
     try:
         return load_local(state) if update_membership(state, here, connect_s=1.0) else here
     except RemovedFromMesh as error:
-        log.warning("%s", error.message)
+        report_event("removed", "%s", error.message)
         return load_local(state)
     except (ControlNodeUnavailable, EnrolmentRefused) as error:
-        log.warning(
-            "this is revision %d, the last one that reached this machine: %s", here.inventory.revision, error
+        report_event(
+            "membership-old",
+            "this is revision %d, the last one that reached this machine: %s",
+            here.inventory.revision,
+            error,
         )
         return here

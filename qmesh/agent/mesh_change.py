@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from qmesh.agent.node.node_host import describe_steps
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
+from qmesh.host.log.events import report_event
 from qmesh.host.registry import EventKind, Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
@@ -24,8 +24,6 @@ from qmesh.mesh.reachability.open_ports import MachinePorts, list_changed_ports
 from qmesh.mesh.systemd.change_steps import StepText, list_change_steps
 from qmesh.mesh.systemd.instructions import describe_prover_pause
 from qmesh.mesh.values import MachineState
-
-log = logging.getLogger("qmesh")
 
 
 class ChangeResult(msgspec.Struct, frozen=True):
@@ -58,7 +56,7 @@ def refuse_if_already(mesh: Inventory, name: str, state: MachineState) -> None:
 def log_prover_pause(mesh: Inventory) -> None:
     """Say what the node wants to be told, before workers of it are taken away."""
     if hint := describe_prover_pause(mesh.node):
-        log.info("%s", hint)
+        report_event("advice", "%s", hint)
 
 
 def change_mesh(

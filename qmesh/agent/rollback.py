@@ -7,7 +7,6 @@ deadline (`run_rollback`); where it is killed, the agent does its work, or whate
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import time
@@ -23,6 +22,7 @@ from qmesh.agent.local import Local, linux_for, load_local, with_tunnel_and_guar
 from qmesh.errors import BadInput, KernelRefused, MachineRefused, QmeshError
 from qmesh.host.firewall import guard_snapshot
 from qmesh.host.linux import Linux
+from qmesh.host.log.events import report_event
 from qmesh.host.network import ports
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
@@ -32,8 +32,6 @@ from qmesh.mesh.plan.compare import plan_steps
 from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.rollback import ChangeProcess, MachineSnapshot, RollbackRecord, build_rollback_state
 from qmesh.mesh.state import NodeState, Tunnel
-
-log = logging.getLogger("qmesh")
 
 POLL_S: Final = 0.5
 """Seconds between two looks at what is to be undone: it ends soon after a `confirm`."""
@@ -119,7 +117,7 @@ def roll_back(state: State, undoing: RollbackRecord, *, at_boot: bool) -> None:
     try:
         ports.reserve_ports(state, before.reserved_ports)
     except KernelRefused as error:  # which is no reason to leave the rest as the change made it
-        log.warning("%s (hint: %s)", error.message, error.hint)
+        report_event("ports-not-reserved", "%s (hint: %s)", error.message, error.hint)
     if settings is not None and not at_boot:
         linux = linux_for(state, settings)
         observed = linux.observe()
@@ -129,15 +127,17 @@ def roll_back(state: State, undoing: RollbackRecord, *, at_boot: bool) -> None:
     if before.guard.script is None:
         guard_snapshot.roll_back_guard(state, before.guard, at_boot=at_boot)
     state.rollback_record.write(msgspec.structs.replace(undoing, undone=True))
-    log.warning(
-        "this machine was rolled back to its state before `qmesh apply --confirm`: no `qmesh confirm` came"
+    report_event(
+        "rolled-back",
+        "this machine was rolled back to its state before `qmesh apply --confirm`: no `qmesh confirm` came;"
+        " it stays so until you run `qmesh apply`",
     )
     if before.guard.script is None:
-        log.warning(
+        report_event(
+            "guard-open",
             "it had no guard then: its worker ports and all others that the guard closes are OPEN to any"
-            " machine that reaches it"
+            " machine that reaches it",
         )
-    log.warning("it stays as it was then until you run `qmesh apply`")
 
 
 def _with_current_peers(
@@ -151,7 +151,7 @@ def _with_current_peers(
         facts = gather_peer_facts(here, Facts(kind=tunnel.kind, observed=observed))
         wanted = here.build_desired_state(facts).tunnel
     except QmeshError as error:
-        log.warning("%s (hint: %s): the peers stay as they are", error.message, error.hint)
+        report_event("peers-kept", "%s (hint: %s): the peers stay as they are", error.message, error.hint)
         wanted = observed.tunnel
     return msgspec.structs.replace(tunnel, peers=wanted.peers if wanted is not None else ())
 
@@ -160,7 +160,10 @@ def follow_mesh(state: State) -> None:
     """Have this machine be as its mesh is now; of one that was put back, only the peers. Holds the lock."""
     undoing = find_active_rollback(state)
     if undoing is not None:
-        log.warning("this machine was rolled back: until `qmesh apply`, only its peers follow the mesh")
+        report_event(
+            "rollback-kept",
+            "this machine was rolled back: until `qmesh apply`, only its peers follow the mesh",
+        )
         maintain_rollback(state, undoing)
         return
     here = load_local(state)
@@ -171,7 +174,7 @@ def follow_mesh(state: State) -> None:
 def maintain_rollback(state: State, undoing: RollbackRecord) -> tuple[Step, ...]:
     """See that this machine is as it was put back: what others take from it, not more. Holds the lock."""
     if guard_snapshot.is_table_missing(undoing.before.guard):
-        log.info("the guard was removed: loading it again")
+        report_event("guard-restored", "the guard was removed: loading it again")
         guard_snapshot.roll_back_guard(state, undoing.before.guard, at_boot=False)
     linux = linux_for(state, state.settings())
     observed = linux.observe()
@@ -221,7 +224,7 @@ def _roll_back_or_retry(state: State) -> None:
         with _lock_killing_hung_change(state):
             roll_back_if_due(state)
     except (QmeshError, OSError) as error:
-        log.error("the rollback of this machine failed, and is tried again: %s", error)  # noqa: TRY400
+        report_event("rollback-failed", "the rollback of this machine failed, and is tried again: %s", error)
         time.sleep(RETRY_S)
 
 
@@ -230,7 +233,7 @@ def _is_hung_change(undoing: RollbackRecord, number: int) -> bool:
     found = processes.read_stat(number)
     if found is None or found.started != undoing.by.started:
         return False
-    log.warning("`qmesh apply --confirm` (process %d) hangs, and is killed", number)
+    report_event("command-killed", "`qmesh apply --confirm` (process %d) hangs, and is killed", number)
     return True
 
 
@@ -246,7 +249,7 @@ def _lock_killing_hung_change(state: State) -> Iterator[None]:
         processes.send_signal(undoing.by.process, signal.SIGKILL, is_meant=partial(_is_hung_change, undoing))
     with state.try_lock(2 * PATIENCE_S) as locked:
         if not locked:
-            log.warning("another qmesh command hangs: the rollback no longer waits for it")
+            report_event("command-hangs", "another qmesh command hangs: the rollback no longer waits for it")
         yield
 
 

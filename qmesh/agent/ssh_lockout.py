@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 
 from qmesh.errors import BadInput
 from qmesh.host.linux import Linux
+from qmesh.host.log.events import report_event
 from qmesh.host.system import ssh_session
 from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.ssh_lockout import find_lockout_reason
-
-log = logging.getLogger("qmesh")
 
 
 def refuse_ssh_lockout(linux: Linux, steps: Sequence[Step]) -> None:
@@ -29,7 +27,7 @@ def warn_of_ssh_lockout(linux: Linux, steps: Sequence[Step]) -> None:
     """Say so where these steps cut the session that this process was started from."""
     found = _find_ssh_lockout(linux, steps)
     if found is not None:
-        log.warning("this cuts your own SSH session: %s", found)
+        report_event("ssh-cut-off", "this cuts your own SSH session: %s", found)
 
 
 def _find_ssh_lockout(linux: Linux, steps: Sequence[Step]) -> str | None:

@@ -30,10 +30,11 @@ def _run_resident(name: str, state: Path) -> None:
 
 def run(name: str, state: Path) -> int:
     """Be one of them until a signal ends it; returns the exit code."""
-    from qmesh.host.system import log_file  # noqa: PLC0415 - see above
+    from qmesh.host.log.log_file import NAME, configure_logging  # noqa: PLC0415 - see above
+    from qmesh.host.log.machine_name import read_machine_name  # noqa: PLC0415 - see above
 
     os.chdir("/")  # the directory that it was typed in may be any user's, and may be unmounted one day
-    log_file.configure_logging(state / log_file.NAME)
+    configure_logging(state / NAME, read_machine_name(state))
     try:
         _run_resident(name, state)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - printed as every command's are

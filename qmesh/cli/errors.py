@@ -8,7 +8,7 @@ import sys
 
 from qmesh.cli.terminal import print_stderr
 from qmesh.errors import Interrupted, QmeshError, describe_unexpected_error
-from qmesh.host.system.log_lines import LineFormatter
+from qmesh.host.log.log_lines import LineFormatter
 from qmesh.mesh.printable import escape_line, render_json
 
 
@@ -22,9 +22,22 @@ def report_error(error: QmeshError, *, as_json: bool, answer: object = None) -> 
         facts["answer"] = answer
     if as_json:
         print_stderr(render_json(facts))
+    elif _is_stderr_journal():
+        from qmesh.host.log.events import report_event  # noqa: PLC0415 - under systemd alone
+
+        report_event("command-failed", "error: %s (hint: %s)", error.message, error.hint)
     else:
         print_stderr(f"error: {escape_line(error.message)}\nhint: {escape_line(error.hint)}")
     return error.exit_code
+
+
+def _is_stderr_journal() -> bool:
+    """Whether standard error is systemd's journal, and takes events."""
+    if "JOURNAL_STREAM" not in os.environ:
+        return False
+    from qmesh.host.log.journal import is_stderr_journal  # noqa: PLC0415 - under systemd alone
+
+    return is_stderr_journal()
 
 
 def report_exception(error: BaseException, *, as_json: bool) -> int:
@@ -55,6 +68,17 @@ def _build_bug_error(error: Exception) -> QmeshError:
     )
 
 
+def _build_talk_handler() -> logging.Handler:
+    """Lines for whoever reads standard error; entries with fields where that is systemd's journal."""
+    if _is_stderr_journal():
+        from qmesh.host.log.log_file import JournalHandler  # noqa: PLC0415 - under systemd alone
+
+        return JournalHandler("")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(message)s"))
+    return handler
+
+
 def log_to_stderr(*, quiet: bool = False) -> None:
     """Let what is logged be seen.
 
@@ -62,8 +86,6 @@ def log_to_stderr(*, quiet: bool = False) -> None:
     """
     talk = logging.getLogger("qmesh")
     if not talk.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(LineFormatter("%(message)s"))
-        talk.addHandler(handler)
+        talk.addHandler(_build_talk_handler())
         talk.setLevel(logging.CRITICAL if quiet else logging.INFO)
         talk.propagate = False

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.host.system import log_file
-from qmesh.host.system.log_file import BURST, PER_S, SAME, SAME_S, RateLimit
+from qmesh.host.log import log_file
+from qmesh.host.log.log_file import BURST, PER_S, SAME, SAME_S, RateLimit
 from tests.support.waiting import patience, wait_until
 
 
@@ -54,11 +54,11 @@ def test_texts_are_not_remembered_for_ever():
 SPEAK = """
 import logging, os, sys, threading, warnings
 from pathlib import Path
-from qmesh.host.system import log_file
+from qmesh.host.log import log_file
 log_file.MOST_OCTETS = int(sys.argv[2])
 if len(sys.argv) > 4:
     log_file.SAME = log_file.BURST = 10**9
-log_file.configure_logging(Path(sys.argv[1]))
+log_file.configure_logging(Path(sys.argv[1]), "fra-1")
 exec(sys.argv[3])
 """
 
@@ -146,7 +146,7 @@ def test_a_log_is_two_files_of_so_many_octets_for_root_alone(tmp_path):
     assert all(path.stat().st_size <= 20_000 + 20 for path in files)
     assert log.stat().st_mode & 0o777 == 0o600
     whole = log_file.rotated_path(log).read_text() + log.read_text()
-    numbers = [int(line.split()[3]) for line in whole.splitlines() if " line " in line]
+    numbers = [int(line.split()[5]) for line in whole.splitlines() if " line " in line]
     assert numbers == list(range(numbers[0], 2000))
     assert log.read_text().endswith("at the end\n")
 

@@ -7,7 +7,6 @@ agent. There is one at a time, and one in some seconds at most, however often it
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import threading
 import time
@@ -20,13 +19,12 @@ from qmesh.agent.limited_command import run_limited_command
 from qmesh.agent.local import Local, load_local
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host.api.messages import ControlNodeUnavailable
+from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit.findings import Finding, failed_check_finding
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.findings_report import FindingsReport, encrypt_report, is_request_id
-
-log = logging.getLogger("qmesh")
 
 MOST_OUTPUT: Final = 4 << 20
 LEAST_S: Final = 3.0
@@ -85,10 +83,15 @@ class FindingsReporter:
             try:
                 self._report(request)
             except (QmeshError, ControlNodeUnavailable, OSError) as error:
-                log.warning("the findings could not be reported to the control node: %s", error)
+                report_event(
+                    "findings-not-reported",
+                    "the findings could not be reported to the control node: %s",
+                    error,
+                )
                 self._forget(request)
-            except Exception:
-                log.exception("the findings could not be reported to the control node")
+            except Exception as error:  # noqa: BLE001 - logged
+                what = "the findings could not be reported to the control node"
+                report_event("findings-not-reported", what, error=error)
                 self._forget(request)
 
     def _forget(self, request: str) -> None:

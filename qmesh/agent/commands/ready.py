@@ -6,7 +6,6 @@ Nothing is read of what qmesh remembers: where the agent or the registry is down
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
 import time
@@ -20,6 +19,7 @@ from qmesh.agent.node import node_config
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.firewall import tables_and_chains
+from qmesh.host.log.events import report_event
 from qmesh.host.network import local_addresses, sockets, tcp_probe
 from qmesh.host.system import processes
 from qmesh.mesh.guard.tables import HELD_IN_KERNEL, TABLE
@@ -31,8 +31,6 @@ from qmesh.mesh.nodeconfig import (
     read_store_path,
 )
 from qmesh.mesh.values import quote_text
-
-log = logging.getLogger("qmesh")
 
 _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 0.5
@@ -169,14 +167,15 @@ def _wait_for_control(core: int, address: str, port: int, timeout_s: float) -> N
     while not (_is_heard_here(address, port) if is_own else _answers(address, port)):
         passed_s = time.monotonic() - begun
         if passed_s >= timeout_s:
-            log.warning(
+            report_event(
+                "control-unanswered",
                 "the control process does not answer at %s; core %d starts all the same, and calls it again"
                 " later",
                 *(where, core),
             )
             return
         if passed_s >= _SAID_AFTER_S and not said:
-            log.info("the control process does not answer at %s yet: waiting", where)
+            report_event("ready-waits", "the control process does not answer at %s yet: waiting", where)
             said = True
         time.sleep(min(pause_s, timeout_s - passed_s))
         pause_s = min(2 * pause_s, _LONGEST_CALL_PAUSE_S)
@@ -264,7 +263,7 @@ def _wait_until_clear(
         if not passed_s < (min(_SETTLED_AFTER_S, timeout_s) if isinstance(error, BadInput) else timeout_s):
             raise error
         if passed_s >= _SAID_AFTER_S and not said:
-            log.info("%s: waiting", error.message)
+            report_event("ready-waits", "%s: waiting", error.message)
             said = True
         if processes.wait_for_exit(worker, pause_s):
             raise MachineRefused(f"{error.message}: its process ended", hint=error.hint)

@@ -6,16 +6,14 @@ It changes nothing about them: rules and routes of others are theirs.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable
 
 from qmesh.agent.detours import find_detours
 from qmesh.agent.local import Local
 from qmesh.errors import MachineRefused
+from qmesh.host.log.events import report_event
 from qmesh.mesh.routes.detours import Detour, describe_machines
-
-log = logging.getLogger("qmesh")
 
 
 class DetourLog:
@@ -36,12 +34,13 @@ class DetourLog:
 
     def _report(self, found: frozenset[Detour], own: str) -> None:
         for each in sorted(found - self._told, key=lambda each: each.machines):
-            log.warning(
+            report_event(
+                "detour-found",
                 "packets for %s (%s) do not %s: %s; to fix it: %s",
                 *(describe_machines(each.machines), each.address),
                 "stay here" if each.address == own else "go into the tunnel",
                 *(each.reason, each.cure),
             )
         if self._told and not found:
-            log.info("packets for all members go into the tunnel again")
+            report_event("detours-gone", "packets for all members go into the tunnel again")
         self._told = found

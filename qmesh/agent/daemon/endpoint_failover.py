@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 import msgspec
@@ -18,13 +17,12 @@ from qmesh.agent.control_endpoint import (
 from qmesh.agent.local import Local, list_control_endpoints, load_local
 from qmesh.agent.rollback import find_active_rollback
 from qmesh.host import wireguard
+from qmesh.host.log.events import report_event
 from qmesh.host.network import links, routes
 from qmesh.host.state.directory import State
 from qmesh.host.wireguard import Backend
 from qmesh.mesh.endpoints import ControlNodeActivity, choose_next_endpoint, move_endpoint_first
 from qmesh.mesh.values import Endpoint
-
-log = logging.getLogger("qmesh")
 
 
 class EndpointFailover:
@@ -86,12 +84,17 @@ class EndpointFailover:
             backend.reset_session(here.settings.interface, msgspec.structs.replace(peer, endpoint=way))
         self._contact = contact.record_endpoint_change()
         if contact.tried_endpoints < len(self._ways):
-            log.info("the control node is unreachable via %s: trying %s", peer.endpoint, way)
+            report_event(
+                "control-endpoint-tried",
+                "the control node is unreachable via %s: trying %s",
+                peer.endpoint,
+                way,
+            )
         measure_round_trip(here, wait_s=MOVED_S)
         self._update_activity(here, backend)
 
     def _save_working_endpoint(self, here: Local, works: Endpoint) -> None:
-        log.info("the control node is reachable via %s", works)
+        report_event("control-endpoint-found", "the control node is reachable via %s", works)
         endpoint = self._ways.get(works)
         if endpoint is not None:
             with self._state.lock():

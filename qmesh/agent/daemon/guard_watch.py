@@ -7,7 +7,6 @@ for when that process is gone, or hangs, or is of a qmesh that did not do so yet
 from __future__ import annotations
 
 import contextlib
-import logging
 import select
 from typing import Final
 
@@ -15,13 +14,12 @@ from qmesh.agent.daemon.supervisor import GUARD, AgentPart, Troubles
 from qmesh.errors import QmeshError
 from qmesh.host.firewall import guard_keeper
 from qmesh.host.firewall.guard_keeper import GuardKeeper
+from qmesh.host.log.events import report_event
 from qmesh.host.network import tcp_connections
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat
 from qmesh.mesh.guard.parse import parse_load_script
 from qmesh.mesh.state import Guard
-
-log = logging.getLogger("qmesh")
 
 HEAD_START_S: Final = 0.03
 """Seconds that the other process has to put the table back before this one looks."""
@@ -33,10 +31,8 @@ def keep_guard(state: State, part: AgentPart, troubles: Troubles) -> None:
         while not part.stopped.is_set():
             try:
                 if kept.ensure_loaded():
-                    log.warning(
-                        "%s\nload-guard inet qmesh: as it is written",
-                        guard_keeper.describe_change(kept.changed_by),
-                    )
+                    changed = guard_keeper.describe_change(kept.changed_by)
+                    report_event("guard-restored", "%s; load-guard inet qmesh: as it is written", changed)
                     _cut_unguarded_connections(state)
             except QmeshError as error:
                 troubles.note_error(GUARD, error)

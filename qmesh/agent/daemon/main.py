@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import signal
 import threading
@@ -23,6 +22,7 @@ from qmesh.agent.audit.reporter import FindingsReporter
 from qmesh.agent.daemon import supervisor
 from qmesh.agent.daemon.detour_log import DetourLog
 from qmesh.agent.daemon.endpoint_failover import EndpointFailover
+from qmesh.agent.daemon.event_log import RegistryEventLog
 from qmesh.agent.daemon.guard_watch import keep_guard
 from qmesh.agent.daemon.loop_events import LOOK_S, LookRequests, LoopEvents
 from qmesh.agent.daemon.membership_poll import MembershipPoller
@@ -45,6 +45,7 @@ from qmesh.agent.readers.answers import ReaderAnswers
 from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host.log.events import report_event
 from qmesh.host.metrics import agent_socket
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
@@ -53,8 +54,6 @@ from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.plan.describe import describe_step
 from qmesh.mesh.plan.steps import LoadGuard, Step
-
-log = logging.getLogger("qmesh")
 
 CHANGING_S: Final = 0.1
 """The same, while a machine changes its key: what it sends before that is seen is lost; and while another
@@ -90,9 +89,10 @@ def run_agent(directory: Path) -> None:
                 hint="leave it running; `qmesh status` and `qmesh check` work beside it",
             )
         if not processes.can_see_descriptors():
-            log.warning(
+            report_event(
+                "agent-blind",
                 "the agent may not see whose sockets are: it knows neither the node's processes nor SSH's"
-                " ports (hint: `qmesh apply` writes its unit again; a container needs CAP_SYS_PTRACE)"
+                " ports (hint: `qmesh apply` writes its unit again; a container needs CAP_SYS_PTRACE)",
             )
         Agent(state).run()
 
@@ -151,7 +151,7 @@ class Agent:
             self._state.remove_temporary_files()
         # What is loaded by now lives as long as this process: no collection need look at it again.
         gc.freeze()
-        log.info("the agent has started")
+        report_event("agent-started", "the agent has started")
         self._pulse.attach_thread()
         with contextlib.closing(self._calls), self._watch:
             try:
@@ -162,7 +162,7 @@ class Agent:
                 for part in (*self._parts.values(), self._asking, self._service.retiring):
                     part.stop()
                 self._service.stop()
-        log.info("the agent has stopped; tunnel and guard stay as they are")
+        report_event("agent-stopped", "the agent has stopped; tunnel and guard stay as they are")
         if self._state.is_gone(home):
             raise StateUnreadable(
                 f"{self._state.directory} is gone or was replaced: this machine's state is lost",
@@ -250,16 +250,16 @@ class Agent:
             if noticed is not None and any(isinstance(step, LoadGuard) for step in steps)
             else None
         )
-        if by:
-            lines.insert(0, f"the guard's table was changed by {by}")
         if len(steps) > MOST_STEPS_TOLD:
             lines.append(f"and {len(steps) - MOST_STEPS_TOLD} more steps")
         what = bool(by), [step.kind for step in steps]  # who it was may be known of the next one only
         if not lines or (self._told[0] == what and time.monotonic() < self._told[1]):
             return
         self._told = what, time.monotonic() + LOOK_S
+        if by:
+            report_event("guard-changed", "the guard's table was changed by %s", by)
         for line in lines:
-            log.info("%s", line)
+            report_event("step-taken", "%s", line)
 
     def _notify_ready(self, here: Local) -> None:
         """To whoever started it, once: a control node's service serves by then."""
@@ -271,7 +271,7 @@ class Agent:
     def _notify_status(self, text: str) -> None:
         processes.notify(f"STATUS={text}")
         if text == supervisor.WELL:
-            log.info("%s", text)
+            report_event("agent-well", "%s", text)
 
     # Beside the loop, each in a thread of its own
 
@@ -294,6 +294,7 @@ class Agent:
         part = self._parts[supervisor.FOLLOWING]
         follower, reach = NodeConfigFollower(self._state), EndpointFailover(self._state)
         watch, programs = ProcessWatch(self._state), ProgramWatch()
+        events = RegistryEventLog(self._state)
         comparer = KeyComparer(self._state, take_reports=self._service.take_key_reports)
         while not part.stopped.is_set():
             part.pulse.beat(allowed_s=LOOK_S)
@@ -312,6 +313,7 @@ class Agent:
                 programs.look(here)
                 self._facts.look(here, watch.workers, programs.programs)
                 self._keeper.look(here)
+                events.look(here)
                 if not here.settings.control and here.settings.up and reach.check_control_node(here):
                     self._calls.request_look()
             except Busy:

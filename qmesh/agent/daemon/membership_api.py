@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import logging
 import secrets
 import threading
 import time
@@ -16,6 +15,7 @@ from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.node.identity_files import read_files_for
 from qmesh.agent.packet_origin import find_peer_endpoint
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
+from qmesh.host.log.events import report_event
 from qmesh.host.registry import Registry, load_image
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory, list_members
@@ -34,8 +34,6 @@ from qmesh.mesh.protocol.membership_conflict import (
 )
 from qmesh.mesh.protocol.node_files import decrypt_request, encrypt_node_files
 from qmesh.mesh.values import Secret
-
-log = logging.getLogger("qmesh")
 
 _TURN_S: Final = 8.0
 _SOON_S: Final = 0.05
@@ -168,7 +166,9 @@ class ControlNode:
         with Registry(self._state.registry_file) as registry:
             endpoint = find_peer_endpoint(self._interface, sender)
             registry.record_files_fetched(machine, now=int(time.time()), endpoint=endpoint)
-        log.info("%s has fetched the node's files", machine.name)
+        report_event(
+            "node-files-fetched", "%s has fetched the node's files", machine.name, machine=machine.name
+        )
         return answer
 
     def _refuse_repeated(self, name: str, reply_key: bytes) -> None:
@@ -305,7 +305,7 @@ class ControlNode:
         if self._state.membership_conflict.exists():
             return  # whoever is first is enough: the others cost no writing to the disk
         self._state.membership_conflict.write(conflict)
-        log.error("%s", _build_conflict_error(conflict).message)
+        report_event("membership-conflict", "%s", _build_conflict_error(conflict).message)
 
     def refresh_membership(self) -> None:
         """See what the registry has."""

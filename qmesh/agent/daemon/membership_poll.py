@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import threading
 from collections.abc import Callable
@@ -20,11 +19,10 @@ from qmesh.agent.node.other_nodes import OtherNodeWatch
 from qmesh.agent.node.worker_status import find_worker_note
 from qmesh.errors import EnrolmentRefused, QmeshError, RemovedFromMesh
 from qmesh.host.api.messages import ControlNodeUnavailable
+from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat
 from qmesh.mesh.audit.surroundings import CONTROL_NODE
-
-log = logging.getLogger("qmesh")
 
 WAIT_S: Final = 50
 """Seconds that the control node keeps the question waiting for something new."""
@@ -116,7 +114,7 @@ class MembershipPoller:
             if is_successor and not arrived and report_handover_progress(self._state, here):
                 self._arrived()
         except RemovedFromMesh as error:
-            log.warning("%s (hint: %s)", error.message, error.hint)
+            report_event("removed", "%s (hint: %s)", error.message, error.hint)
             self._arrived()
             return REST_S
         except (ControlNodeUnavailable, EnrolmentRefused) as error:
@@ -135,7 +133,7 @@ class MembershipPoller:
             self._troubles.clear(CONTROL_NODE)
             if not arrived:
                 return 0.0
-            log.info("a newer membership has arrived")
+            report_event("membership-arrived", "a newer membership has arrived")
             self._arrived()
             return random.uniform(0, SPREAD_S)  # noqa: S311 - no secret depends on it
         pause_s = AGAIN_S[min(self._failed, len(AGAIN_S) - 1)]
@@ -154,7 +152,7 @@ class MembershipPoller:
         with self._state.lock():
             mark_removed(self._state)
         error = RemovedFromMesh()
-        log.warning("%s (hint: %s)", error.message, error.hint)
+        report_event("removed", "%s (hint: %s)", error.message, error.hint)
         self._listener.close()
         self._troubles.clear(CONTROL_NODE)
         self._arrived()

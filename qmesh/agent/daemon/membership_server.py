@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.agent.daemon.supervisor import RETIRING, AgentPart, Retries, Troubles, describe_error
 from qmesh.agent.local import Local
 from qmesh.errors import Busy, KernelRefused, QmeshError
+from qmesh.host.log.events import report_event
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
@@ -22,8 +22,6 @@ from qmesh.mesh.protocol.member_note import MemberNote
 
 if TYPE_CHECKING:
     from qmesh.host.api.server import Service
-
-log = logging.getLogger("qmesh")
 
 _ASK_S: Final = 0.1
 """Seconds between two questions to the next control node."""
@@ -195,7 +193,12 @@ class MembershipService:
         self._running = place, service, control_node
         service.start()
         self._retries.note_start()
-        log.info("members are served at %s port %d", here.machine.address, here.inventory.service_port)
+        report_event(
+            "members-served",
+            "members are served at %s port %d",
+            here.machine.address,
+            here.inventory.service_port,
+        )
 
     def _note_failure(self, error: BaseException) -> None:
         self._retries.note_failure()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,13 +12,12 @@ from qmesh.agent.daemon.supervisor import DISK, HOLDER, Troubles, Watchdog, desc
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host.api.messages import ServiceUnresponsive
 from qmesh.host.firewall import holder_client
+from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
 from qmesh.host.system import disk_reserve, heartbeat, processes
 from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.systemd.units import WATCHDOG_S
-
-log = logging.getLogger("qmesh")
 
 PROBE_S: Final = 2.5
 """Seconds between two questions to the service, and to the holder of the guard."""
@@ -130,7 +128,7 @@ class Monitor:
         except KernelRefused as refused:
             error = refused
         if self._note_silence(HOLDER, error):
-            log.warning("%s: starting another one", error.message)
+            report_event("holder-restarted", "%s: starting another one", error.message)
             try:
                 with heartbeat.allow_wait(holder_client.STARTED_S):
                     holder_client.replace_holder(self._state)

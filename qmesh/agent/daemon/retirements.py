@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 
 from qmesh.agent.local import Local
@@ -12,8 +11,6 @@ from qmesh.host.network.packet_sockets import PacketReceiver, send_packet
 from qmesh.host.state.directory import State
 from qmesh.mesh.links.retirement import KeyRetirement, build_notice, read_notice, sign_retirement
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
-
-log = logging.getLogger("qmesh")
 
 
 class RetirementWatch:

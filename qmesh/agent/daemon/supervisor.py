@@ -6,7 +6,6 @@ A part is a thread, or a process of its own, that the agent cannot do without. N
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -17,12 +16,11 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused, QmeshError
+from qmesh.host.log.events import report_event
 from qmesh.host.system import processes
 from qmesh.host.system.agent_health import Restart, Trouble
 from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.decode import Malformed, decode_json
-
-log = logging.getLogger("qmesh")
 
 LOOK: Final = "look at this machine"
 NOTICES: Final = "notices of the kernel"
@@ -84,7 +82,7 @@ class Troubles:
         if before is None or before.reason != reason:
             foreseen = error is None or isinstance(error, QmeshError | OSError)
             more = f" (hint: {hint})" if hint else ""
-            log.warning("%s: %s%s", part, reason, more, exc_info=None if foreseen else error)
+            report_event("agent-failing", "%s: %s%s", part, reason, more, error=None if foreseen else error)
 
     def note_error(self, part: str, error: BaseException) -> None:
         """The same for an error, in its own words."""
@@ -95,7 +93,7 @@ class Troubles:
         with self._lock:
             was = self._found.pop(part, None)
         if was is not None:
-            log.info("%s: works again", part)
+            report_event("agent-recovered", "%s: works again", part)
 
     def note_restart(self, part: str, reason: str) -> None:
         """Remember that a part is begun anew, and why."""
@@ -209,9 +207,7 @@ def restart_agent_process(part: str, pulse: Pulse, troubles: Troubles, directory
     directory: the state directory.
     """
     reason = f"it hung for {pulse.silent_s:.0f} s"
-    log.error("%s: %s, so the agent restarts; it was at:", part, reason)
-    for line in pulse.format_stack().split("\n"):
-        log.error("%s", line)
+    report_event("agent-hung", "%s: %s, so the agent restarts", part, reason, trace=pulse.format_stack())
     processes.notify(f"STATUS=restarts: {part}: {reason}")
     troubles.note_restart(part, reason)
     os.environ[_RESTARTS] = msgspec.json.encode(troubles.recent_restarts()).decode()

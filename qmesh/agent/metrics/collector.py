@@ -7,7 +7,6 @@ and this machine is checked; not when somebody asks, but at intervals, while any
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import threading
 import time
@@ -23,6 +22,7 @@ from qmesh.agent.node.other_nodes import FindOtherNodes, OtherNodeWatch
 from qmesh.agent.node.worker_status import probe_answers
 from qmesh.errors import QmeshError
 from qmesh.host.linux import Linux
+from qmesh.host.log.events import report_event
 from qmesh.host.network import links
 from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
@@ -37,8 +37,6 @@ from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.state import Counters
 from qmesh.mesh.view.builder import MOST_EVENTS, build_cluster_view
 from qmesh.mesh.view.cluster_view import ClusterView, EventView
-
-log = logging.getLogger("qmesh")
 
 FRESH_S: Final = 2.0
 """Seconds for which a text is handed out again, to however many who ask."""
@@ -225,7 +223,9 @@ class MetricsCollector:
             try:
                 self._check = _Check(run_check(self._state).findings, time.time())
             except OSError as error:
-                log.warning("this machine could not be checked for its metrics: %s", error)
+                report_event(
+                    "metrics-incomplete", "this machine could not be checked for its metrics: %s", error
+                )
             finally:
                 self._checked = time.monotonic()
 
@@ -235,7 +235,7 @@ class MetricsCollector:
             linux = Linux(self._state, here.settings.interface, [])
             return is_guard_whole(*desired_and_observed_guard(with_tunnel_and_guard(here), linux))
         except QmeshError as error:
-            log.warning("metrics: the guard could not be looked at: %s", error.message)
+            report_event("metrics-incomplete", "metrics: the guard could not be looked at: %s", error.message)
             return None
 
     def _render(self, knowledge: AgentKnowledge) -> bytes:
@@ -277,7 +277,7 @@ def _find_workers(
     try:
         found = probe_answers(here, unheard=unheard, notes=knowledge.notes, find_other_nodes=find_other_nodes)
     except QmeshError as error:
-        log.warning("metrics: the workers could not be looked at: %s", error.message)
+        report_event("metrics-incomplete", "metrics: the workers could not be looked at: %s", error.message)
         return None
     return tuple(
         WorkerSample(worker.machine, worker.core, answer.seconds, answer.why)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from qmesh.agent.local import Local
 from qmesh.agent.metrics.collector import MetricsCollector
 from qmesh.agent.metrics.directory import find_metrics_directory
 from qmesh.errors import QmeshError
+from qmesh.host.log.events import report_event
 from qmesh.host.metrics.public_file import remove_public_file, replace_public_file
 from qmesh.host.network import links
 from qmesh.mesh.metrics.outlets import (
@@ -27,7 +27,6 @@ from qmesh.mesh.values import Endpoint
 if TYPE_CHECKING:
     from qmesh.host.metrics.http_server import MetricsServer
 
-log = logging.getLogger("qmesh")
 
 FILE_S: Final = 15.0
 """Seconds between two times that the file is written."""
@@ -104,7 +103,12 @@ class MetricsOutlets:
             self._troubles.note_error(METRICS_FILE, error)
         elif error.message != self._said:
             self._said = error.message
-            log.warning("no metrics for node_exporter: %s (hint: %s)", error.message, error.hint)
+            report_event(
+                "metrics-file-missing",
+                "no metrics for node_exporter: %s (hint: %s)",
+                error.message,
+                error.hint,
+            )
 
     # The address
 
@@ -159,7 +163,7 @@ class MetricsOutlets:
         )
         server.start()
         self._server = wanted, server
-        log.info("metrics are served at http://%s/metrics", place)
+        report_event("metrics-served", "metrics are served at http://%s/metrics", place)
 
     def _may_read(self, peer: str, place: Endpoint) -> bool:
         here = self._get_here()

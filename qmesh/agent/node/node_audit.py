@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from qmesh.agent.local import Local, with_tunnel_and_guard
@@ -21,8 +20,6 @@ from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, FileObstacle
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store
 from qmesh.mesh.node_processes.readings import Stamp
-
-log = logging.getLogger("qmesh")
 
 
 def read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, ConfigFile | None]:

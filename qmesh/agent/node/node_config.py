@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +10,12 @@ from typing import TYPE_CHECKING
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.log.events import report_event
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.values import Profile, SecretStruct
 
 if TYPE_CHECKING:  # `ready` reads a file a core, and has no use for the registry
     from qmesh.agent.local import Local
-
-log = logging.getLogger("qmesh")
 
 FILE_NAME = "config.yml"
 
@@ -60,12 +58,15 @@ def _find_in_working_directory() -> ConfigDirectory | None:
         if found is None or config_directory.read_stamp(found, FILE_NAME) is None:
             return None
     except QmeshError as error:
-        log.warning("%s is not used: %s (hint: %s)", path, error.message, error.hint)
+        report_event("config-ignored", "%s is not used: %s (hint: %s)", path, error.message, error.hint)
         return None
     if is_trusted(found):
         return found
-    log.warning(
-        "%s is not used, as user %d owns it; if it is the node's, pass it with --config", found, found.owner
+    report_event(
+        "config-ignored",
+        "%s is not used, as user %d owns it; if it is the node's, pass it with --config",
+        found,
+        found.owner,
     )
     return None
 

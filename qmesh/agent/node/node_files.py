@@ -6,7 +6,6 @@ memory until it is written, and nowhere else.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 from pathlib import Path
@@ -39,8 +38,6 @@ from qmesh.mesh.protocol.node_files import (
 )
 from qmesh.mesh.systemd.instructions import describe_workers_action
 from qmesh.mesh.values import SecretStruct
-
-log = logging.getLogger("qmesh")
 
 COMMAND: Final = "qmesh node-files --write"
 _CONNECT_S: Final = 5.0

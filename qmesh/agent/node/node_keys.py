@@ -7,7 +7,6 @@ some seconds. What was read is kept no longer than it takes to make digests of i
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.log.events import report_event
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit.surroundings import OtherKeys
@@ -36,8 +36,6 @@ from qmesh.mesh.protocol.key_digests import (
     find_different_keys,
 )
 from qmesh.mesh.values import Profile, Secret
-
-log = logging.getLogger("qmesh")
 
 LOOK_S: Final = 1.0
 """Seconds between two looks of a member at its files, at least."""
@@ -232,14 +230,17 @@ class KeyComparer:
                 fetch = describe_fetch(
                     name, inventory.control, may_fetch=inventory.machine(name).node_files, is_here=False
                 )
-                log.warning(
+                report_event(
+                    "node-keys",
                     "%s has another %s than this machine: its workers earn nothing (hint: %s)",
                     name,
                     describe_keys(each.keys),
                     fetch,
+                    machine=name,
                 )
         for name in before.machines.keys() - after.machines.keys():
-            log.info("the node of %s has the keys of this machine's, or runs no workers", name)
+            said = "the node of %s has the keys of this machine's, or runs no workers"
+            report_event("node-keys-agree", said, name, machine=name)
 
 
 def list_other_keys(state: State, here: Local) -> tuple[OtherKeys, ...]:

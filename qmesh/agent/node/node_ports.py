@@ -5,17 +5,14 @@ The guard waits for no user's disk: it closes what was found last. What cannot b
 
 from __future__ import annotations
 
-import logging
-
 from qmesh.agent.local import Local
 from qmesh.agent.node import node_config
 from qmesh.errors import QmeshError
+from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import NodePorts
 from qmesh.mesh.nodeconfig import list_wide_ports
 from qmesh.mesh.values import NODE_PORTS, format_port_ranges
-
-log = logging.getLogger("qmesh")
 
 
 def update_node_ports(state: State, here: Local) -> bool:
@@ -38,5 +35,7 @@ def update_node_ports(state: State, here: Local) -> bool:
             return False
         state.node_ports.write(found)
     if found.ports:
-        log.info("config.yml opens ports %s on every address", format_port_ranges(found.ports))
+        report_event(
+            "node-ports-open", "config.yml opens ports %s on every address", format_port_ranges(found.ports)
+        )
     return True

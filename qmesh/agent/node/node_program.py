@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from qmesh.agent.node import node_config
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.disk_timeout import run_in_time
+from qmesh.host.log.events import report_event
 from qmesh.host.node_program.program_file import open_program
 from qmesh.host.node_program.running_nodes import list_running_nodes
 from qmesh.host.node_program.version_query import read_version
@@ -21,8 +21,6 @@ from qmesh.mesh import nodeconfig
 from qmesh.mesh.nodeconfig.profiles import SHARED_KEYS
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, narrow_profiles
 from qmesh.mesh.values import PROFILES, Profile
-
-log = logging.getLogger("qmesh")
 
 _PROCESSES: Final = Path("/proc")
 _MOST_ASKED: Final = 8
@@ -72,7 +70,7 @@ def warn_of_other_programs(directory: ConfigDirectory | None, profile: Profile) 
 def _warn_of_other_programs(programs: tuple[NodeProgram, ...], profile: Profile) -> None:
     for each in programs:
         if profile not in each.version.profiles:
-            log.warning("the mesh is for node %s, but here %s", profile, each)
+            report_event("node-program", "the mesh is for node %s, but here %s", profile, each)
 
 
 def find_node_programs(directory: ConfigDirectory) -> tuple[NodeProgram, ...]:

@@ -7,7 +7,6 @@ comes first: a worker that does not reach it waits longer and longer until it ca
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Final
 
@@ -21,6 +20,7 @@ from qmesh.agent.node.worker_status import ANSWER_S
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.log.events import report_event
 from qmesh.host.network import tcp_probe
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
@@ -37,8 +37,6 @@ from qmesh.mesh.systemd.node_restarts import (
 )
 from qmesh.mesh.systemd.units import CONTROL_PROCESS, WORKERS, render_workers_target, worker_unit_name
 from qmesh.mesh.values import CONTROL_FIRST
-
-log = logging.getLogger("qmesh")
 
 LOOK_S: Final = 1.0
 """Seconds between two looks at whether there is something new, at least."""
@@ -74,9 +72,9 @@ def update_managed_config(state: State, here: Local) -> bool:
     _add_due_restarts(state, asked)
     if not changed:
         return False
-    log.info("config.yml has the worker list of revision %d", here.inventory.revision)
+    report_event("config-written", "config.yml has the worker list of revision %d", here.inventory.revision)
     if asked.restart or asked.control:
-        log.info("%s", explain_restarts(old, new, here.inventory, here.settings.name))
+        report_event("restart-due", "%s", explain_restarts(old, new, here.inventory, here.settings.name))
     return True
 
 
@@ -123,8 +121,11 @@ class NodeConfigFollower:
             self._said = ""
         except QmeshError as error:
             if error.message != self._said:
-                log.warning(
-                    "config.yml is not up to date with the mesh: %s (hint: %s)", error.message, error.hint
+                report_event(
+                    "config-stale",
+                    "config.yml is not up to date with the mesh: %s (hint: %s)",
+                    error.message,
+                    error.hint,
                 )
             self._said = error.message
         finally:
@@ -159,7 +160,7 @@ class NodeConfigFollower:
         if not (installed and here.inventory.restart):
             host = find_node_host(here.settings)
             for line in describe_due_restarts(waiting, here.inventory, here.settings.name, host):
-                log.info("%s", line)
+                report_event("restart-due", "%s", line)
             self._save_remaining(waiting, None)
             return
         if waiting.control and here.inventory.node in CONTROL_FIRST:
@@ -202,7 +203,8 @@ class NodeConfigFollower:
         if not silent:
             return True
         first = silent[0]
-        log.info(
+        report_event(
+            "control-restart-waits",
             "%d workers do not answer yet, such as core %d of %s: the control process is restarted later",
             len(silent),
             first.core,
@@ -215,9 +217,10 @@ def _restart_control() -> None:
     """Restart it where it runs. Its unit may not be there yet, as on a machine that has just got the role."""
     if systemd.is_active(CONTROL_PROCESS):
         systemd.enqueue_job("try-restart", CONTROL_PROCESS)
-        log.info("restarted %s", CONTROL_PROCESS)
+        report_event("control-restarted", "restarted %s", CONTROL_PROCESS)
     else:
-        log.info(
+        report_event(
+            "restart-due",
             "%s does not run here, and is not started; where another unit or program runs the control"
             " process, restart it there",
             CONTROL_PROCESS,
@@ -234,11 +237,15 @@ def _restart_workers(here: Local, waiting: DueRestarts) -> None:
     is_asked = systemd.is_active(WORKERS)
     running = wanted if is_asked else tuple(core for core in systemd.list_running_workers() if core in wanted)
     systemd.enqueue_job("restart" if is_asked else "try-restart", *map(worker_unit_name, running))
-    for what, which in (("stopped", stop), ("restarted", running)):
+    for code, what, which in (
+        ("workers-stopped", "stopped", stop),
+        ("workers-restarted", "restarted", running),
+    ):
         if which:
-            log.info("%s the workers of %s", what, describe_cores(which))
+            report_event(code, "%s the workers of %s", what, describe_cores(which))
     if left := tuple(core for core in wanted if core not in running):
-        log.info(
+        report_event(
+            "restart-due",
             "the units of %s do not run, and are not started; where another unit or program runs these"
             " workers, restart them there",
             describe_cores(left),

@@ -6,7 +6,6 @@ as `config_directory` reads, with a limit of time, and which node a process is o
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Final
 
@@ -17,6 +16,7 @@ from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import NodeLook, look_at_node, read_readings
 from qmesh.agent.node.other_nodes import OtherNodeWatch
 from qmesh.errors import QmeshError
+from qmesh.host.log.events import report_finding
 from qmesh.host.network import tcp_connections
 from qmesh.host.network.node_sockets import SocketObserver
 from qmesh.host.state.directory import State
@@ -28,8 +28,6 @@ from qmesh.mesh.node_processes.readings import ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord, update_absences, update_calls
 from qmesh.mesh.node_processes.unconnected import update_unconnected
 from qmesh.mesh.node_processes.workers import WorkerProcess, list_foreign_connections
-
-log = logging.getLogger("qmesh")
 
 LOOK_S: Final = 4.0
 """Seconds between two looks, at least."""
@@ -136,20 +134,20 @@ class ProcessWatch:
         foreign = seen.report.foreign
         tcp_connections.close_connections(list_foreign_connections(seen.expected, seen.every, foreign))
         findings = {
-            f"{each.seen}: its connections through the tunnel are cut; {each.cure}"
+            f"{each.seen}: its connections through the tunnel are cut; {each.cure}": each
             for each in foreign_worker_findings(seen.report)
         }
-        for line in sorted(findings - self._told):
-            log.warning("%s", line)
-        self._told = findings
+        for line in sorted(findings.keys() - self._told):
+            report_finding(findings[line], "%s", line)
+        self._told = set(findings)
 
     def _say_what_lasts(self, here: Local, seen: NodeLook) -> None:
         now = time.monotonic()
         host = find_node_host(here.settings)
         findings = own_process_findings(seen.report, host) if seen.is_begun else ()
-        lines = [f"{each.subject}: {each.seen} (hint: {each.cure})" for each in findings]
+        lines = {f"{each.subject}: {each.seen} (hint: {each.cure})": each for each in findings}
         self._wrong = {line: self._wrong.get(line, now + LASTS_S) for line in lines}
         for line, due in self._wrong.items():
             if due <= now:
-                log.warning("%s", line)
+                report_finding(lines[line], "%s", line)
                 self._wrong[line] = float("inf")

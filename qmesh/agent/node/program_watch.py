@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Final
 
 from qmesh.agent.local import Local
 from qmesh.agent.node.node_program import find_node_programs
+from qmesh.host.log.events import report_event
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.values import Profile
-
-log = logging.getLogger("qmesh")
 
 LOOK_S: Final = 300.0
 """Seconds between two looks, at least: each starts a program."""
@@ -43,9 +41,12 @@ class ProgramWatch:
         self._look_at, self._node = ended + max(LOOK_S, REST * (ended - begun)), node
         wrong = "; ".join(str(each) for each in programs if node not in each.version.profiles)
         if wrong and wrong != self._told:
-            log.warning(
-                "the mesh is for node %s, but here %s (hint: `qmesh check` says what to do)", node, wrong
+            report_event(
+                "node-program",
+                "the mesh is for node %s, but here %s (hint: `qmesh check` says what to do)",
+                node,
+                wrong,
             )
         elif self._told and not wrong:
-            log.info("the node's program here is of the mesh's version, %s", node)
+            report_event("node-program-agrees", "the node's program here is of the mesh's version, %s", node)
         self._told = wrong

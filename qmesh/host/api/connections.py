@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
-import logging
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
@@ -20,10 +19,9 @@ import h11
 
 from qmesh.errors import QmeshError
 from qmesh.host.api.messages import CAN_REPORT, HOLDS, KEY_DIGESTS, MACHINE_FACTS, MAX_BODY, NOTE
+from qmesh.host.log.events import report_event
 from qmesh.mesh.decode import SAME_VERSION
 from qmesh.mesh.protocol.member_note import MOST_CHARACTERS
-
-log = logging.getLogger("qmesh")
 
 T = TypeVar("T")
 
@@ -349,7 +347,7 @@ class Connections:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                log.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400 - no bug
+                report_event("connections-refused", "no connection can be accepted: %s", error.strerror)
                 loop.remove_reader(self._listening)
                 loop.call_later(_FULL_S, self._resume_accepting)
                 return
@@ -400,7 +398,7 @@ class Connections:
         self._asked.pop(task, None)
         self._lasting.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a connection failed", exc_info=error)
+            report_event("connection-failed", "a connection failed", error=error)
         peer.under_way -= 1
         if not peer.under_way:
             self._peers.pop(peer.address, None)
@@ -444,6 +442,7 @@ class Connections:
             return await self._answer(question)
         except QmeshError as error:
             return self._refusal(error)
-        except Exception:
-            log.exception("a request could not be answered: %s %s", question.method, question.path[:100])
+        except Exception as error:  # noqa: BLE001 - logged
+            what = f"{question.method} {question.path[:100]}"
+            report_event("request-failed", "a request could not be answered: %s", what, error=error)
             return Response(500)

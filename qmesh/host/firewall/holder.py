@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import select
 import socket
 import time
@@ -25,6 +24,7 @@ from qmesh.errors import KernelRefused, MachineRefused, QmeshError, StateUnreada
 from qmesh.host.firewall import guard_keeper
 from qmesh.host.firewall.guard_keeper import GuardKeeper
 from qmesh.host.firewall.held_table import SCRIPT, HeldTable
+from qmesh.host.log.events import report_event
 from qmesh.host.network import reserved_ports
 from qmesh.host.system import processes, unix_socket
 
@@ -37,8 +37,6 @@ ANSWER_TIMEOUT_S: Final = 20.0
 _TAKEN_S: Final = 1.0
 """Seconds for a caller to take an answer of some octets."""
 _SAID_S: Final = 5.0
-
-log = logging.getLogger("qmesh")
 
 _NAME: Final = b"qmesh-hold"  # at most 15 octets; `nft list` shows it as the table's owner
 _SET_NAME: Final = 15  # PR_SET_NAME
@@ -131,24 +129,24 @@ class _HolderLoop:
             if self._keeper is None:
                 self._keeper = GuardKeeper(self._directory)
             if self._keeper.ensure_loaded():
-                self._log_throttled(
-                    guard_keeper.describe_change(self._keeper.changed_by),
-                    f"load-guard inet qmesh: as in {guard_keeper.SCRIPT}",
-                )
+                changed = guard_keeper.describe_change(self._keeper.changed_by)
+                loaded = f"load-guard inet qmesh: as in {guard_keeper.SCRIPT}"
+                self._log_throttled("guard-restored", f"{changed}; {loaded}")
         except QmeshError as error:
-            self._log_throttled(f"the guard's first table could not be kept: {error.message}")
+            self._log_throttled(
+                "guard-not-kept", f"the guard's first table could not be kept: {error.message}"
+            )
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not take the held table along
-            self._log_throttled(f"the guard's first table could not be kept: {error}")
+            self._log_throttled("guard-not-kept", f"the guard's first table could not be kept: {error}")
             if self._keeper is not None:
                 self._keeper.close()
             self._keeper = None
 
-    def _log_throttled(self, *lines: str) -> None:
+    def _log_throttled(self, code: str, line: str) -> None:
         """In the log; the same again and again but every few seconds."""
-        if self._said[0] != lines[0] or self._said[1] < time.monotonic():
-            self._said = lines[0], time.monotonic() + _SAID_S
-            for line in lines:
-                log.warning("%s", line)
+        if self._said[0] != line or self._said[1] < time.monotonic():
+            self._said = line, time.monotonic() + _SAID_S
+            report_event(code, "%s", line)
 
     def _answer_caller(self, caller: socket.socket) -> bool:
         """Do what a caller asks for; False when that is to end."""

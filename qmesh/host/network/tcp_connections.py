@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import logging
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterator
@@ -18,6 +17,7 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused
+from qmesh.host.log.events import report_event
 from qmesh.host.network import links
 from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import ACK, DUMP, HEADER, build_request, send_request
@@ -26,8 +26,6 @@ from qmesh.host.network.sockets import render_address
 from qmesh.mesh.guard.access import can_reach_port
 from qmesh.mesh.node_processes.observed import Connection
 from qmesh.mesh.state import Guard
-
-log = logging.getLogger("qmesh")
 
 _SOCK_DIAG: Final = 4  # NETLINK_SOCK_DIAG
 _BY_FAMILY, _DESTROY = 20, 21  # SOCK_DIAG_BY_FAMILY, SOCK_DESTROY
@@ -99,13 +97,23 @@ def _log_refusals() -> Iterator[None]:
     try:
         yield
     except MachineRefused as error:
-        log.warning("older connections could not be cut, so they end only by a timeout: %s", error)
+        report_event(
+            "connections-not-cut",
+            "older connections could not be cut, so they end only by a timeout: %s",
+            error,
+        )
 
 
 def _close_matching(found: Collection[Flow] | Iterator[Flow], is_meant: Callable[[Flow], bool]) -> None:
     for flow in found:
         if flow.state not in _NOT_TO_CUT and is_meant(flow) and _destroy_socket(flow):
-            log.info("cut the connection of %s port %d to port %d", flow.remote, flow.remote_port, flow.port)
+            report_event(
+                "connection-cut",
+                "cut the connection of %s port %d to port %d",
+                flow.remote,
+                flow.remote_port,
+                flow.port,
+            )
 
 
 def _list_flows() -> Iterator[Flow]:

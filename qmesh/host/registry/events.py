@@ -41,6 +41,7 @@ EventKind: TypeAlias = Literal[
 
 
 _PRUNED_EVERY: Final = 256
+_MOST_NEW: Final = 100
 _COLUMNS: Final = "at, command, what, machine, revision, user, address, endpoint, public_key"
 
 
@@ -127,6 +128,26 @@ def list_events(connection: sqlite3.Connection) -> tuple[Event, ...]:
         f"SELECT {_COLUMNS} FROM events ORDER BY number",  # noqa: S608 - as above
     )
     return tuple(Event(*row) for row in found)
+
+
+def list_new_events(
+    connection: sqlite3.Connection, since: int | None
+) -> tuple[int | None, tuple[Event, ...]]:
+    """The number of the newest event, and what happened after the one of that number, oldest first.
+
+    since: None for nothing yet, so that no event is new. Of very many only the newest are given.
+    """
+    newest = select(connection, tuple[int], "SELECT number FROM events ORDER BY number DESC LIMIT 1")
+    number = newest[0][0] if newest else None
+    if since is None or number is None or number <= since:
+        return number, ()
+    found = select(
+        connection,
+        _EventRow,
+        f"SELECT {_COLUMNS} FROM events WHERE number > ? ORDER BY number DESC LIMIT {_MOST_NEW}",  # noqa: S608 - as above
+        (since,),
+    )
+    return number, tuple(Event(*row) for row in reversed(found))
 
 
 def find_last_time(connection: sqlite3.Connection) -> int | None:

@@ -33,6 +33,7 @@ from qmesh.host.registry.events import (
     find_last_invitation_event,
     find_last_time,
     list_events,
+    list_new_events,
     record_event,
     set_event_user,
 )
@@ -192,6 +193,7 @@ class Registry:
     successor = as_reading(rows.read_successor)
     last_event_number = as_reading(handover.last_event_number)
     events = as_reading(list_events)
+    list_new_events = as_reading(list_new_events)
     find_last_time = as_reading(find_last_time)
     find_spent_invitation = as_reading(invitations.find_spent_invitation)
     find_preshared_key = as_reading(key_rotation.find_preshared_key)

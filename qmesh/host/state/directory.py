@@ -20,6 +20,7 @@ from qmesh.errors import (
 )
 from qmesh.host import files
 from qmesh.host.firewall import guard_keeper, held_table, holder
+from qmesh.host.log import log_file, machine_name
 from qmesh.host.metrics import agent_socket
 from qmesh.host.network import reserved_ports
 from qmesh.host.readers import place as readers_place
@@ -38,7 +39,7 @@ from qmesh.host.state.documents import (
 )
 from qmesh.host.state.key_files import KeyFiles
 from qmesh.host.state.lock import build_busy_error, refuse_other_owner, try_lock, wait_for_lock
-from qmesh.host.system import agent_health, agent_notify, log_file
+from qmesh.host.system import agent_health, agent_notify
 from qmesh.mesh.guard.parse import is_complete_script, parse_table_header
 from qmesh.mesh.links.retirement import KeyRetirement, RetiredKeys
 from qmesh.mesh.node_keys.differences import KeyDifferences
@@ -77,7 +78,7 @@ class State:
         self.undo_lock_file = directory / "undo.lock"
         self.worker_config_directory = directory / "node"
         self.estate_file = directory / "estate.msgpack"
-        self._settings = Document(directory / "machine.json", Settings, hint=_ANEW)
+        self._settings = Document(directory / machine_name.SETTINGS, Settings, hint=_ANEW)
         self._port_reservations = Document(directory / reserved_ports.REMEMBERED, PortReservations)
         self.unfinished_redemption = Document(directory / "joining.json", UnfinishedRedemption)
         self.sent_request = Document(directory / "request.json", SentRequest, hint=_REQUEST_ANEW)

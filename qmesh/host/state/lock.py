@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import shlex
 import time
 from pathlib import Path
 
 from qmesh.errors import Busy, MachineRefused
+from qmesh.host.log.events import report_event
 from qmesh.host.system import processes
 
 SHORT_WAIT_S = 1.0
 """A command usually ends within it: only a longer wait is worth a word."""
-
-log = logging.getLogger("qmesh")
 
 
 def refuse_other_owner(directory: Path, found: os.stat_result) -> None:
@@ -45,7 +43,7 @@ def wait_for_lock(descriptor: int) -> None:
     except BlockingIOError:
         if try_lock(descriptor, SHORT_WAIT_S):
             return
-        log.info("waiting for another qmesh command on this machine to end ...")
+        report_event("command-waits", "waiting for another qmesh command on this machine to end ...")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 

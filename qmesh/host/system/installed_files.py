@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from qmesh.host import files
+from qmesh.host.log import log_file
 from qmesh.host.network import reserved_ports
 from qmesh.host.state.directory import State
-from qmesh.host.system import disk_reserve, log_file, systemd
+from qmesh.host.system import disk_reserve, systemd
 from qmesh.host.system.systemd import UNIT_DIRECTORY
 from qmesh.mesh.systemd.units import (
     AFTER_FLUSH,

@@ -7,7 +7,6 @@ name that any user could take first would let them keep the agent away.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -16,13 +15,12 @@ from typing import Final
 
 from qmesh.errors import MachineRefused
 from qmesh.host import files
+from qmesh.host.log.events import report_event
 from qmesh.host.system import leftover_processes, processes
 
 PLACE: Final = Path("/run/qmesh")
 _NOTICED_S: Final = 20.0
 """Seconds in which an agent has seen that its state is gone, on a busy machine."""
-
-log = logging.getLogger("qmesh")
 
 
 @contextlib.contextmanager
@@ -32,7 +30,11 @@ def acquire_agent_lock() -> Iterator[bool]:
         try:
             descriptor = _open_lock_directory()
         except (MachineRefused, OSError) as error:
-            log.warning("qmesh cannot check whether another agent runs on this machine: %s", error)
+            report_event(
+                "agent-lock-unknown",
+                "qmesh cannot check whether another agent runs on this machine: %s",
+                error,
+            )
             yield True
             return
         stack.callback(os.close, descriptor)

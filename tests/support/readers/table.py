@@ -45,6 +45,7 @@ from qmesh.host.firewall import (
     table_events,
     tables_and_chains,
 )
+from qmesh.host.log import machine_name
 from qmesh.host.network import (
     dns,
     local_addresses,
@@ -458,6 +459,12 @@ def _bring_back(octets: bytes) -> None:
         reserved_ports.read_own_ports(STATE.directory)
     finally:
         path.unlink()
+
+
+def _read_name(octets: bytes) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / machine_name.SETTINGS).write_bytes(octets)
+        return machine_name.read_machine_name(Path(directory))
 
 
 ASKED: Final = documents.SentRequest(
@@ -1452,6 +1459,13 @@ READERS: Final[dict[str, Reader]] = {
             (reserved_ports,),
             _bring_back,
             (b'{"ours":[40000,40001],"others":[]}',),
+            mutate.json_trees,
+        ),
+        Reader(
+            "this machine's name",
+            (machine_name,),
+            _read_name,
+            (b'{"name":"fra-1","up":true}', b'{"name":5}'),
             mutate.json_trees,
         ),
         Reader("health", (agent_health,), agent_health.parse_health, (_json(HEALTH),), mutate.json_trees),

@@ -1,7 +1,8 @@
 """The log of the processes that run as long as their machine, bounded in size against floods.
 
 All loggers of the process have one handler, other libraries' from ERROR on. The same text is said a few times
-a minute, then counted; and all of it is so many octets at most. A log in the state directory is two files.
+a minute, then counted; and all of it is so many octets at most, wherever it goes. A log in the state
+directory is two files.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from qmesh.host.system.log_lines import LineFormatter
+from qmesh.host.log.events import report_event
+from qmesh.host.log.journal import JournalSocket, build_fields, is_stderr_journal
+from qmesh.host.log.log_lines import OURS, EventFormatter, find_priority, is_ours, read_trace
+from qmesh.mesh.printable import escape_line
 
 NAME: Final = "agent.log"
 """In the state directory; of all processes that run in the background there."""
-OURS: Final = "qmesh"
 MOST_OCTETS: Final = 2 * 1024 * 1024
 """Octets of a log file; then it is put aside, in the place of the one before."""
 SAME: Final = 10
@@ -85,17 +88,16 @@ class RateLimit:
         return times >= SAME
 
 
-class StderrHandler(logging.Handler):
-    """Writes to standard error, and ignores errors of that: a full disk is no reason to end."""
+class LimitedHandler(logging.Handler):
+    """Sends on what is logged, so much of it, and ignores errors of that: a full disk is no reason to end."""
 
     def __init__(self) -> None:
         super().__init__()
         self._limit = RateLimit()
-        self.setFormatter(LineFormatter("%(asctime)s %(message)s"))
+        self.setFormatter(EventFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
-        is_ours = record.name == OURS or record.name.startswith(f"{OURS}.")
-        if not is_ours and record.levelno < logging.ERROR:
+        if not is_ours(record) and record.levelno < logging.ERROR:
             return
         with contextlib.suppress(Exception):  # there is no other place to report it
             text = record.getMessage()
@@ -103,20 +105,46 @@ class StderrHandler(logging.Handler):
                 record = _strip_traceback(record)
             line = self.format(record)[:MOST_LINE]
             unsaid = self._limit.check_limit(text, len(line))
-            if unsaid is None:
-                return
-            if unsaid:
-                line += f"\n({unsaid} messages before this one were left out)"
-            self._write(f"{line}\n".encode("utf-8", "backslashreplace"))
+            if unsaid is not None:
+                self._send(
+                    record, line, f" ({unsaid} messages before this one were left out)" if unsaid else ""
+                )
+
+    def _send(self, record: logging.LogRecord, line: str, left_out: str) -> None:
+        """Send it on. left_out: what is said behind it."""
+        raise NotImplementedError
+
+
+class StderrHandler(LimitedHandler):
+    """Writes lines to standard error."""
+
+    def _send(self, record: logging.LogRecord, line: str, left_out: str) -> None:  # noqa: ARG002
+        self._write(f"{line}{left_out}\n".encode("utf-8", "backslashreplace"))
 
     def _write(self, octets: bytes) -> None:
         os.write(2, octets)
+
+
+class JournalHandler(StderrHandler):
+    """Sends entries to systemd's journal; those that it does not take go to standard error with a level."""
+
+    def __init__(self, machine: str, journal: JournalSocket | None = None) -> None:
+        super().__init__()
+        self._machine = machine
+        self._journal = journal or JournalSocket()
+
+    def _send(self, record: logging.LogRecord, line: str, left_out: str) -> None:
+        message = escape_line(record.getMessage())[:MOST_LINE] + left_out
+        fields = build_fields(record, message, read_trace(record)[-MOST_LINE:], self._machine)
+        if not self._journal.send(fields):
+            self._write(f"<{find_priority(record)}>{line}{left_out}\n".encode("utf-8", "backslashreplace"))
 
 
 def _strip_traceback(record: logging.LogRecord) -> logging.LogRecord:
     """The same without a traceback."""
     bare = logging.makeLogRecord(vars(record))
     bare.exc_info = bare.exc_text = bare.stack_info = None
+    bare.qmesh_trace = ""
     return bare
 
 
@@ -164,13 +192,15 @@ def _is_same_file(path: Path, found: os.stat_result) -> bool:
     return False
 
 
-def configure_logging(log_file: Path) -> None:
-    """Send the log of this process to standard error, bounded in size; where that is its log file, that too.
+def configure_logging(log_file: Path, machine: str) -> None:
+    """Send the log of this process to where its standard error goes, bounded in size.
 
+    That is systemd's journal, which gets fields; the log file; or another place, such as a terminal.
+    machine: this machine's name in its mesh; empty where it is not known.
     Uncaught exceptions of threads are logged in the same way.
     """
     root = logging.getLogger()
-    root.handlers[:] = [LogFileHandler(log_file) if _is_standard_error(log_file) else StderrHandler()]
+    root.handlers[:] = [_build_handler(log_file, machine)]
     root.setLevel(logging.ERROR)
     logging.getLogger(OURS).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
@@ -178,9 +208,15 @@ def configure_logging(log_file: Path) -> None:
     sys.unraisablehook = lambda told: _log_error("an error could not be raised", told.exc_value)
 
 
+def _build_handler(log_file: Path, machine: str) -> LimitedHandler:
+    if is_stderr_journal():
+        return JournalHandler(machine)
+    return LogFileHandler(log_file) if _is_standard_error(log_file) else StderrHandler()
+
+
 def _log_error(what: str, error: BaseException | None) -> None:
     if not isinstance(error, SystemExit):
-        logging.getLogger(OURS).error(what, exc_info=error)
+        report_event("thread-failed", what, error=error)
 
 
 def _is_standard_error(log_file: Path) -> bool:

@@ -1,0 +1,38 @@
+"""On the control node, what changes the mesh is logged, whichever command or machine has done it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qmesh.agent.local import Local
+from qmesh.host.log.events import report_event
+from qmesh.host.registry import Event, Registry
+from qmesh.host.state.directory import State
+
+_SAID_ELSEWHERE: Final = frozenset({"node-files-fetched", "handed-over"})
+"""Events that the agent logs itself, when it makes them."""
+
+
+class RegistryEventLog:
+    """Logs the registry's events with their own codes, from when the agent was started on."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._last: int | None = None
+
+    def look(self, here: Local) -> None:
+        """Log what is new. Raises QmeshError where the registry cannot be read."""
+        if not here.settings.control:
+            self._last = None
+            return
+        with Registry(self._state.registry_file) as registry:
+            self._last, events = registry.list_new_events(self._last)
+        for event in events:
+            if event.what not in _SAID_ELSEWHERE:
+                _report(event)
+
+
+def _report(event: Event) -> None:
+    by = event.command if event.user is None else f"{event.command}, {event.user}"
+    what = f"{event.what} {event.machine}" if event.machine else event.what
+    report_event(event.what, "%s (by %s), revision %d", what, by, event.revision, machine=event.machine)
