@@ -34,7 +34,7 @@ def calls_in(module) -> Iterator[ast.Call]:
 def codes_of_calls() -> set[str]:
     """Literal codes that are given to `report_event`."""
     return {
-        call.args[0].value
+        str(call.args[0].value)
         for module in MODULES
         for call in calls_in(module)
         if ast.unparse(call.func).endswith("report_event") and isinstance(call.args[0], ast.Constant)

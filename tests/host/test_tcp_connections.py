@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import socket
 import subprocess
@@ -118,7 +119,7 @@ def test_e7_what_is_open_to_a_peer_that_is_gone_is_cut_and_nothing_else():
 
 def test_what_may_not_be_cut_is_told_of_and_no_error(caplog, monkeypatch):
     (strangers,) = opened((STRANGER, WORKER))
-    monkeypatch.setattr(tcp_connections.log, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("qmesh"), "propagate", True)
     os.seteuid(65534)
     tcp_connections.close_disallowed_connections(guard())
     os.seteuid(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from qmesh.agent.commands.status import (
@@ -34,9 +34,9 @@ def list_problems(facts: Status) -> tuple[str, ...]:
     )
 
 
-def judge_machines(facts: Status) -> Mapping[str, Style]:
+def judge_machines(facts: Status) -> dict[str, Style]:
     """How much of a look each machine needs, by name: `error`, `warning`, or `plain` for none."""
-    named = {each.machine for each in (*facts.silent_agents, *facts.other_keys)}
+    named = {each.machine for each in facts.silent_agents} | {each.machine for each in facts.other_keys}
     return {each.name: "error" if each.name in named else judge_machine(each) for each in facts.machines}
 
 
