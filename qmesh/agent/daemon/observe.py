@@ -15,6 +15,7 @@ from typing import Final, Self
 import msgspec
 
 from qmesh.agent.converge import converge
+from qmesh.agent.daemon.refused_handshakes import RefusedHandshakes
 from qmesh.agent.daemon.retirements import RetirementWatch
 from qmesh.agent.facts import resolve_names
 from qmesh.agent.local import Local, linux_for, load_local
@@ -97,6 +98,7 @@ class MachineWatch:
         self.links = LinkWatch()
         self.counters: Mapping[str, Counters] | None = None
         self._retirements = RetirementWatch(state)
+        self._refused = RefusedHandshakes()
         self._state = state
         self._audit_s = audit_s
         self._held: _ConvergedState | None = None
@@ -112,6 +114,7 @@ class MachineWatch:
 
     def __exit__(self, *_: object) -> None:
         self.notices.close()
+        self._refused.close()
 
     def reopen_notices(self) -> None:
         """Listen for notices by other sockets, where something is wrong with these. Raises MachineRefused."""
@@ -198,6 +201,7 @@ class MachineWatch:
         self.counters = linux.counters
         self.links.note_counters(linux.counters, list_expected_keys(here), at_s=time.monotonic())
         self._retirements.send_notices(here, linux)
+        self._refused.renew_refused_peers(here, linux, self.links.report)
         audited = None
         if event is not None and here.settings.up and not steps:
             machines = here.inventory.machines

@@ -240,7 +240,25 @@ FOREIGN_RULES: Final = (
         undo="nft delete table inet geo",
     ),
 )
+
+
+def _date_a_handshake_ahead(machines: Machines) -> None:
+    """As of a member whose clock was years ahead for a moment; then its tunnel begins anew."""
+    member = machines["member"]
+    keys = f"cat {STATE}/private.key; wg show qmesh0 peers"
+    send = f"({keys}) | python -m tests.support.initiation 192.168.0.200 2000000000"
+    member.run(["sh", "-c", f"pkill -KILL wireguard-go; {send}"])
+
+
 SILENCES: Final = (
+    Situation(
+        part=2,
+        name="a member's clock was years ahead, and was set right",
+        harm="WireGuard refuses it until then",
+        spoil=_date_a_handshake_ahead,
+        takes_silence=True,
+        within_s=60,
+    ),
     Situation(
         part=2,
         name="network interface down, seen by the machine",

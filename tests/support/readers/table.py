@@ -80,7 +80,7 @@ from qmesh.mesh.imports.machine import ImportedMachines
 from qmesh.mesh.imports.proposal import build_proposal
 from qmesh.mesh.imports.worker_list import find_machines_in_list
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.links import retirement
+from qmesh.mesh.links import handshakes, retirement
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.machine_facts import facts, proc_files
 from qmesh.mesh.node_keys import differences, key_store
@@ -108,6 +108,7 @@ from qmesh.mesh.values import Endpoint, Secret
 from qmesh.mesh.view import answers as view_answers
 from qmesh.mesh.view import questions
 from tests.support.checkout import CHECKOUT
+from tests.support.initiation import build_initiation
 from tests.support.machine_facts import FACTS
 from tests.support.node_identity import KEY_STORE
 from tests.support.readers import images, mutate
@@ -1001,6 +1002,16 @@ def _notice(octets: bytes) -> None:
     retirement.read_notice(octets, KEYS[1], SHARED, VERIFIES, mesh=MESH)
 
 
+INITIATION: Final = build_initiation(
+    base64.b64encode(bytes(range(32))).decode(), enrolment.derive_public_key(SHARED), 0.0
+)
+
+
+def _initiation(octets: bytes) -> None:
+    """What comes in at WireGuard's port."""
+    handshakes.read_initiation(octets, SHARED)
+
+
 def _notice_signed(octets: bytes) -> None:
     signed = SIGNING.sign(b"qmesh retirement 1\n" + octets) + octets
     body = aead.encrypt_message(signed, SHARED, about=retirement.ABOUT, nonce=bytes(12))
@@ -1186,6 +1197,7 @@ READERS: Final[dict[str, Reader]] = {
             (facts_report.encode_facts(FACTS),),
             mutate.msgpack_trees,
         ),
+        Reader("WireGuard's first message", (handshakes,), _initiation, (INITIATION,)),
         Reader("notice of a retired key", (retirement,), _notice, (NOTICE,)),
         Reader(
             "notice of a retired key, signed",
