@@ -241,3 +241,20 @@ print(json.dumps([place.is_whole, caller.user, 0 in caller.groups]))
 
 def test_the_agent_may_give_a_directory_to_a_group_and_see_who_calls():
     assert as_agent(READERS) == [True, 0, True]
+
+
+HEAR = """
+import json, socket
+from qmesh.host.wireguard.initiations import InitiationReceiver
+from tests.support.waiting import comes_true
+begins, heard = b"\\1" + bytes(147), []
+with InitiationReceiver(51820) as hearing, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+    sending.sendto(begins, ("127.0.0.1", 51820))
+    comes_true(lambda: heard.extend(hearing.receive_messages()) or heard, 5)
+print(json.dumps(heard == [begins]))
+"""
+
+
+def test_the_agent_hears_what_begins_a_handshake():
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    assert as_agent(HEAR)
