@@ -191,6 +191,14 @@ def test_an_obstacle_names_place_rule_and_packets() -> None:
     assert (unclear.seen, unclear.is_certain) == ("not understood: odd", False)
 
 
+def test_what_wireguard_sends_has_its_mark() -> None:
+    marked = replace(WAY, mark=0x8000)
+    found = list(list_required_packets(guard(), tunnel("10.77.0.2"), (), (marked,)))
+    assert {each.traffic: each.fields()["meta mark"] for each in found} == {
+        "wireguard in": 0, "wireguard out": 0x8000, "tunnel in": 0, "tunnel out": 0,
+    }  # fmt: skip
+
+
 def test_what_routers_say_of_packets_that_are_too_large_is_a_packet_of_each_way() -> None:
     four, six = PACKETS["path errors in"], PACKETS["path errors in by IPv6"]
     assert (four.protocol, four.icmp_type, four.icmp_code, four.target) == ("icmp", 3, 4, "192.0.2.2")

@@ -114,6 +114,10 @@ def test_a_program_that_cannot_be_read_is_a_suspect_with_the_commands_that_show_
     assert "bpf, u32" in ingress.seen
     assert "`tc -s filter show dev qmesh0 ingress`" in ingress.cure
     assert "`tc qdisc delete dev eth0 root`" in queue.cure
+    (table,) = list_program_suspects([PacketProgram("arp mine", "table", ("in", "out"))])
+    assert (table.place, table.is_certain) == ("table arp mine", False)
+    assert "chain in, out" in table.seen
+    assert "`nft list table arp mine`" in table.cure
     marked = build_mark_suspect("wg7", 0xCA6C)
     assert (marked.place, marked.is_certain) == ("mark of wg7", False)
     assert "0xca6c" in marked.seen

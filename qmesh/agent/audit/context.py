@@ -13,6 +13,7 @@ from qmesh.agent.audit.foreign_firewalls import (
     find_firewall_obstacles,
     find_path_error_obstacles,
     find_program_suspects,
+    read_mark,
 )
 from qmesh.agent.audit.key_files import list_key_files, list_secret_files
 from qmesh.agent.audit.links import build_link_context
@@ -107,6 +108,7 @@ def build_audit_context(
     firewalls = looks.run("units that flush", firewall_units.read_firewall_units, ())
     is_asked = not taken_down and not here.settings.removed
     silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here, health), ())
+    mark = 0 if seen is None else looks.run("other firewalls", lambda: read_mark(seen[1]), 0)
     black_hole = None if seen is None else looks.run("tunnel", lambda: find_black_hole(here, *seen), None)
     return AuditContext(
         public_key=here.machine.public_key,
@@ -141,10 +143,10 @@ def build_audit_context(
         else None,
         obstacles=()
         if seen is None
-        else looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen), ()),
+        else looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen, mark=mark), ()),
         suspects=()
         if seen is None
-        else looks.run("other firewalls", lambda: find_program_suspects(here, *seen), ()),
+        else looks.run("other firewalls", lambda: find_program_suspects(here, *seen, mark=mark), ()),
         control=here.inventory.control,
         missing_announcements=_list_missing_announcements(here),
         unsupported=list_unsupported_options(here.inventory),
@@ -202,9 +204,9 @@ def _list_missing_announcements(here: Local) -> tuple[MissingAnnouncement, ...]:
 
 
 def _find_obstacles(
-    here: Local, looks: PartChecks, desired: NodeState, observed: NodeState
+    here: Local, looks: PartChecks, desired: NodeState, observed: NodeState, *, mark: int
 ) -> tuple[Obstacle, ...]:
-    found, unread = find_firewall_obstacles(here, desired, observed)
+    found, unread = find_firewall_obstacles(here, desired, observed, mark=mark)
     for each in unread:
         looks.add_failure("other firewalls", each, SEE_RULES)
     return found

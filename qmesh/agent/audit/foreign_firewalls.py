@@ -8,13 +8,15 @@ import socket
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
+import msgspec
+
 from qmesh.agent.local import Local
 from qmesh.errors import MachineRefused
 from qmesh.host import wireguard
 from qmesh.host.firewall import foreign_rulesets
 from qmesh.host.firewall.bpf_programs import find_bpf_programs
 from qmesh.host.firewall.ipsec_policies import read_ipsec_policies
-from qmesh.host.firewall.packet_programs import find_packet_programs
+from qmesh.host.firewall.packet_programs import find_other_tables, find_packet_programs
 from qmesh.host.network import links, ports, routes, tcp_probe
 from qmesh.host.system import systemd
 from qmesh.mesh.foreign.lookups import Answers, Lookups
@@ -55,15 +57,16 @@ STRANGERS: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
 def find_firewall_obstacles(
-    here: Local, desired: NodeState, observed: NodeState
+    here: Local, desired: NodeState, observed: NodeState, *, mark: int
 ) -> tuple[tuple[Obstacle, ...], tuple[str, ...]]:
     """What the machine's other firewalls and IPsec policies do to the packets that its part needs.
 
     Besides, what of them could not be read. Rules rarely tell members apart: some stand for all.
+    mark: of WireGuard's datagrams.
 
     Raises MachineRefused where it could not look.
     """
-    packets = _list_packets(here, desired, observed)
+    packets = _list_packets(here, desired, observed, mark=mark)
     if not packets or desired.tunnel is None:  # nothing is needed of a machine that is in no mesh
         return (), ()
     judgement = _judge_packets(foreign_rulesets.read_rulesets(), packets)
@@ -127,17 +130,26 @@ def _find_unit_obstacles(here: Local, network: str) -> Iterator[Obstacle]:
     return find_unit_obstacles(filters, [each.address for each in needed[:SAMPLE]], network)
 
 
-def find_program_suspects(here: Local, desired: NodeState, observed: NodeState) -> tuple[Obstacle, ...]:
-    """Programs that see the mesh's packets before any rule, and can't be read. Raises MachineRefused."""
+def read_mark(observed: NodeState) -> int:
+    """The mark that WireGuard gives its datagrams; 0 for none. Raises MachineRefused."""
+    interface = None if observed.tunnel is None else observed.tunnel.interface
+    return 0 if interface is None else wireguard.find_backend(interface).read(interface).mark
+
+
+def find_program_suspects(
+    here: Local, desired: NodeState, observed: NodeState, *, mark: int
+) -> tuple[Obstacle, ...]:
+    """Programs that see the mesh's packets before any rule, and can't be read. Raises MachineRefused.
+
+    mark: of WireGuard's datagrams.
+    """
     interfaces = dict.fromkeys(packet.interface for packet in _list_packets(here, desired, observed))
     interfaces.pop("lo", None)
     programs = (
         *find_packet_programs(interfaces),
+        *find_other_tables(interfaces),
         *find_bpf_programs(interfaces, _list_calling_processes(here)),
     )
-    mark = 0
-    if observed.tunnel is not None:
-        mark = wireguard.find_backend(observed.tunnel.interface).read(observed.tunnel.interface).mark
     marked = [build_mark_suspect(here.settings.interface, mark)] if mark else []
     return (*marked, *list_program_suspects(programs))
 
@@ -150,11 +162,13 @@ def _list_calling_processes(here: Local) -> tuple[int, ...]:
     return tuple(dict.fromkeys((os.getpid(), *found)))
 
 
-def _list_packets(here: Local, desired: NodeState, observed: NodeState) -> tuple[Packet, ...]:
+def _list_packets(
+    here: Local, desired: NodeState, observed: NodeState, *, mark: int = 0
+) -> tuple[Packet, ...]:
     guard, tunnel = desired.guard, desired.tunnel
     if not isinstance(guard, Guard) or tunnel is None:
         return ()
-    ways = _list_underlay_routes(here, observed)
+    ways = tuple(msgspec.structs.replace(way, mark=mark) for way in _list_underlay_routes(here, observed))
     if here.settings.control:
         ways += routes.list_inbound_routes(guard.interface, STRANGERS, DEFAULT_LISTEN_PORT)
     others = [worker for worker in list_workers(here.inventory) if worker.machine != here.settings.name]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from struct import Struct
 from typing import Final
 
+from qmesh.host.firewall.tables_and_chains import list_chains
 from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import (
     DUMP,
@@ -43,6 +45,21 @@ def find_packet_programs(interfaces: Iterable[str]) -> tuple[PacketProgram, ...]
             if name in numbers
             for program in _list_programs(netlink, name, numbers[name])
         )
+
+
+def find_other_tables(interfaces: Iterable[str]) -> tuple[PacketProgram, ...]:
+    """Tables of nftables that are asked about ARP, and of a bridge's packets, where one is among these.
+
+    Raises MachineRefused.
+    """
+    is_bridged = any(Path(f"/sys/class/net/{name}/bridge").is_dir() for name in interfaces)
+    families = {"arp", "bridge"} if is_bridged else {"arp"}
+    found: dict[str, list[str]] = {}
+    for chain in list_chains():
+        if chain.hook and chain.family in families:
+            name, table = (each.decode("utf-8", "backslashreplace") for each in (chain.name, chain.table))
+            found.setdefault(f"{chain.family} {table}", []).append(name)
+    return tuple(PacketProgram(table, "table", tuple(chains)) for table, chains in found.items())
 
 
 def _list_programs(netlink: socket.socket, name: str, number: int) -> Iterator[PacketProgram]:

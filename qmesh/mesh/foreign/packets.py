@@ -60,6 +60,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     kind: of the tunnel's interface, as the kernel has it.
     as_root: whether a process of root sends it.
     icmp_type, icmp_code: of ICMP and ICMPv6, which have no ports: these are 0.
+    mark: that it has from the start, as what WireGuard sends may have.
     """
 
     traffic: Traffic
@@ -76,6 +77,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
     as_root: bool = False
     icmp_type: int = 0
     icmp_code: int = 0
+    mark: int = 0
 
     @property
     def has_connection(self) -> bool:
@@ -160,7 +162,7 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
             "meta nfproto": "ipv4" if self.family == "ip" else "ipv6",
             "meta protocol": self.family,
             "meta l4proto": self.protocol,
-            "meta mark": 0,
+            "meta mark": self.mark,
             "meta pkttype": "host",
             "meta secpath": 0,
             "ct state": "new" if self.opens else "established",
@@ -218,6 +220,7 @@ class UnderlayRoute(msgspec.Struct, frozen=True):
     remote, port: the other machine's endpoint.
     neighbour: the address, of that machine or of a router, whose link-layer address the kernel has to
         discover; None where it discovers none, or not by ICMPv6.
+    mark: that WireGuard gives them.
     """
 
     interface: str
@@ -225,6 +228,7 @@ class UnderlayRoute(msgspec.Struct, frozen=True):
     remote: str
     port: int
     neighbour: str | None = None
+    mark: int = 0
 
 
 def list_required_packets(
@@ -303,7 +307,7 @@ def _build_wireguard_packets(guard: Guard, tunnel: Tunnel, way: UnderlayRoute) -
     )  # fmt: skip
     outgoing = Packet(
         traffic="wireguard out", oif=way.interface, protocol="udp", is_reply=not begins,
-        source=way.source, source_port=port, target=way.remote, target_port=way.port,
+        source=way.source, source_port=port, target=way.remote, target_port=way.port, mark=way.mark,
     )  # fmt: skip
     yield from (outgoing, incoming) if begins else (incoming, outgoing)
     yield msgspec.structs.replace(outgoing if begins else incoming, is_later=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from tests.support.lab.cluster import CONFIG, STATE
 from tests.support.lab.machines import TOOLS
@@ -91,14 +91,29 @@ DETOURS: Final = (
     _detour("a black hole for a member", "ip route add blackhole 10.77.0.2", "true"),
     _detour("an unreachable network", "ip route add unreachable 10.77.0.0/28", "true", on="member"),
     _detour("a member's address on another interface", "ip address add 10.77.0.2/32 dev eth0", "true"),
+    _detour(
+        "a black hole for a member by a nexthop",
+        "ip nexthop add id 7 blackhole; ip route add 10.77.0.2 nhid 7",
+        "ip nexthop delete id 7",
+    ),
+    _detour(
+        "a rule for the workers' ports",
+        "ip rule add ipproto tcp dport 40000-50000 prohibit priority 90",
+        NO_VPN,
+    ),
+    _detour(
+        "a rule for the user who runs the node",
+        "ip rule add uidrange 0-0 to 10.77.0.0/16 prohibit priority 90",
+        NO_VPN,
+    ),
     _detour("a LAN of a part of the network", "ip address add 10.77.0.5/28 dev eth0", "true", on="member"),
 )
 PEER: Final = "$(wg show qmesh0 peers)"
 
 
-def _tunnel(name: str, harm: str, spoil: str, undo: str = "true", **more: str) -> Situation:
+def _tunnel(name: str, harm: str, spoil: str, undo: str = "true", **more: Any) -> Situation:
     """Of the tunnel and its peers, which the agent fixes."""
-    return Situation(part=10, name=name, harm=harm, spoil=spoil, undo=undo, **more)  # type: ignore[arg-type]
+    return Situation(part=10, name=name, harm=harm, spoil=spoil, undo=undo, **more)
 
 
 FIXED: Final = (
@@ -119,6 +134,13 @@ FIXED: Final = (
         f"wg genpsk | wg set qmesh0 peer {PEER} preshared-key /dev/stdin",
     ),
     _tunnel("private key changed by wg", NO_MEMBER, "wg genkey | wg set qmesh0 private-key /dev/stdin"),
+    _tunnel("keepalive turned off by wg", "nothing yet", f"wg set qmesh0 peer {PEER} persistent-keepalive 0"),
+    _tunnel(
+        "another endpoint by wg",
+        NO_MEMBER,
+        f"wg set qmesh0 peer {PEER} endpoint 192.168.0.250:51820",
+        takes_silence=True,
+    ),
     _tunnel("listen port changed by wg", "nothing yet", "wg set qmesh0 listen-port 50505"),
     _tunnel(
         "an unknown peer added by wg",
@@ -189,6 +211,66 @@ FOREIGN_RULES: Final = (
     ),
     Situation(
         part=4,
+        name="what is marked is dropped, and WireGuard marks its packets",
+        harm=NO_MEMBER,
+        spoil="wg set qmesh0 fwmark 0x8000; iptables -A OUTPUT -m mark --mark 0x8000/0x8000 -j DROP",
+        code="foreign-drop",
+        undo="wg set qmesh0 fwmark 0; iptables -F; nft delete table ip filter",
+    ),
+    Situation(
+        part=4,
+        name="ARP is dropped",
+        harm=NO_MEMBER,
+        spoil="nft add table arp others; nft add chain arp others c '{ type filter hook input priority 0; }';"
+        " nft add rule arp others c drop; ip neigh flush dev eth0",
+        code="foreign-drop",
+        undo="nft delete table arp others",
+        takes_silence=True,
+    ),
+    Situation(
+        part=4,
+        name="a bridge's rule drops WireGuard",
+        harm=NO_MEMBER,
+        spoil="ip link add br0 type bridge; ip link set br0 up; ip address flush dev eth0;"
+        " ip link set eth0 master br0; ip address add 192.168.0.201/24 dev br0;"
+        " nft add table bridge others; nft add chain bridge others c"
+        " '{ type filter hook input priority 0; }';"
+        " nft add rule bridge others c udp sport 51820 drop",
+        code="foreign-drop",
+        takes_silence=True,
+        undo="nft delete table bridge others; ip link delete br0; ip address add 192.168.0.201/24 dev eth0",
+    ),
+    Situation(
+        part=4,
+        name="a proxy takes all calls of TCP (REDIRECT)",
+        harm=NO_WORKER,
+        spoil="iptables -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 12345",
+        code="foreign-drop",
+        on="control",
+        undo="iptables -t nat -F; nft delete table ip nat",
+    ),
+    Situation(
+        part=4,
+        name="a proxy takes what comes in (TPROXY)",
+        harm=NO_WORKER,
+        spoil="nft add table ip others;"
+        " nft add chain ip others c '{ type filter hook prerouting priority -150; }';"
+        " nft add rule ip others c ip protocol tcp tproxy to 127.0.0.1:12345 meta mark set 1 accept;"
+        " ip rule add fwmark 1 lookup 7 priority 90; ip route add local default dev lo table 7",
+        code="foreign-drop",
+        undo=f"nft delete table ip others; {NO_VPN}",
+    ),
+    Situation(
+        part=4,
+        name="a queue on the tunnel drops all of it",
+        harm=NO_WORKER,
+        spoil="tc qdisc add dev qmesh0 root tbf rate 1mbit burst 40 limit 100",
+        code="foreign-drop",
+        undo="tc qdisc delete dev qmesh0 root",
+        takes_silence=True,
+    ),
+    Situation(
+        part=4,
         name="netdev ingress drops WireGuard",
         harm=NO_MEMBER,
         spoil="nft add table netdev n;"
@@ -242,6 +324,11 @@ FOREIGN_RULES: Final = (
 )
 
 
+def _tell_control_endpoint(machines: Machines, host: str) -> None:
+    """As the finding says."""
+    machines["member"].run(["qmesh", "apply", "--control-endpoint", f"{host}:51820"], timeout=60)
+
+
 def _date_a_handshake_ahead(machines: Machines) -> None:
     """As of a member whose clock was years ahead for a moment; then its tunnel begins anew."""
     member = machines["member"]
@@ -291,6 +378,47 @@ SILENCES: Final = (
         undo="ip link set eth0 up",
         by_hand="ip link set eth0 up",
         takes_silence=True,
+    ),
+    Situation(
+        part=2,
+        name="WireGuard's packets go out by another interface",
+        harm=NO_MEMBER,
+        spoil="ip link add other type dummy; ip link set other up; ip route add 192.168.0.200 dev other",
+        code="peer-silent",
+        undo="ip link delete other",
+        by_hand="ip route delete 192.168.0.200",
+        takes_silence=True,
+    ),
+    Situation(
+        part=2,
+        name="a wrong link-layer address",
+        harm=NO_MEMBER,
+        spoil="ip neigh replace 192.168.0.200 lladdr 02:00:00:00:00:01 dev eth0 nud permanent",
+        code="peer-silent",
+        undo="ip neigh delete 192.168.0.200 dev eth0",
+        by_hand="ip neigh delete 192.168.0.200 dev eth0",
+        takes_silence=True,
+    ),
+    Situation(
+        part=2,
+        name="the control node has another address",
+        harm=NO_MEMBER,
+        spoil="ip address delete 192.168.0.200/24 dev eth0; ip address add 192.168.0.222/24 dev eth0",
+        code="peer-silent",
+        on="control",
+        asked="member",
+        undo="ip address delete 192.168.0.222/24 dev eth0; ip address add 192.168.0.200/24 dev eth0",
+        by_hand=lambda machines: _tell_control_endpoint(machines, "192.168.0.222"),
+        takes_silence=True,
+        is_last=True,
+    ),
+    Situation(
+        part=2,
+        name="pings are ignored",
+        harm="none",
+        spoil="sysctl -qw net.ipv4.icmp_echo_ignore_all=1",
+        undo="sysctl -qw net.ipv4.icmp_echo_ignore_all=0",
+        is_harmless=True,
     ),
     Situation(
         part=2,
@@ -385,6 +513,15 @@ WORKERS: Final = (
         spoil="qmesh down",
         code="worker-silent",
         asked="control",
+    ),
+    Situation(
+        part=9,
+        name="the tunnel's process stopped by a signal",
+        harm=NO_MEMBER,
+        spoil="pkill -STOP wireguard-go",
+        code="agent-failing",
+        within_s=60,
+        undo="pkill -CONT wireguard-go",
     ),
     Situation(
         part=9,

@@ -13,14 +13,18 @@ import msgspec
 
 from qmesh.mesh.foreign.obstacles import Obstacle
 
-ProgramPlace: TypeAlias = Literal["xdp", "ingress", "egress", "queue", "tcx", "control group", "lookup"]
+ProgramPlace: TypeAlias = Literal[
+    "xdp", "ingress", "egress", "queue", "tcx", "control group", "lookup", "table"
+]
 
 
 class PacketProgram(msgspec.Struct, frozen=True):
     """One interface's program, filters or queue, or the programs of a control group or of all lookups.
 
-    interface: or the control group's directory. kinds: of filters or queues, by tc's names; or what programs
-    there are, and where, by bpftool's.
+    Or a table of nftables of a family that qmesh does not follow packets through.
+
+    interface: or the control group's directory, or the table's family and name. kinds: of filters or queues,
+    by tc's names; or what programs there are, and where, by bpftool's; or chains.
     """
 
     interface: str
@@ -66,6 +70,12 @@ def _suspect(program: PacketProgram) -> Obstacle:
             f"a queue of the kind {kinds}, which may drop packets",
         )
         show, remove = f"tc -s qdisc show dev {interface}", f"tc qdisc delete dev {interface} root"
+    elif program.place == "table":
+        family, _, name = interface.partition(" ")
+        place = f"table {interface}"
+        seen = f"rules that are asked about ARP or a bridge's packets, in chain {kinds}"
+        show = f"nft list table {family} {shlex.quote(name)}"
+        remove = f"nft flush table {family} {shlex.quote(name)}"
     elif program.place in {"tcx", "control group", "lookup"}:
         return _suspect_bpf(program)
     else:
