@@ -15,7 +15,6 @@ import pytest
 from qmesh.agent.daemon import refused_handshakes
 from qmesh.agent.daemon.refused_handshakes import RefusedHandshakes
 from qmesh.mesh.links.activity import LinkReport, SilentLink
-from qmesh.mesh.plan import RemovePeer, SetPeer
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Secret
@@ -31,21 +30,21 @@ SILENT = LinkReport(watched=1, silent=(SilentLink(KEY, 200.0, was_heard=True),))
 
 
 class Steps:
-    """In the place of `Linux`: which steps would be taken, and what WireGuard would count."""
+    """In the place of `Linux`: whose session is reset, and what WireGuard would count."""
 
     def __init__(self) -> None:
         self.taken: list[Any] = []
         self.counters = {KEY: Counters(None, 0, 0, None)}
-        self.backend = SimpleNamespace(read=lambda _: SimpleNamespace(peers=(PEER,)))
+        self.backend = SimpleNamespace(
+            read=lambda _: SimpleNamespace(peers=(PEER,)),
+            reset_session=lambda interface, peer: self.taken.append((interface, peer)),
+        )
 
     def has_key(self, public_key: str) -> bool:
         return public_key == derive_public_key(OWN)
 
     def private_key(self, _: str) -> Secret:
         return OWN
-
-    def apply(self, *steps: Any) -> None:
-        self.taken += steps
 
 
 @pytest.fixture
@@ -85,21 +84,21 @@ def test_a_machine_whose_calls_are_not_counted_is_let_in_again_and_not_too_often
     assert linux.taken == []
     call(STRANGER, OTHER, at=1e30)
     look()
-    assert linux.taken == [RemovePeer("qmesh0", PEER), SetPeer("qmesh0", None, PEER)]
+    assert linux.taken == [("qmesh0", PEER)]
     assert "handshakes of machine-b, which are dated 9999-12-31" in caplog.text
     call(OTHER)
     look()
-    assert len(linux.taken) == 2
+    assert len(linux.taken) == 1
     later = time.monotonic() + refused_handshakes.AGAIN_S
     monkeypatch.setattr(time, "monotonic", lambda: later)
     call(OTHER)
     look()
-    assert len(linux.taken) == 4
+    assert len(linux.taken) == 2
     call(OTHER)
     look(LinkReport(watched=1))  # none is silent: nothing is heard any more
     look()
     look()
-    assert len(linux.taken) == 4
+    assert len(linux.taken) == 2
     refused.close()
 
 

@@ -13,7 +13,6 @@ from qmesh.host.linux import Linux
 from qmesh.host.wireguard.initiations import InitiationReceiver
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.links.handshakes import Initiation, read_initiation
-from qmesh.mesh.plan import RemovePeer, SetPeer
 
 log = logging.getLogger("qmesh")
 
@@ -86,7 +85,7 @@ class RefusedHandshakes:
         if peer is None:
             return
         self._renewed[key] = time.monotonic()
-        linux.apply(RemovePeer(interface, peer), SetPeer(interface, None, peer))
+        linux.backend.reset_session(interface, peer)
         name = next((each.name for each in here.inventory.machines if each.public_key == key), key)
         dated = time.strftime("%Y-%m-%d %H:%M", time.gmtime(min(max(0.0, call.at), _LAST_TIME)))
         log.warning(
