@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import os
+import platform
 import signal
 import sys
+import traceback
+from pathlib import Path
 
 from tests.support.lab.machines import Lab
 from tests.support.lab.situation_cluster import SILENT_S, Outcome, Situation, SituationCluster
 from tests.support.lab.situations import SITUATIONS
 
+PAGE = Path(__file__).resolve().parent.parent / "docs/faults.md"
+FIRST, LAST = "<!-- printed by `sudo ./scripts/situations --page` -->\n", "<!-- so far -->\n"
 BY = {
     "named": "`check`",
     "fixed": "agent",
     "silent": "**nothing**",
     "harmless": "nothing, rightly",
     "false alarm": "**a false alarm**",
+    "broken": "**not tried**",
 }
 HEAD = (
     "| part | situation | what the mesh can't do | code, exit | noticed after, s | by | its fix ends it |\n"
@@ -41,11 +49,42 @@ def try_situations(situations: list[Situation], silent_s: int) -> list[Outcome]:
         with Lab() as lab:
             cluster = SituationCluster(lab, silent_s=silent_s)
             while left and cluster.is_sound:
-                done.append(cluster.try_situation(left.pop(0)))
+                done.append(try_situation(cluster, left.pop(0)))
                 print(format_row(done[-1]), flush=True)
                 if not done[-1].is_right:
                     print(f"{done[-1].situation.name}: {done[-1].findings}", file=sys.stderr, flush=True)
     return done
+
+
+def try_situation(cluster: SituationCluster, situation: Situation) -> Outcome:
+    """One of them. Where that cannot be done, it says why, and goes on with others on new machines."""
+    try:
+        return cluster.try_situation(situation)
+    except Exception:  # noqa: BLE001 - what it does to machines may break whatever looks at them
+        traceback.print_exc()
+        cluster.is_sound = False
+        return Outcome(situation, "broken", 0, 0.0, "", 0.0, ())
+
+
+def describe_run(done: list[Outcome], silent_s: int) -> str:
+    """What came of all of them, in a sentence."""
+    count = {how: sum(each.how == how for each in done) for how in BY}
+    ended = sum(each.ends in {"yes", "by hand"} for each in done)
+    by_hand = sum(each.ends == "by hand" for each in done)
+    broken = f", {count['broken']} not tried" if count["broken"] else ""
+    return (
+        f"{len(done)} situations, links silent after {silent_s} s: {count['named']} named by `check`,"
+        f" {count['fixed']} fixed by the agent, {count['silent']} silent, {count['harmless']} harmless and"
+        f" not mentioned, {count['false alarm']} false alarms{broken}; {ended} of {count['named']} fixes that are"
+        f" printed end it, {by_hand} of them by hand."
+    )
+
+
+def put_into(page: str, printed: str) -> str:
+    """The page with what was printed in place of what it had."""
+    before, _, rest = page.partition(FIRST)
+    _, _, after = rest.partition(LAST)
+    return f"{before}{FIRST}\n{printed}\n{LAST}{after}"
 
 
 def choose(names: list[str] | None) -> list[Situation]:
@@ -75,7 +114,12 @@ def main() -> int:
         metavar="SECONDS",
         help=f"when a link is silent; the product's {SILENT_S} by default",
     )
+    parser.add_argument(
+        "--page", action="store_true", help=f"also put the table into {PAGE.name}; of a whole run"
+    )
     asked = parser.parse_args()
+    if asked.page and asked.only:
+        parser.error("the page is of one whole run")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     situations = choose(asked.only)
@@ -84,14 +128,13 @@ def main() -> int:
         return 0
     print(HEAD, flush=True)
     done = try_situations(situations, asked.silent_after)
-    count = {how: sum(each.how == how for each in done) for how in BY}
-    ended = sum(each.ends in {"yes", "by hand"} for each in done)
-    print(
-        f"\n{len(done)} situations: {count['named']} named by check, {count['fixed']} fixed by the agent,"
-        f" {count['silent']} silent, {count['harmless']} harmless and not mentioned,"
-        f" {count['false alarm']} false alarms; of the fixes that were printed"
-        f" {ended} of {count['named']} end it"
-    )
+    told = describe_run(done, asked.silent_after)
+    print(f"\n{told}")
+    if asked.page:
+        where = f"{len(os.sched_getaffinity(0))} cores, Linux {platform.release().partition('-')[0]}"
+        rows = map(format_row, sorted(done, key=lambda each: each.situation.part))
+        lines = [f"Printed on {dt.datetime.now(tz=dt.UTC).date()} ({where}). {told}", "", HEAD, *rows, ""]
+        PAGE.write_text(put_into(PAGE.read_text(encoding="utf-8"), "\n".join(lines)), encoding="utf-8")
     return 0 if done and all(each.is_right for each in done) else 1
 
 

@@ -7,6 +7,7 @@ and a machine that is appended renumbers no other one.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
@@ -181,6 +182,19 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 first += machine.workers
         return cores
 
+    @cached_property
+    def _first_cores(self) -> list[tuple[int, str]]:
+        return [(mine.first, name) for name, mine in self.cores.items()]
+
+    def find_owner(self, core: int) -> str:
+        """The active machine that has a core, of which there are as many as that."""
+        return self._first_cores[bisect_right(self._first_cores, core, key=lambda each: each[0]) - 1][1]
+
+    def worker_address(self, name: str) -> str:
+        """The address at which a machine has its workers."""
+        machine = self.machine(name)
+        return machine.address if self.stream == "tunnel" else public_address(machine)
+
     def core_numbers(self, name: str) -> range:
         """The core numbers of a machine's workers; none while it is not active."""
         cores = self.cores.get(name)
@@ -226,13 +240,35 @@ class Worker(msgspec.Struct, frozen=True):
 
 def list_workers(inventory: Inventory) -> Iterator[Worker]:
     """Every data worker of the mesh, in core order: the order of the node's list."""
-    cores = inventory.cores
-    for machine in inventory.machines:
-        if machine.name in cores:
-            mine = cores[machine.name]
-            address = machine.address if inventory.stream == "tunnel" else public_address(machine)
-            for core, port in zip(mine.numbers, mine.ports(inventory.base_port), strict=True):
-                yield Worker(core, machine.name, address, port)
+    for name in inventory.cores:
+        for core, (address, port) in list_worker_places(inventory, name).items():
+            yield Worker(core, name, address, port)
+
+
+def list_worker_places(inventory: Inventory, name: str) -> dict[int, tuple[str, int]]:
+    """Address and port of each worker of a machine, by core; none while it is not active."""
+    mine = inventory.cores.get(name)
+    if mine is None:
+        return {}
+    address = inventory.worker_address(name)
+    return {
+        core: (address, port)
+        for core, port in zip(mine.numbers, mine.ports(inventory.base_port), strict=True)
+    }
+
+
+def list_worker_ports(inventory: Inventory) -> range:
+    """The listen ports of all workers: those of all machines follow one another, as their cores do."""
+    return Cores(1, sum(mine.count for mine in inventory.cores.values())).ports(inventory.base_port)
+
+
+def find_core(inventory: Inventory, address: str, port: int) -> int | None:
+    """The core whose worker is at that place in the mesh; None where none is."""
+    ports = list_worker_ports(inventory)
+    if port not in ports:
+        return None
+    core = 1 + ports.index(port)
+    return core if address == inventory.worker_address(inventory.find_owner(core)) else None
 
 
 def list_p2p_listeners(inventory: Inventory) -> Iterator[Worker]:

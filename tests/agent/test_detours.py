@@ -126,6 +126,16 @@ SITUATIONS = {
         "they are not sent: invalid argument, by the route `blackhole 10.77.0.0/28` of table main",
         "route list",
     ),
+    "a black hole by a nexthop": (
+        "nexthop add id 7 blackhole, route add 10.77.0.5 nhid 7 metric 3",
+        "by the route `10.77.0.5/32 nhid 7 metric 3` of table main",
+        "nexthop del id 7",
+    ),
+    "another interface by a nexthop": (
+        "nexthop add id 7 dev eth0, route add 10.77.0.5 nhid 7",
+        "by the route `10.77.0.5/32 nhid 7` of table main",
+        "nexthop del id 7",
+    ),
     "an unreachable route": (
         "route add unreachable 10.77.0.7 metric 4",
         "by the route `unreachable 10.77.0.7/32 metric 4` of table main",

@@ -10,9 +10,19 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from qmesh.errors import BadInput
-from qmesh.mesh.inventory import Inventory, Worker, add_machine, admit_machine, list_workers, worker_ports
+from qmesh.mesh.inventory import (
+    Inventory,
+    Worker,
+    add_machine,
+    admit_machine,
+    find_core,
+    list_worker_ports,
+    list_workers,
+    worker_ports,
+)
 from qmesh.mesh.machine import Cores, GuardedPort, count_default_workers
 from qmesh.mesh.networks import find_lowest_free_address
 from qmesh.mesh.values import Endpoint
@@ -44,6 +54,26 @@ def test_the_cores_and_ports_are_the_tutorials() -> None:
     assert worker_ports(TUTORIAL, "a") == (40000, 40001, 40002)
     assert worker_ports(TUTORIAL, "b") == (40003, 40004, 40005, 40006)
     assert worker_ports(TUTORIAL, "c") == tuple(range(40007, 40017))
+
+
+@pytest.mark.parametrize("without", ["", "b", "c"])
+def test_each_workers_core_is_found_by_its_place_and_no_others(without: str) -> None:
+    inventory = mesh(*(replace(each, state="paused") if each.name == without else each for each in (A, B, C)))
+    for worker in list_workers(inventory):
+        assert find_core(inventory, worker.address, worker.port) == worker.core
+        assert find_core(inventory, "10.77.0.9", worker.port) is None
+    ports = list_worker_ports(inventory)
+    assert [worker.port for worker in list_workers(inventory)] == list(ports)
+    assert find_core(inventory, A.address, ports[0] - 1) is None
+    assert find_core(inventory, C.address, ports[-1] + 1) is None
+
+
+def test_workers_of_two_machines_may_have_one_public_address() -> None:
+    where = (Endpoint("203.0.113.5", 51820),)
+    machines = (replace(each, endpoints=where) for each in (A, B))
+    away = mesh(*machines, node="2.1", stream="public", p2p_base_port=25000)
+    found = {worker.core: find_core(away, worker.address, worker.port) for worker in list_workers(away)}
+    assert found == {core: core for core in range(1, 8)}
 
 
 def test_a_worker_is_listed_with_its_core_and_machine() -> None:

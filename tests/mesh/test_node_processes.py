@@ -52,7 +52,7 @@ from qmesh.mesh.node_processes.workers import (
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.rollback import BootTimestamp
 from qmesh.mesh.systemd.instructions import NodeHost
-from tests.support.factories import cluster
+from tests.support.factories import cluster, machine, mesh
 
 RUST = cluster(1, 2, 3, node="2.1-rust", base_port=32500, p2p_base_port=25000)
 """Core 1 is a's, the control node; 2 and 3 are b's, 4 to 6 are c's."""
@@ -514,7 +514,7 @@ def test_a_control_process_is_silent_outdated_or_alive():
 
 
 def test_which_workers_it_has_called_is_remembered_until_it_is_another_one():
-    places = {(OWN, 32501): 2, (OWN, 32502): 3}
+    places = mesh(machine("a", 1, 1), machine("b", 2, 4), base_port=32500)
     control = ControlProcess("alive", (), process(60))
     seen = NodeSockets((), (calls(60, OWN, 32501), calls(61, OWN, 32502), calls(60, OWN, 9)))
     assert list_called_cores(control, seen, places) == {2}

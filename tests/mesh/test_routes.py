@@ -396,6 +396,12 @@ def test_a_rule_is_described_as_it_is_typed(given, words):
     assert describe_rule(given) == words
 
 
+def test_a_route_by_a_nexthop_is_described_as_it_is_deleted():
+    """Nothing else may be said of one whose way the nexthop says."""
+    blackhole = route("10.77.0.2/32", "lo", kind="blackhole", metric=4, nexthop=7)
+    assert describe_table_route(blackhole) == "10.77.0.2/32 nhid 7 metric 4"
+
+
 def test_a_route_by_a_router_of_the_other_family_is_described_as_it_is_typed():
     assert (
         describe_table_route(route("10.0.0.0/8", gateway="fe80::1"))

@@ -16,7 +16,7 @@ from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit.surroundings import NodeReport
-from qmesh.mesh.inventory import list_workers
+from qmesh.mesh.inventory import list_worker_ports
 from qmesh.mesh.node_keys.key_store import KEY_STORE, normalize_key_store, read_identity
 from qmesh.mesh.node_processes.control import judge_control
 from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
@@ -223,16 +223,16 @@ def look_at_node(
 def _list_socket_ports(
     here: Local, expected: ExpectedNode, control_ports: tuple[tuple[str, int], ...]
 ) -> SocketPorts:
-    workers = {worker.port for worker in list_workers(here.inventory)}
-    stream = {STREAM_PORT}.intersection(CONTROL_PORTS[expected.profile])
+    workers = frozenset(list_worker_ports(here.inventory))
+    stream = frozenset({STREAM_PORT}).intersection(CONTROL_PORTS[expected.profile])
     told = {
         protocol: {port for each, port in control_ports if each == protocol} for protocol in ("tcp", "udp")
     }
     return SocketPorts(
-        tcp=frozenset(workers | expected.closed | stream | told["tcp"]),
+        tcp=workers | expected.closed | stream | told["tcp"],
         udp=frozenset(told["udp"]),
-        at=frozenset(workers | expected.closed | stream),
-        to=frozenset(stream | (workers if expected.is_control else set())),
+        at=workers | expected.closed | stream,
+        to=stream | workers if expected.is_control else stream,
     )
 
 

@@ -22,7 +22,6 @@ from qmesh.host.network.node_sockets import SocketObserver
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit.processes import foreign_worker_findings, own_process_findings
-from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.node_processes.control import list_called_cores
 from qmesh.mesh.node_processes.readings import ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord, update_absences, update_calls
@@ -105,7 +104,6 @@ class ProcessWatch:
             for each in seen.report.workers
             if each.state in {"connecting", "cut-off"} and each.process is not None
         }
-        places = {(worker.address, worker.port): worker.core for worker in list_workers(here.inventory)}
         control = seen.report.control
         self._record = ProcessRecord(
             boot=seen.now.boot,
@@ -114,7 +112,7 @@ class ProcessWatch:
             called=update_calls(
                 None if timed is None else timed.called,
                 None if control is None else control.process,
-                list_called_cores(control, seen.seen, places),
+                list_called_cores(control, seen.seen, here.inventory),
                 seen.now.at_s,
             ),
             unconnected=update_unconnected(

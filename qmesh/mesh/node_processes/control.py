@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from qmesh.mesh.inventory import Inventory, find_core
 from qmesh.mesh.node_processes.observed import NodeProcess, NodeSockets, Protocol, is_loopback
 from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
 from qmesh.mesh.node_processes.record import ProcessRecord
@@ -56,14 +57,16 @@ def judge_control(
 
 
 def list_called_cores(
-    control: ControlProcess | None, seen: NodeSockets, places: Mapping[tuple[str, int], int]
+    control: ControlProcess | None, seen: NodeSockets, inventory: Inventory
 ) -> frozenset[int]:
-    """The cores whose workers the control process is connected to. places: cores by address and port."""
+    """The cores whose workers the control process is connected to."""
     if control is None or control.process is None:
         return frozenset()
     number = control.process.number
     called = (
-        places.get((each.remote, each.remote_port)) for each in seen.connections if each.process == number
+        find_core(inventory, each.remote, each.remote_port)
+        for each in seen.connections
+        if each.process == number
     )
     return frozenset(core for core in called if core is not None)
 

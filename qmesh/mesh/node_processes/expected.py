@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.inventory import Inventory, list_workers, worker_ports
+from qmesh.mesh.inventory import Inventory, list_worker_places, worker_ports
 from qmesh.mesh.node_processes.observed import Protocol
 from qmesh.mesh.nodeconfig import Key, ParsedConfig, read_settings
 from qmesh.mesh.values import CONTROL_PORTS, P2P_PORT, STREAM_PORT, Profile
@@ -67,13 +67,11 @@ def build_expected_node(
     removed: whether the mesh has removed this machine; what it holds of the mesh is older.
     """
     machine = inventory.machine(name)
-    owners, cores = {}, {}
-    for worker in list_workers(inventory):
-        if worker.machine != name:
-            owners[worker.core] = worker.machine
-        elif not removed:
-            owners[worker.core] = name
-            cores[worker.core] = worker.address, worker.port
+    owners: dict[int, str] = {}
+    for other, mine in inventory.cores.items():
+        if other != name or not removed:
+            owners.update(dict.fromkeys(mine.numbers, other))
+    cores = {} if removed else list_worker_places(inventory, name)
     guarded = (each.port for each in machine.guarded_ports)
     p2p = range(inventory.p2p_base_port or 0, (inventory.p2p_base_port or 0) + len(owners))
     return ExpectedNode(

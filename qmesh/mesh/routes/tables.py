@@ -51,6 +51,7 @@ class TableRoute(msgspec.Struct, frozen=True, kw_only=True):
 
     network: where it leads. interface: None where it leads nowhere. gateway: a router's address.
     is_kernels: whether the kernel made it, for an address. metric: the lowest of a network counts.
+    nexthop: the number of the object that says how it leads there; None without one.
     """
 
     network: str
@@ -60,6 +61,7 @@ class TableRoute(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str | None = None
     metric: int = 0
     is_kernels: bool = False
+    nexthop: int | None = None
 
 
 def name_table(number: int) -> str:
@@ -98,10 +100,12 @@ def describe_table_route(route: TableRoute) -> str:
     network = ipaddress.ip_network(route.network)
     words: list[str] = [] if route.kind == "unicast" else [route.kind]
     words.append(route.network if network.prefixlen else "default")
-    if route.gateway is not None:
+    if route.nexthop is not None:
+        words = [words[-1], "nhid", str(route.nexthop)]
+    elif route.gateway is not None:
         version = ipaddress.ip_address(route.gateway).version
         words += ["via", *(() if version == network.version else ("inet6",)), route.gateway]
-    if route.interface is not None:
+    if route.interface is not None and route.nexthop is None:
         words += ["dev", route.interface]
     if route.metric:
         words += ["metric", str(route.metric)]

@@ -100,7 +100,7 @@ class Outcome:
     """What became of a situation. exit_code: of `check`; how: by whom it was noticed; ends: of the cure."""
 
     situation: Situation
-    how: Literal["named", "fixed", "silent", "harmless", "false alarm"]
+    how: Literal["named", "fixed", "silent", "harmless", "false alarm", "broken"]
     exit_code: int
     noticed_s: float
     ends: Literal["yes", "by hand", "no", ""]
@@ -110,7 +110,7 @@ class Outcome:
     @property
     def is_right(self) -> bool:
         """Whether it was noticed, and ended by what was printed; of what is harmless, whether nothing was."""
-        return self.how not in {"silent", "false alarm"} and self.ends != "no"
+        return self.how not in {"silent", "false alarm", "broken"} and self.ends != "no"
 
 
 class SituationCluster:

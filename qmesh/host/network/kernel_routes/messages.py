@@ -53,6 +53,7 @@ _U16: Final = Struct("=H")
 _RANGE: Final = Struct("=II")
 _PORTS: Final = Struct("=HH")
 _ERROR: Final = 2  # NLMSG_ERROR
+_NEXTHOP: Final = 30  # RTA_NH_ID
 _TO, _OIF, _GATEWAY, _PRIORITY, _SOURCE_HINT, _MULTIPATH = 1, 4, 5, 6, 7, 9  # RTA_*
 _FROM, _TABLE, _VIA, _UID, _IP_PROTOCOL, _DPORT = 2, 15, 18, 25, 27, 29
 _HOP: Final = Struct("=HBBi")  # struct rtnexthop
@@ -81,6 +82,7 @@ class FoundRoute(msgspec.Struct, frozen=True, gc=False):
 
     network: where it leads. kind: one of RTN_*. index: of the interface; None without one, and of several
     hops the first's. gateway: a router's address, of either family. source: preferred; None for any.
+    nexthop: the number of the object that says how it leads there; None without one.
     """
 
     family: int
@@ -92,6 +94,7 @@ class FoundRoute(msgspec.Struct, frozen=True, gc=False):
     gateway: str | None
     source: str | None
     protocol: int = 0
+    nexthop: int | None = None
 
 
 class FoundAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -195,6 +198,7 @@ def parse_route(message: bytes) -> FoundRoute | None:
             gateway=gateway,
             source=None if _SOURCE_HINT not in found else str(ipaddress.ip_address(found[_SOURCE_HINT])),
             protocol=protocol,
+            nexthop=_read_u32(found, _NEXTHOP, 0) or None,
         )
     except (LookupError, struct.error):
         raise ValueError("this is no route") from None

@@ -71,6 +71,7 @@ def _build_route(found: messages.FoundRoute, name: Callable[[int], str]) -> Tabl
         interface=None if found.index is None else name(found.index),
         gateway=found.gateway,
         metric=found.metric,
+        nexthop=found.nexthop,
         is_kernels=found.protocol == messages.KERNEL_PROTOCOL,
     )
 
