@@ -75,8 +75,8 @@ def describe_run(done: list[Outcome], silent_s: int) -> str:
     return (
         f"{len(done)} situations, links silent after {silent_s} s: {count['named']} named by `check`,"
         f" {count['fixed']} fixed by the agent, {count['silent']} silent, {count['harmless']} harmless and"
-        f" not mentioned, {count['false alarm']} false alarms{broken}; {ended} of {count['named']} fixes that are"
-        f" printed end it, {by_hand} of them by hand."
+        f" not mentioned, {count['false alarm']} false alarms{broken}; {ended} of {count['named']}"
+        f" fixes that are printed end it, {by_hand} of them by hand."
     )
 
 
