@@ -186,6 +186,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def _first_cores(self) -> list[tuple[int, str]]:
         return [(mine.first, name) for name, mine in self.cores.items()]
 
+    def count_cores(self) -> int:
+        """How many cores the mesh has: the number of the last."""
+        first, name = self._first_cores[-1]
+        return first + self.cores[name].count - 1
+
     def find_owner(self, core: int) -> str:
         """The active machine that has a core, of which there are as many as that."""
         return self._first_cores[bisect_right(self._first_cores, core, key=lambda each: each[0]) - 1][1]
@@ -245,6 +250,29 @@ def list_workers(inventory: Inventory) -> Iterator[Worker]:
             yield Worker(core, name, address, port)
 
 
+class CoreOwners(Mapping[int, str]):
+    """The machines of all cores, by core, without a list of them. without: a machine that counts as gone."""
+
+    def __init__(self, inventory: Inventory, *, without: str | None = None) -> None:
+        self._inventory = inventory
+        self._without = without
+
+    def __getitem__(self, core: int) -> str:
+        if not 1 <= core <= self._inventory.count_cores():
+            raise KeyError(core)
+        owner = self._inventory.find_owner(core)
+        if owner == self._without:
+            raise KeyError(core)
+        return owner
+
+    def __iter__(self) -> Iterator[int]:
+        return (core for core in range(1, self._inventory.count_cores() + 1) if core in self)
+
+    def __len__(self) -> int:
+        gone = 0 if self._without is None else len(self._inventory.core_numbers(self._without))
+        return self._inventory.count_cores() - gone
+
+
 def list_worker_places(inventory: Inventory, name: str) -> dict[int, tuple[str, int]]:
     """Address and port of each worker of a machine, by core; none while it is not active."""
     mine = inventory.cores.get(name)
@@ -259,7 +287,7 @@ def list_worker_places(inventory: Inventory, name: str) -> dict[int, tuple[str, 
 
 def list_worker_ports(inventory: Inventory) -> range:
     """The listen ports of all workers: those of all machines follow one another, as their cores do."""
-    return Cores(1, sum(mine.count for mine in inventory.cores.values())).ports(inventory.base_port)
+    return Cores(1, inventory.count_cores()).ports(inventory.base_port)
 
 
 def find_core(inventory: Inventory, address: str, port: int) -> int | None:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import (
+    CoreOwners,
     Inventory,
     Worker,
     add_machine,
@@ -66,6 +67,16 @@ def test_each_workers_core_is_found_by_its_place_and_no_others(without: str) -> 
     assert [worker.port for worker in list_workers(inventory)] == list(ports)
     assert find_core(inventory, A.address, ports[0] - 1) is None
     assert find_core(inventory, C.address, ports[-1] + 1) is None
+
+
+@pytest.mark.parametrize("without", [None, "b", "nobody"])
+def test_the_owner_of_each_core_is_known_without_a_list_of_them(without: str | None) -> None:
+    expected = {worker.core: worker.machine for worker in list_workers(TUTORIAL) if worker.machine != without}
+    owners = CoreOwners(TUTORIAL, without=without)
+    assert dict(owners) == expected
+    assert len(owners) == len(expected)
+    assert [owners.get(core) for core in (0, 18, -1)] == [None] * 3
+    assert (5 in owners) is (without != "b")
 
 
 def test_workers_of_two_machines_may_have_one_public_address() -> None:

@@ -223,16 +223,18 @@ def look_at_node(
 def _list_socket_ports(
     here: Local, expected: ExpectedNode, control_ports: tuple[tuple[str, int], ...]
 ) -> SocketPorts:
-    workers = frozenset(list_worker_ports(here.inventory))
+    workers = list_worker_ports(here.inventory)
     stream = frozenset({STREAM_PORT}).intersection(CONTROL_PORTS[expected.profile])
     told = {
         protocol: {port for each, port in control_ports if each == protocol} for protocol in ("tcp", "udp")
     }
     return SocketPorts(
-        tcp=workers | expected.closed | stream | told["tcp"],
+        tcp=expected.closed | stream | told["tcp"],
         udp=frozenset(told["udp"]),
-        at=workers | expected.closed | stream,
-        to=stream | workers if expected.is_control else stream,
+        at=expected.closed | stream,
+        to=stream,
+        workers=workers,
+        called=workers if expected.is_control else range(0),
     )
 
 

@@ -22,13 +22,16 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 class SocketPorts(msgspec.Struct, frozen=True, kw_only=True):
     """Which sockets to look at, by port: those of all others are left out.
 
-    tcp, udp: listening. at: this machine's end of a connection; to: the other end.
+    tcp, udp: listening. at: this machine's end of a connection; to: the other end. workers: of all workers of
+    the mesh, of whom there may be tens of thousands: as tcp and at; called: as to.
     """
 
     tcp: frozenset[int]
     udp: frozenset[int] = frozenset()
     at: frozenset[int] = frozenset()
     to: frozenset[int] = frozenset()
+    workers: range = range(0)
+    called: range = range(0)
 
 
 class SocketObserver:
@@ -93,8 +96,13 @@ def read_process(number: int) -> NodeProcess | None:
 def _select_tcp(wanted: SocketPorts) -> Iterable[Socket]:
     def is_wanted(state: str, port: int, remote_port: int) -> bool:
         if state == LISTENING:
-            return port in wanted.tcp
-        return state == ESTABLISHED and (port in wanted.at or remote_port in wanted.to)
+            return port in wanted.tcp or port in wanted.workers
+        return state == ESTABLISHED and (
+            port in wanted.at
+            or port in wanted.workers
+            or remote_port in wanted.to
+            or remote_port in wanted.called
+        )
 
     return select_sockets("tcp", is_wanted)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.inventory import Inventory, list_worker_places, worker_ports
+from qmesh.mesh.inventory import CoreOwners, Inventory, list_worker_places, worker_ports
 from qmesh.mesh.node_processes.observed import Protocol
 from qmesh.mesh.nodeconfig import Key, ParsedConfig, read_settings
 from qmesh.mesh.values import CONTROL_PORTS, P2P_PORT, STREAM_PORT, Profile
@@ -26,7 +26,7 @@ class ExpectedNode(msgspec.Struct, frozen=True, kw_only=True):
     cores: address and port of each of its workers, by core; none once the mesh has removed it.
     owners: names of machines by core, of all the mesh.
     closed: ports that the guard closes or has closed here: a worker may listen at one of them still.
-    others: ports of this machine that are no worker's, though they may lie between those of workers.
+    others, p2p: ports of this machine that are no worker's, though they may lie between those of workers.
     stream_address: where its workers connect to the control process; None before node 2.1.
     readers: numbers of the users who can read config.yml; None where anyone may.
     """
@@ -41,6 +41,7 @@ class ExpectedNode(msgspec.Struct, frozen=True, kw_only=True):
     owners: Mapping[int, str]
     closed: frozenset[int] = frozenset()
     others: frozenset[int] = frozenset()
+    p2p: range = range(0)
     stream_address: str | None = None
     readers: frozenset[int] | None = None
 
@@ -67,13 +68,10 @@ def build_expected_node(
     removed: whether the mesh has removed this machine; what it holds of the mesh is older.
     """
     machine = inventory.machine(name)
-    owners: dict[int, str] = {}
-    for other, mine in inventory.cores.items():
-        if other != name or not removed:
-            owners.update(dict.fromkeys(mine.numbers, other))
     cores = {} if removed else list_worker_places(inventory, name)
     guarded = (each.port for each in machine.guarded_ports)
-    p2p = range(inventory.p2p_base_port or 0, (inventory.p2p_base_port or 0) + len(owners))
+    owners = CoreOwners(inventory, without=name if removed else None)
+    base = inventory.p2p_base_port
     return ExpectedNode(
         name=name,
         control=inventory.control,
@@ -84,7 +82,8 @@ def build_expected_node(
         cores=cores,
         owners=owners,
         closed=frozenset(closed_ports).union(worker_ports(inventory, name)),
-        others=frozenset({*CONTROL_PORTS[inventory.node], inventory.service_port, *guarded, *p2p}),
+        others=frozenset({*CONTROL_PORTS[inventory.node], inventory.service_port, *guarded}),
+        p2p=range(0) if base is None else range(base, base + len(owners)),
         stream_address=inventory.control_node.address
         if STREAM_PORT in CONTROL_PORTS[inventory.node]
         else None,

@@ -142,7 +142,7 @@ def find_foreign_workers(expected: ExpectedNode, seen: NodeSockets) -> tuple[For
     for each in seen.listening:
         port, core = each.port, each.port - expected.base_port + 1
         is_worker_port = core in expected.owners or port in expected.closed
-        if each.protocol == "tcp" and is_worker_port and port not in rightful:
+        if each.protocol == "tcp" and is_worker_port and not (port in rightful or port in expected.p2p):
             owner = expected.owners.get(core)
             if each.address in expected.addresses:
                 found = ForeignWorker(each.address, port, each.process, core if owner else None, owner)
