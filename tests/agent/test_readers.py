@@ -34,13 +34,14 @@ from qmesh.errors import BadInput, Busy, MachineRefused
 from qmesh.host.readers import server
 from qmesh.host.readers.client import ask_agent
 from qmesh.host.readers.place import DIRECTORY, SOCKET, ReaderPlace, remove_place
+from qmesh.host.readers.server import read_caller
 from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import unix_socket
 from qmesh.mesh.values import Endpoint
 from qmesh.mesh.view.answers import ReportAnswer, StatusAnswer
 from qmesh.mesh.view.cluster_view import EventView
-from qmesh.mesh.view.questions import MOST_ANSWER, QUESTIONS, ReaderQuestion
+from qmesh.mesh.view.questions import MOST_ANSWER, QUESTIONS, Caller, ReaderQuestion
 from tests.support.checkout import CHECKOUT
 from tests.support.control_node import make_control_node
 from tests.support.factories import key
@@ -401,11 +402,20 @@ def test_only_a_group_that_is_there_can_be_set(own_machine, groups, tmp_path):
 # Bounds
 
 
+def take_all_for(user: int) -> None:
+    """Have the server take each caller for that user's; for the test itself."""
+    server.read_caller = lambda connection: Caller(user, frozenset((GROUP,)))
+
+
 def knock(words: bytes = b"") -> socket.socket:
-    """One who is connected, as root, and has said that."""
+    """One who is connected and has said that."""
     calling = socket.socket(socket.AF_UNIX)
     calling.settimeout(patience(20))
-    calling.connect(str(DIRECTORY / SOCKET))
+    try:
+        calling.connect(str(DIRECTORY / SOCKET))
+    except BlockingIOError:
+        calling.close()
+        raise
     if words:  # who is refused at once may be gone
         calling.sendall(words)
     return calling
@@ -417,31 +427,58 @@ def test_a_user_has_two_places_and_who_drips_loses_his(own_machine, groups):
     with serving() as (service, _):
         with contextlib.ExitStack() as stack:
             server.QUESTION_S = 300.0  # type: ignore[misc]
+            take_all_for(USER + 1)
             for _ in range(server.MOST_OF_A_USER):
                 stack.enter_context(knock(b"sta"))
-            wait_until(lambda: service._server._callers[0] == server.MOST_OF_A_USER)
+            wait_until(lambda: service._server._callers[USER + 1] == server.MOST_OF_A_USER)
             with knock() as third:
                 assert b"too many programs" in third.recv(4096)
+            server.read_caller = read_caller
             assert ask("status") == ["answer", "status"]  # another user has his own
-        wait_until(lambda: service._server._callers[0] == 0)
+        wait_until(lambda: service._server._callers.total() == 0)
         server.QUESTION_S = 0.2  # type: ignore[misc]
         with knock(b"sta") as first, knock() as second:
             assert (first.recv(1), second.recv(1)) == (b"", b"")
-        wait_until(lambda: service._server._callers[0] == 0)
+        wait_until(lambda: service._server._callers.total() == 0)
         server.QUESTION_S = 20.0  # type: ignore[misc]
+        assert ask("status") == ["answer", "status"]
+
+
+@pytest.mark.lab
+def test_readers_have_eight_places_and_root_has_its_own(own_machine, groups):
+    put_groups(groups, READERS)
+    with serving() as (service, _), contextlib.ExitStack() as stack:
+        server.QUESTION_S = 300.0  # type: ignore[misc]
+        for number in range(server.MOST_CALLERS):
+            take_all_for(USER + 1 + number)
+            stack.enter_context(knock())
+            wait_until(lambda: service._server._callers.total() == number + 1)  # noqa: B023
+        server.read_caller = read_caller
+        kind, said = ask("status")
+        assert (kind, "too many programs" in said) == ("MachineRefused 3", True)
         assert ask("status", user=0) == ["answer", "status"]
 
 
 @pytest.mark.lab
-def test_all_have_eight_places(own_machine, groups):
+def test_who_finds_the_line_full_waits_in_it(own_machine, groups):
     put_groups(groups, READERS)
-    server.MOST_OF_A_USER = 100  # type: ignore[misc]
-    with serving() as (service, _), contextlib.ExitStack() as stack:
-        for _ in range(server.MOST_CALLERS):
-            stack.enter_context(knock())
-        wait_until(lambda: service._server._callers.total() == server.MOST_CALLERS)
-        kind, said = ask("status")
-        assert (kind, "too many programs" in said) == ("MachineRefused 3", True)
+    place = ReaderPlace(GROUP)
+    with contextlib.ExitStack() as stack:
+        stack.callback(place.close)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                stack.enter_context(knock())
+        found = list[list[str]]()
+        asking = threading.Thread(target=lambda: found.append(ask("status")))
+        asking.start()
+        fixed = Fixed()
+        taking = server.ReaderServer(lambda _: True, fixed.find_answer)
+        while not found:
+            place.listening.settimeout(0.2)
+            with contextlib.suppress(TimeoutError):
+                taking.take_caller(place.listening.accept()[0])
+        asking.join()
+    assert found == [["answer", "status"]]
 
 
 @pytest.mark.lab

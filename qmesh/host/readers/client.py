@@ -30,6 +30,8 @@ from qmesh.mesh.view.questions import (
 WAIT_S: Final = 75.0
 """Seconds for an answer: a check has 30 of them, and may wait for another one's."""
 _PIECE: Final = 1 << 16
+_LINE_S: Final = 0.05
+"""Seconds until one who found the line full tries again."""
 _COMMANDS: Final[dict[ReaderQuestion, str]] = {"view": "page"}
 """By question, the command that asks it where that has another name."""
 
@@ -46,8 +48,7 @@ def ask_agent(
     until = time.monotonic() + wait_s
     try:
         with _find_socket(directory) as path, socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(wait_s)
-            connection.connect(path)
+            _connect(connection, path, until)
             if read_caller(connection).user != ROOT:
                 raise _build_stranger_error()
             with contextlib.suppress(BrokenPipeError):  # it has said no, and that is still to be read
@@ -77,6 +78,20 @@ def _find_socket(directory: Path | None) -> contextlib.AbstractContextManager[st
     if directory is not None:
         return open_socket_path(directory, SOCKET)
     return contextlib.nullcontext(str(DIRECTORY / SOCKET))
+
+
+def _connect(connection: socket.socket, path: str, until: float) -> None:
+    """Wait in line where many call at once. until: a time of the monotonic clock."""
+    while True:
+        connection.settimeout(max(0.01, until - time.monotonic()))
+        try:
+            connection.connect(path)
+        except BlockingIOError:  # the line is full, and a socket with a timeout does not wait for it
+            if time.monotonic() >= until:
+                raise TimeoutError from None
+            time.sleep(_LINE_S)
+        else:
+            return
 
 
 def receive_answer(connection: socket.socket, until: float) -> tuple[AnswerHead, bytes]:

@@ -21,6 +21,7 @@ from qmesh.errors import BadInput, Busy, MachineRefused, NeedsRoot, QmeshError
 from qmesh.mesh.view.questions import (
     MOST_ANSWER,
     MOST_QUESTION,
+    ROOT,
     AnswerHead,
     Caller,
     ReaderQuestion,
@@ -32,6 +33,7 @@ from qmesh.mesh.view.questions import (
 log = logging.getLogger("qmesh")
 
 MOST_CALLERS: Final = 8
+"""At once: of all readers, and of root besides."""
 MOST_OF_A_USER: Final = 2
 QUESTION_S: Final = 2.0
 """Seconds in which a caller says what it asks."""
@@ -87,11 +89,16 @@ class ReaderServer:
             connection.close()
 
     def _enter(self, caller: Caller) -> bool:
+        """Whether there is room. Root's is its own: no reader keeps it out."""
         with self._lock:
-            if self._callers.total() >= MOST_CALLERS or self._callers[caller.user] >= MOST_OF_A_USER:
-                return False
-            self._callers[caller.user] += 1
-            return True
+            of_user = self._callers[caller.user]
+            if caller.user == ROOT:
+                has_room = of_user < MOST_CALLERS
+            else:
+                of_readers = self._callers.total() - self._callers[ROOT]
+                has_room = of_readers < MOST_CALLERS and of_user < MOST_OF_A_USER
+            self._callers[caller.user] += has_room
+            return has_room
 
     def _leave(self, caller: Caller) -> None:
         with self._lock:
