@@ -378,6 +378,29 @@ def test_a_program_that_changes_while_it_is_read_is_read_from_its_begin(program,
     assert digest.value == hashlib.sha3_256(b"last" * 700).hexdigest()
 
 
+def test_a_program_is_not_read_again_for_another_process_that_runs_it(program, tmp_path, monkeypatch):
+    digest = ProgramDigest()
+    take_steps(digest, program)
+    known = digest.value
+    digest.take_step(tmp_path / "gone", os.geteuid())
+    assert (digest.value, digest.is_partial) == ("", False)
+    monkeypatch.setattr(program_digest, "_read_step", lambda *_: pytest.fail("it was read again"))
+    (tmp_path / "exe").symlink_to(program)
+    digest.take_step(tmp_path / "exe", os.geteuid())
+    assert digest.value == known
+
+
+def test_the_file_that_runs_is_read_and_not_what_took_its_place(control, program, tmp_path):
+    running = tmp_path / "running"
+    running.write_bytes(b"running")
+    running.chmod(0o755)
+    (known,) = node_program(program)
+    gathering = FactsGatherer()
+    gathering.look(control, (), (msgspec.structs.replace(known, place=str(running)),))
+    assert gathering.told is not None
+    assert gathering.told.facts.node_digest == hashlib.sha3_256(b"running").hexdigest()
+
+
 @pytest.mark.parametrize("what", ["gone", "pipe", "directory", "others write", "not executable"])
 def test_what_is_no_program_of_the_nodes_user_is_not_read(program, what):
     digest = ProgramDigest()

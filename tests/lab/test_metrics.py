@@ -91,10 +91,10 @@ def test_n3_what_members_tell_of_their_machines_is_known_to_the_control_node_alo
         found = json.loads(qmesh(machine, "status", "--json").stdout)
         return {each["name"]: each["facts"] for each in found["machines"] if each["facts"]}
 
-    wait_until(lambda: known(control).keys() >= {"control", "machine-b", "machine-c"}, 60.0)
+    wait_until(lambda: known(control).keys() >= {"control", "machine-b", "machine-c"}, 60.0, every_s=1.0)
     stop_agent(member)  # the next one tells all of it, with the workers that run by now
     start_agent(member)
-    wait_until(lambda: known(control)["machine-b"]["workers"][0]["memory_bytes"], 60.0)
+    wait_until(lambda: known(control)["machine-b"]["workers"][0]["memory_bytes"], 60.0, every_s=1.0)
     told = known(control)["machine-b"]
     here = {"qmesh": __version__, "kernel": os.uname().release, "cores": os.cpu_count()}
     assert {name: told[name] for name in here} == here
@@ -130,6 +130,7 @@ def test_without_an_agent_the_command_looks_itself(cluster):
     assert sum(of(found, "qmesh_findings", 'code="agent-missing"')) == 1
     assert of(found, "qmesh_agent_last_look_timestamp_seconds") == []
     assert len(of(found, "qmesh_worker_up")) == 4
+    assert len(of(found, "qmesh_machine_load", 'machine="machine-b"')) == 1
     assert of(metrics(member), "qmesh_agent_last_look_timestamp_seconds")[0] > 1_600_000_000
 
 

@@ -114,6 +114,21 @@ def test_a_slow_core_is_one_that_is_slower_than_the_others_usually_are(speeds, s
     ]
 
 
+def test_many_slow_machines_are_one_note_the_slowest_first():
+    quick = {f"q{number}": FACTS for number in range(2000)}
+    slow = {f"s{number}": replace(FACTS, core_speed=4000 - number, cpu="") for number in range(900)}
+    (found,) = unlike(**quick, **slow)
+    assert found.subject == "s899, s898, s897, s896 and 896 more"
+    assert "3101 on s899; 3102 on s898" in found.seen
+    assert len(found.seen) < 200
+
+
+def test_many_versions_are_one_note_however_many_a_liar_invents():
+    (found,) = unlike(**{f"m{number}": replace(FACTS, qmesh=f"0.1.{number}") for number in range(2000)})
+    assert found.seen.endswith("and 1996 more")
+    assert len(found.seen) + len(found.cure) < 300
+
+
 def test_a_slow_machine_without_workers_holds_back_none():
     assert unlike(a=FACTS, b=replace(FACTS, core_speed=1, workers=())) == []
 

@@ -142,7 +142,7 @@ def _take_digest_step(
     digest: ProgramDigest, programs: tuple[NodeProgram, ...], directory: ConfigDirectory | None
 ) -> None:
     if programs and directory is not None:
-        digest.take_step(Path(programs[0].path), directory.owner or 0)
+        digest.take_step(Path(programs[0].place or programs[0].path), directory.owner or 0)
 
 
 def _read_disk(directory: ConfigDirectory | None) -> DiskSpace | None:

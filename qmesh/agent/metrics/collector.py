@@ -18,6 +18,7 @@ from qmesh import __version__
 from qmesh.agent.audit.reporter import run_check
 from qmesh.agent.converge import desired_and_observed_guard
 from qmesh.agent.local import Local, load_local, with_tunnel_and_guard
+from qmesh.agent.machine_facts.gatherer import gather_facts
 from qmesh.agent.node.other_nodes import FindOtherNodes, OtherNodeWatch
 from qmesh.agent.node.worker_status import probe_answers
 from qmesh.errors import QmeshError
@@ -266,7 +267,13 @@ class MetricsCollector:
 
 def gather_metrics(state: State) -> bytes:
     """The text on a machine without an agent: all of it is looked at now."""
-    return MetricsCollector(state, lambda: AgentKnowledge(load_local(state))).render_all()
+    return MetricsCollector(state, lambda: _know_without_agent(load_local(state))).render_all()
+
+
+def _know_without_agent(here: Local) -> AgentKnowledge:
+    facts = gather_facts(here, (), (), seen={}, nft="")
+    own = ToldFacts(here.machine.address, time.time(), facts)
+    return AgentKnowledge(here, facts={own.address: own})
 
 
 def _find_workers(

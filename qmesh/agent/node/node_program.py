@@ -99,7 +99,9 @@ def _find_running_programs(directory: ConfigDirectory) -> Iterator[NodeProgram]:
                     asked.add(program.identity)
                     version = read_version(program, directory.owner or 0)
                     if version is not None:
-                        yield NodeProgram(path=str(program.path), version=version, core=process.core)
+                        yield NodeProgram(
+                            path=str(program.path), version=version, core=process.core, place=str(place.path)
+                        )
 
 
 def _find_unit_program(directory: ConfigDirectory) -> Iterator[NodeProgram]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 from qmesh.mesh.audit.findings import Finding, error_finding, warning_finding
@@ -67,7 +67,7 @@ def unlike_machine_findings(around: AuditContext) -> Iterator[Finding]:
     versions = group_versions(around.facts)
     if versions:
         behind = [name for group in versions[1:] for name in group.machines]
-        fix = f"update qmesh on {_name_some(behind)}, and run `qmesh apply` there"
+        fix = f"update qmesh on {_list_some(behind)}, and run `qmesh apply` there"
         yield Finding("machine-versions", "info", "qmesh", "one version", _describe_groups(versions), fix)
     programs = group_node_versions(around.facts)
     if programs:
@@ -78,7 +78,7 @@ def unlike_machine_findings(around: AuditContext) -> Iterator[Finding]:
             "the node's program",
             "one version",
             _describe_groups(programs),
-            f"install the same program on {_name_some(behind)}, and restart the node's processes there",
+            f"install the same program on {_list_some(behind)}, and restart the node's processes there",
         )
     files = group_node_files(around.facts)
     if files:
@@ -92,14 +92,21 @@ def unlike_machine_findings(around: AuditContext) -> Iterator[Finding]:
             "compare `openssl dgst -sha3-256 FILE` with what was published; nothing is wrong where you have"
             " built the program on each machine",
         )
-    for slow in find_slow_machines(around.facts):
-        cpu = f" ({slow.cpu})" if slow.cpu else ""
+    yield from _slow_core_findings(around)
+
+
+def _slow_core_findings(around: AuditContext) -> Iterator[Finding]:
+    """One for all: with new machines in a cluster of old ones these are many."""
+    slow = sorted(find_slow_machines(around.facts), key=lambda each: each.speed)
+    if slow:
+        shown = (f"{each.speed} on {each.machine}{f' ({each.cpu})' if each.cpu else ''}" for each in slow)
         yield Finding(
             "core-slow",
             "info",
-            slow.machine,
-            f"a core as quick as those of the other machines, whose median is {slow.usual}",
-            f"{slow.speed} verifications of a signature in a second{cpu}: all workers wait for the slowest",
+            _list_some([each.machine for each in slow]),
+            f"cores as quick as those of the other machines, whose median is {slow[0].usual}",
+            f"verifications of a signature in a second: {_list_some(list(shown), '; ')}. All workers wait for"
+            " the slowest",
             "see whether that machine is throttled, or shares its processors with others; `qmesh status"
             " --bench` there measures again",
         )
@@ -134,14 +141,14 @@ def memory_findings(around: AuditContext) -> Iterator[Finding]:
             )
 
 
-def _describe_groups(groups: Iterable[MachineGroup]) -> str:
-    return "; ".join(f"{each.value} on {_name_some(each.machines)}" for each in groups)
+def _describe_groups(groups: Sequence[MachineGroup]) -> str:
+    return _list_some([f"{each.value} on {_list_some(each.machines)}" for each in groups], "; ")
 
 
-def _name_some(names: Iterable[str]) -> str:
-    every = tuple(names)
+def _list_some(every: Sequence[str], between: str = ", ") -> str:
     more = len(every) - _MOST_NAMED
-    return f"{', '.join(every[:_MOST_NAMED])} and {more} more" if more > 0 else ", ".join(every)
+    shown = between.join(every[:_MOST_NAMED])
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _describe_memory(octets: int) -> str:

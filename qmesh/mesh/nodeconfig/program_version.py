@@ -49,13 +49,16 @@ class ProgramVersion(msgspec.Struct, frozen=True):
 class NodeProgram(msgspec.Struct, frozen=True, kw_only=True):
     """A program of the node on a machine.
 
-    path: its file, without links. core: the lowest that it runs, 0 for the control process; None where it
+    path: its file, without links. place: where that was opened, such as `/proc/77/exe`; the path may be
+        another file by now, or that of a container.
+    core: the lowest that it runs, 0 for the control process; None where it
     does not run, and the machine's units would start it.
     """
 
     path: str
     version: ProgramVersion
     core: int | None
+    place: str = ""
 
     def __str__(self) -> str:
         file = quote_text(self.path)
