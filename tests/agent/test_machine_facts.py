@@ -35,11 +35,12 @@ B, C = "10.77.0.2", "10.77.0.3"
 FACTS = MachineFacts(qmesh="0.1.0", cpu="A", cores=4, workers=(WorkerFacts(5, 5, 1), WorkerFacts(6, 6, 0)))
 
 
-@pytest.fixture
-def control(tmp_path: Path) -> Local:
+@pytest.fixture(scope="module")
+def control(tmp_path_factory: pytest.TempPathFactory) -> Local:
     """A control node, cores 1-3, with machine-b, cores 4-5, and machine-c, cores 6-7."""
-    (tmp_path / "node").mkdir()
-    state = State(tmp_path / "state")
+    place = tmp_path_factory.mktemp("control")
+    (place / "node").mkdir()
+    state = State(place / "state")
     state.create_directory()
     Registry.create(state.registry_file, MESH, now=NOW)
     state.save_settings(
@@ -50,7 +51,7 @@ def control(tmp_path: Path) -> Local:
             interface="qmesh0",
             listen_port=51820,
             verification_key=bytes(32),
-            config_directory=str(tmp_path / "node"),
+            config_directory=str(place / "node"),
             config_owner=os.geteuid(),
         )
     )
