@@ -115,6 +115,17 @@ def test_facts_are_told_again_after_some_minutes(control, monkeypatch):
     assert teller.build_report(here, hub)
 
 
+def test_facts_that_cannot_be_told_are_not_waited_for_without_end(control):
+    here, teller = member(control), FactsTeller(lambda: None)
+    hub = here.inventory.control_node
+    for _ in range(100):
+        teller.build_report(here, hub)
+        teller.note_answer()
+    waiting = [teller.is_waiting]
+    teller.note_failure()
+    assert [*waiting, teller.is_waiting] == [False, True]
+
+
 def test_nothing_is_told_before_it_is_known_or_without_the_key_of_the_two(control):
     here = member(control)
     hub = here.inventory.control_node

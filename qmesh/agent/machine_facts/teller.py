@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from typing import Final
 
 from qmesh.agent.local import Local
 from qmesh.mesh.decode import Malformed
@@ -13,6 +14,9 @@ from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.machine_facts.schedule import Telling, is_telling_due
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.facts_report import encrypt_facts
+
+_MOST_UNTOLD: Final = 12
+"""Questions that were answered, in a minute, after which facts that are not known then are not waited for."""
 
 
 class FactsTeller:
@@ -26,11 +30,12 @@ class FactsTeller:
         self._get_told = get_told
         self._asked: Telling | None = None
         self._told: Telling | None = None
+        self._untold = 0
 
     @property
     def is_waiting(self) -> bool:
-        """Whether nothing was told yet, or what was may be forgotten."""
-        return self._told is None
+        """Whether nothing was told yet, or what was may be forgotten; not for ever, where nothing can be."""
+        return self._told is None and self._untold < _MOST_UNTOLD
 
     def build_report(self, here: Local, hub: Machine) -> bytes:
         """What to tell that control node with the next question, encrypted; empty where nothing is due."""
@@ -52,7 +57,9 @@ class FactsTeller:
     def note_answer(self) -> None:
         """The question was answered: what it told was heard."""
         self._told = self._asked or self._told
+        self._untold += 1
 
     def note_failure(self) -> None:
         """It was not: all is to be told again."""
         self._told = None
+        self._untold = 0
