@@ -21,7 +21,7 @@ from qmesh.mesh.metrics.outlets import FILE
 from qmesh.mesh.values import Endpoint
 from qmesh.mesh.view.cluster_view import ClusterView
 from tests.support.control_node import make_control_node
-from tests.support.waiting import wait_until
+from tests.support.waiting import patience, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -84,7 +84,7 @@ def list_states(view: ClusterView | None) -> list[str]:
 def answers() -> bool:
     """Whether somebody listens there."""
     with socket.socket() as asking:
-        asking.settimeout(5.0)
+        asking.settimeout(patience(5))
         return asking.connect_ex((PLACE.host, PLACE.port)) == 0
 
 

@@ -427,7 +427,7 @@ def test_slow_clients_keep_nobody_else_waiting():
 
 
 def test_who_does_not_finish_asking_is_hung_up_on(monkeypatch):
-    monkeypatch.setattr(connections, "REQUEST_S", 0.5)
+    monkeypatch.setattr(connections, "REQUEST_S", patience(0.5))
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
     with service(Agent()), contextlib.ExitStack() as stack:
         # More than are served at once.
@@ -659,10 +659,11 @@ def test_where_there_is_no_room_for_a_connection_the_next_are_taken_later(monkey
 
 
 def test_who_waits_for_a_long_answer_is_not_hung_up_on(monkeypatch):
-    monkeypatch.setattr(connections, "REQUEST_S", 0.2)
+    request_s = patience(0.2)
+    monkeypatch.setattr(connections, "REQUEST_S", request_s)
 
     def late(_: int) -> bytes:
-        pause(1)
+        pause(3 * request_s)
         return b"late"
 
     with service(Agent(membership=late)):

@@ -24,7 +24,7 @@ from qmesh.host.node_program.program_file import open_program
 from qmesh.host.node_program.running_nodes import list_running_nodes, parse_users
 from qmesh.host.node_program.version_query import ask_version, read_version
 from qmesh.mesh.nodeconfig.program_version import MAX_ANSWER, ProgramVersion
-from tests.support.waiting import comes_true, wait_until
+from tests.support.waiting import comes_true, patience, wait_until
 
 pytestmark = pytest.mark.usefixtures("own_machine")
 
@@ -113,6 +113,7 @@ def test_what_hangs_is_waited_for_once(monkeypatch):
     assert threading.active_count() == began
     let_go.set()
     wait_until(lambda: threading.active_count() < began, seconds=5)
+    monkeypatch.setattr(disk_timeout, "WAIT_S", 60.0)
     assert disk_timeout.run_in_time(PLACE, lambda: 1) == 1
 
 
@@ -123,7 +124,7 @@ def test_an_answer_without_end_is_cut_off():
 
 
 def test_a_program_that_does_not_end_is_ended_with_its_children(monkeypatch):
-    monkeypatch.setattr(version_query, "ANSWER_S", 1.0)
+    monkeypatch.setattr(version_query, "ANSWER_S", patience(1.0))
     told = ask(make_program("sleep 1000 & echo $! $$; wait"))
     assert told is not None
     child, process = told.split()
@@ -133,7 +134,7 @@ def test_a_program_that_does_not_end_is_ended_with_its_children(monkeypatch):
 
 def test_nothing_of_a_program_that_was_asked_outlives_that(monkeypatch):
     """As children of the agent's they would be in its unit, and use up what that may have."""
-    monkeypatch.setattr(version_query, "ANSWER_S", 1.0)
+    monkeypatch.setattr(version_query, "ANSWER_S", patience(1.0))
     begun = "(setsid sleep 54321 & setsid -f sleep 54321; sleep 54321) >&- 2>&- & sleep 54321 >&- & wait"
     assert ask(make_program(f"{begun}; echo said"), OWNER) == ""
     wait_until(lambda: not list_processes("54321"), seconds=5)
@@ -214,8 +215,8 @@ def test_the_nodes_processes_are_those_of_root_and_the_owner_with_its_directory(
 
 def test_programs_that_do_not_answer_are_not_all_waited_for(monkeypatch):
     """Each could take seconds, and their user can start as many as he likes."""
-    monkeypatch.setattr(version_query, "ANSWER_S", 0.3)
-    monkeypatch.setattr(node_program, "_ASKING_S", 0.5)
+    monkeypatch.setattr(version_query, "ANSWER_S", patience(0.3))
+    monkeypatch.setattr(node_program, "_ASKING_S", patience(0.5))
     Path("/run").chmod(0o755)
     asked = PLACE / "asked"
     asked.mkdir(parents=True)

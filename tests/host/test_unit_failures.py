@@ -11,7 +11,7 @@ from qmesh.host.system import systemd
 from qmesh.host.system.systemd import read_unit_failures, read_unit_filters
 from qmesh.mesh.foreign.other_hooks.unit_filters import UnitFilter
 from qmesh.mesh.systemd.unit_failures import UnitFailure
-from tests.support.waiting import within
+from tests.support.waiting import patience, within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -88,7 +88,7 @@ def test_what_says_nothing_of_use_is_left_out() -> None:
 def test_a_journal_that_never_ends_is_waited_for_no_longer_and_read_no_further(
     script: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(systemd, "_ANSWERS_S", 0.5)
+    monkeypatch.setattr(systemd, "_ANSWERS_S", patience(0.5))
     install("systemctl", f"cat <<'END'\n{SHOWN}END")
     install("journalctl", script)
     with within(10):

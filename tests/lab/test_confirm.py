@@ -181,9 +181,14 @@ def test_whoever_is_killed_another_undoes_it(lab, killed):
     assert as_it_is(member) == before
 
 
+TOLD = "/root/told"
+UNTIL_TOLD = f"for _ in $(seq 1000); do test ! -e {TOLD} || break; sleep 0.05; done"
+"""Fifty seconds at most: what is done meanwhile must not depend on how soon it is done."""
+
+
 @contextlib.contextmanager
-def slow_wireguard(machine: Machine, seconds: float) -> Iterator[dict[str, str]]:
-    """Where WireGuard is a process, one that takes its time."""
+def slow_wireguard(machine: Machine, wait: str) -> Iterator[dict[str, str]]:
+    """Where WireGuard is a process, one that waits first. wait: shell commands."""
     if (
         "wireguard"
         in machine.run(["sh", "-c", "ip link add w type wireguard && echo wireguard; true"]).stdout
@@ -191,7 +196,7 @@ def slow_wireguard(machine: Machine, seconds: float) -> Iterator[dict[str, str]]
         machine.run(["ip", "link", "delete", "w"])
         pytest.skip("this machine cannot: its kernel has WireGuard, so no program is asked")
     real = machine.run(["sh", "-c", "command -v wireguard-go"]).stdout.strip()
-    machine.write("/root/bin/wireguard-go", f'#!/bin/sh\nsleep {seconds}\nexec {real} "$@"\n', 0o755)
+    machine.write("/root/bin/wireguard-go", f'#!/bin/sh\n{wait}\nexec {real} "$@"\n', 0o755)
     yield {"PATH": f"/root/bin:{machine.run(['sh', '-c', 'echo $PATH']).stdout.strip()}"}
 
 
@@ -213,7 +218,7 @@ def test_a_change_that_is_killed_at_any_moment_is_undone(lab, begun, delay):
     if begun is taken_down_member:
         stop_agent(member)
     before = as_it_is(member)
-    with slow_wireguard(member, 0.6) as env:
+    with slow_wireguard(member, "sleep 0.6") as env:
         applying = begin(member, env)
         wait_until(member.path(f"{STATE}/undo.json").exists)
         some_time(delay, delay + 0.05)
@@ -235,10 +240,11 @@ def test_a_change_that_hangs_with_the_lock_is_killed_and_undone(lab):
     member = taken_down_member(lab)
     stop_agent(member)
     before = as_it_is(member)
-    with slow_wireguard(member, 3) as env:
+    with slow_wireguard(member, UNTIL_TOLD) as env:
         applying = begin(member, env)
         wait_until(lambda: member.processes(UNDOING) and member.processes("bin/wireguard-go"), every_s=0.05)
         applying.send_signal(19)
+        member.write(TOLD, "")
     wait_until(lambda: is_undone(member), seconds=40)
     assert applying.wait(5) == -9
     idle(3)
@@ -248,7 +254,7 @@ def test_a_change_that_hangs_with_the_lock_is_killed_and_undone(lab):
 def test_ctrl_c_in_the_middle_says_that_it_is_undone(lab):
     member = taken_down_member(lab)
     stop_agent(member)
-    with slow_wireguard(member, 2) as env:
+    with slow_wireguard(member, UNTIL_TOLD) as env:
         applying = begin(member, env)
         wait_until(lambda: member.processes(UNDOING) and member.processes("bin/wireguard-go"), every_s=0.05)
         applying.send_signal(2)
