@@ -136,7 +136,7 @@ def test_what_cannot_be_served_is_said_before_anything_is(control):
     both = refusal(control, "page", "--port", "0", "--socket", "/run/x.sock", code=2)
     assert "do not go together" in both
     assert "a worker's" in refusal(control, "page", "--port", "40001", code=2)
-    assert "is there already" in refusal(control, "page", "--socket", "/etc/passwd", code=2)
+    assert "exists already" in refusal(control, "page", "--socket", "/etc/passwd", code=2)
     stop_agent(control)
     assert "agent does not run" in refusal(control, "page", code=3)
     start_agent(control)

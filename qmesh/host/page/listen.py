@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import socket
 import stat
 from collections.abc import Callable
@@ -50,7 +51,9 @@ def open_page_socket(path: Path) -> PageSocket:
     may not make one.
     """
     if len(path.name.encode()) > _MOST_NAME or not path.name:
-        raise BadInput(f"{path} can be no socket's path", hint="pass a path with a short name to --socket")
+        raise BadInput(
+            f"a socket cannot have the path {path}", hint="pass a path with a shorter name to --socket"
+        )
     with contextlib.ExitStack() as unless_it_listens:
         directory = _open_directory(path)
         unless_it_listens.callback(os.close, directory)
@@ -73,20 +76,20 @@ def _open_directory(path: Path) -> int:
         return os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise BadInput(
-            f"{path.parent} is no directory for a socket: {error.strerror}",
-            hint="pass a path in a directory that is there to --socket",
+            f"{path.parent} cannot be opened as a directory: {error.strerror}",
+            hint="pass to --socket a path in a directory that exists",
         ) from None
 
 
 def _build_refusal(path: Path, error: OSError) -> BadInput | MachineRefused:
     if error.errno == errno.EADDRINUSE:
-        return BadInput(
-            f"{path} is there already",
-            hint=f"pass another path; or, where no `qmesh page` serves there any more, `rm {path}`",
-        )
+        hint = "pass another path"
+        if path.is_socket() and not path.is_symlink():  # no other file should be removed
+            hint += f"; or, if no `qmesh page` uses it any longer, `rm {shlex.quote(str(path))}`"
+        return BadInput(f"{path} exists already", hint=hint)
     return MachineRefused(
         f"no socket can be made at {path}: {error.strerror}",
-        hint="pass a path in a directory of your own to --socket",
+        hint="pass to --socket a path in a directory of your own",
     )
 
 

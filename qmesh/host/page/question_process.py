@@ -70,7 +70,7 @@ def _ask_child(connection: socket.socket) -> bytes:
         octets = _receive(connection, min(count, MOST_OCTETS))
     except OSError:
         raise MachineRefused(
-            "the page's other process has ended", hint="end `qmesh page`, and run it again"
+            "the page's process that asks the agent has ended", hint="end `qmesh page`, and run it again"
         ) from None
     if is_error:
         message, _, hint = octets.decode("utf-8", "replace").partition("\n")

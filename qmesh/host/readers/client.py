@@ -170,7 +170,7 @@ def _build_root_error(question: ReaderQuestion, more: str) -> NeedsRoot:
 
 def _build_stranger_error() -> MachineRefused:
     return MachineRefused(
-        f"what listens at {DIRECTORY / SOCKET} is not root's: it is not this machine's agent",
+        f"the program that listens at {DIRECTORY / SOCKET} is not root's: it is not this machine's agent",
         hint=f"have root look at `ls -la {DIRECTORY}`",
     )
 
