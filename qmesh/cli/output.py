@@ -32,6 +32,9 @@ JsonOption: TypeAlias = Annotated[
 ConfigOption: TypeAlias = Annotated[
     Path | None, directory_option("--config", help="Directory of the node's config.yml.")
 ]
+NoApplyOption: TypeAlias = Annotated[
+    bool, typer.Option("--no-apply", help="Only write the state; `qmesh apply` does the rest.")
+]
 NewFileOption: TypeAlias = Annotated[
     Path | None, file_option("-o", "--out", help="Write it to a new FILE, mode 0600.")
 ]

@@ -14,6 +14,7 @@ from qmesh.cli.output import (
     AnnounceOption,
     ConfigOption,
     JsonOption,
+    NoApplyOption,
     NodeOption,
     StateOption,
     TakeOverOption,
@@ -64,9 +65,7 @@ def command(
         str | None, typer.Option(help="The tunnel interface.", show_default="qmesh0")
     ] = None,
     take_over: TakeOverOption = False,
-    no_apply: Annotated[
-        bool, typer.Option("--no-apply", help="Only write the state; `qmesh apply` does the rest.")
-    ] = False,
+    no_apply: NoApplyOption = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:

@@ -20,7 +20,15 @@ from qmesh.cli import passphrase
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.input import read_input
 from qmesh.cli.join_text import render_join_result
-from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, TakeOverOption, print_outcome
+from qmesh.cli.output import (
+    STATE,
+    ConfigOption,
+    JsonOption,
+    NoApplyOption,
+    StateOption,
+    TakeOverOption,
+    print_outcome,
+)
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.cli.prompts import ask_question
 from qmesh.errors import BadInput
@@ -64,9 +72,7 @@ def command(
         int, typer.Option(help="By how much the revision grows; use more if this backup was restored before.")
     ] = JUMP,
     take_over: TakeOverOption = False,
-    no_apply: Annotated[
-        bool, typer.Option("--no-apply", help="Only write the state; `qmesh apply` does the rest.")
-    ] = False,
+    no_apply: NoApplyOption = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
