@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Final, TypeVar
 
 from qmesh.errors import MachineRefused
+from qmesh.host.log.events import report_event
 from qmesh.host.readers.client import ask_agent
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.systemd.instructions import describe_agent_restart
 from qmesh.mesh.view.questions import ROOT, ReaderQuestion
-
-log = logging.getLogger("qmesh")
 
 T = TypeVar("T")
 
@@ -30,7 +28,7 @@ def ask_as_reader(question: ReaderQuestion, kind: type[T]) -> T:
     answer = ask_agent(question)
     found = read_answer(answer.octets, kind)
     if question == "check" and answer.age_s >= _OLD_S:
-        log.info("this machine was checked %.0f s ago", answer.age_s)
+        report_event("talk", "this machine was checked %.0f s ago", answer.age_s)
     return found
 
 

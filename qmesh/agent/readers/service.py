@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import select
 import socket
 import time
@@ -15,13 +14,12 @@ from qmesh.agent.daemon.supervisor import READERS_PLACE, AgentPart, Troubles
 from qmesh.agent.local import Local
 from qmesh.agent.readers.answers import ReaderAnswers
 from qmesh.errors import BadInput, QmeshError
+from qmesh.host.log.events import report_event
 from qmesh.host.readers.group import find_group_number
 from qmesh.host.readers.place import SOCKET, ReaderPlace, remove_place
 from qmesh.host.readers.server import ReaderServer
 from qmesh.host.system import unix_socket
 from qmesh.mesh.view.questions import ROOT, Caller, may_ask
-
-log = logging.getLogger("qmesh")
 
 GROUP_S: Final = 10.0
 """Seconds between two looks at who the group is now."""
@@ -97,7 +95,9 @@ class ReaderService:
         if self._place is None:
             self._place = ReaderPlace(group)
             self._group = group
-            log.info("members of group %s may look by `qmesh status` and other commands", name)
+            report_event(
+                "readers-served", "members of group %s may look by `qmesh status` and other commands", name
+            )
 
     def _accept_callers(self, own: socket.socket) -> None:
         """Those who call within a moment, one of each kind."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 from qmesh.errors import Busy, MachineRefused, QmeshError
+from qmesh.host.log.events import report_event
 from qmesh.host.readers.server import ReaderAnswer
-
-log = logging.getLogger("qmesh")
 
 WAIT_S: Final = 60.0
 """Seconds that one who asks waits for what another one has asked for."""
@@ -71,8 +69,8 @@ class SharedAnswer:
             found = self._find()
         except QmeshError as error:
             found = error
-        except Exception:
-            log.exception("a question of a reader could not be answered")
+        except Exception as error:  # noqa: BLE001 - logged
+            report_event("request-failed", "a question of a reader could not be answered", error=error)
             found = MachineRefused(
                 "this machine's agent could not find the answer",
                 hint="its log says why: have root look there",

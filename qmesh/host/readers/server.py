@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import socket
 import struct
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from qmesh.errors import BadInput, Busy, MachineRefused, NeedsRoot, QmeshError
+from qmesh.host.log.events import report_event
 from qmesh.mesh.view.questions import (
     MOST_ANSWER,
     MOST_QUESTION,
@@ -29,8 +29,6 @@ from qmesh.mesh.view.questions import (
     parse_question,
     render_head,
 )
-
-log = logging.getLogger("qmesh")
 
 MOST_CALLERS: Final = 8
 """At once: of all readers, and of root besides."""
@@ -127,8 +125,8 @@ class ReaderServer:
             return build_error_head(error), b""
         except OSError:
             raise
-        except Exception:
-            log.exception("a question of a reader could not be answered")
+        except Exception as error:  # noqa: BLE001 - logged
+            report_event("request-failed", "a question of a reader could not be answered", error=error)
             return build_error_head(_build_bug_error()), b""
         return AnswerHead(octets=len(octets), age_s=max(0.0, round(age_s, 1))), octets
 

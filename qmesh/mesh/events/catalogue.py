@@ -74,6 +74,7 @@ EVENTS: Final[Mapping[str, Level]] = {
     "control-endpoint-tried": "info",
     "control-endpoint-found": "notice",
     "findings-not-reported": "warning",
+    "readers-served": "info",
     "connections-refused": "warning",
     "connection-failed": "err",
     "request-failed": "err",
