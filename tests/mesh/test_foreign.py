@@ -304,6 +304,10 @@ def dnat(**more: int) -> Expression:
     return Expression("nat", {1: number(1), **{kinds[word]: number(value) for word, value in more.items()}})
 
 
+def redirects(port: int, last: int, *, flags: int = 2) -> bytes:
+    return number(1) + struct.pack("=I8x", flags) + struct.pack("!HH", port, last)
+
+
 PORT_80 = immediate(9, struct.pack("!H", 80))
 TO_CONTAINER = [immediate(1, CONTAINER), PORT_80, dnat(address=1, last=1, port=9, last_port=9)]
 
@@ -334,6 +338,18 @@ TO_CONTAINER = [immediate(1, CONTAINER), PORT_80, dnat(address=1, last=1, port=9
             ],
         ),
         (("passes", "fd77::2 80"), OF_IP6, [xt("DNAT", 1, nat_range(2, b"", b"", 80, 80), "target")]),
+        (("passes", "192.0.2.2 80"), REQUEST, [xt("REDIRECT", 0, redirects(80, 80), "target")]),
+        (("passes", "192.0.2.2 51820"), REQUEST, [xt("REDIRECT", 0, redirects(0, 0, flags=0), "target")]),
+        (("passes", "fd77::2 80"), OF_IP6, [xt("REDIRECT", 0, nat_range(2, b"", b"", 80, 80), "target")]),
+        (("drops", ""), REQUEST, [xt("REDIRECT", 0, redirects(80, 90), "target")]),
+        (("passes", "127.0.0.1 80"), LOOPED_OUT, [xt("REDIRECT", 0, redirects(80, 80), "target")]),
+        (("passes", "127.0.0.1 80"), LOOPED_OUT, [PORT_80, Expression("redir", {1: number(9)})]),
+        (
+            ("passes", "::1 80"),
+            replace(LOOPED_OUT, source="fd77::2", target="fd77::2"),
+            [xt("REDIRECT", 0, nat_range(2, b"", b"", 80, 80), "target")],
+        ),
+        (("drops", ""), DATAGRAM, [xt("REDIRECT", 0, redirects(80, 80), "target")]),
         # Who answers one of several, or of an address that is not known, is not known.
         (("drops", ""), REQUEST, [immediate(1, CONTAINER), immediate(2, CONTAINER), dnat(address=1, last=2)]),
         (("drops", ""), REQUEST, [xt("DNAT", 2, nat_range(3, CONTAINER, CONTAINER, 80, 81), "target")]),
@@ -351,6 +367,22 @@ def test_where_a_connection_is_sent_on_to(
     expected: tuple[Fate, str], packet: Packet, rule: list[Expression]
 ) -> None:
     assert sent_on(rule, packet) == expected
+
+
+@pytest.mark.parametrize(
+    "rule", [[xt("REDIRECT", 0, redirects(80, 80), "target")], [PORT_80, Expression("redir", {1: number(9)})]]
+)
+def test_what_is_for_another_machine_does_not_get_there_where_it_is_sent_to_this_one(
+    rule: list[Expression],
+) -> None:
+    """As by a proxy that takes all calls."""
+    perhaps = [meta(20), compares(bytes(4)), verdict(1)]
+    for sent in (SENT, replace(DATAGRAM, traffic="wireguard out", iif="", oif="eth0")):
+        tables = tables_of(rule, hook="output", kind="nat", priority=-100)
+        assert find_fate(walk_rulesets(tables, sent)[0]) == "drops"
+        assert find_fate(walk_rulesets(tables, replace(sent, is_later=True))[0]) == "passes"
+        doubtful = tables_of(perhaps, rule, hook="output", kind="nat", priority=-100)
+        assert find_fate(walk_rulesets(doubtful, sent)[0]) == "unclear"
 
 
 def test_a_rule_that_may_not_be_reached_sends_nothing_on_for_certain() -> None:

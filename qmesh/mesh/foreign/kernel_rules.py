@@ -337,29 +337,36 @@ def _build_nat(attributes: Attributes) -> Step:
     return translate
 
 
-def _send_on(run: Run, register: int, port: int) -> bool:
-    """Set the target of a connection through the tunnel; whether it is known, and certain."""
+def _send_on(run: Run, register: int, port: int, *, address: str | None = None) -> bool:
+    """Set the target of a connection through the tunnel; whether it is known, and certain.
+
+    register, port: of the new address and port; 0 for as it is. address: the new one, where it is known.
+    """
     packet = run.at.packet
     if not may_send_on(packet):
         return False
-    address = Bits(packet.packed_target)
+    found = Bits(ipaddress.ip_address(address or packet.target).packed)
     if register:
-        address = run.registers.read(register, len(address.value))
+        found = run.registers.read(register, len(found.value))
     number = run.registers.read(port, 2) if port else Bits(packet.target_port.to_bytes(2, "big"))
-    if address.mask is not None or number.mask is not None:
+    if found.mask is not None or number.mask is not None:
         return False
     return run.at.translate_target(
-        str(ipaddress.ip_address(address.value)), int.from_bytes(number.value, "big")
+        str(ipaddress.ip_address(found.value)), int.from_bytes(number.value, "big")
     )
 
 
 def _build_redirection(attributes: Attributes) -> Step:
-    """To another port of this machine's."""
+    """To this machine itself, perhaps to another port of it."""
     port, end = read_number(attributes, 1), read_number(attributes, 2)
 
     def translate(run: Run) -> Truth:
-        is_known = end in {0, port} and run.truth is True and run.at.packet.iif
-        run.verdict = "accept" if is_known and _send_on(run, 0, port) else "unclear"
+        packet, is_known = run.at.packet, end in {0, port} and run.truth is True
+        if packet.is_for_others:
+            run.verdict = "drop" if run.truth is True else "unclear"
+        else:
+            is_sent = is_known and _send_on(run, 0, port, address=packet.redirected_target)
+            run.verdict = "accept" if is_sent else "unclear"
         return True
 
     return translate

@@ -90,6 +90,18 @@ class Packet(msgspec.Struct, frozen=True, kw_only=True):
         return self.traffic == "path errors in"
 
     @property
+    def is_for_others(self) -> bool:
+        """Whether it begins a connection with another machine: here nobody can answer it."""
+        return self.opens and self.traffic in {"tunnel out", "wireguard out"}
+
+    @property
+    def redirected_target(self) -> str:
+        """The address at which this machine takes it in, where a rule redirects it."""
+        if self.iif:
+            return self.target
+        return "127.0.0.1" if self.family == "ip" else "::1"
+
+    @property
     def opens(self) -> bool:
         """Whether it is the first of a connection."""
         return not self.is_reply and not self.is_later

@@ -28,6 +28,8 @@ _ENDINGS: Final[Mapping[str, Ending]] = {
 _SET_MARK, _SAVE_MARK, _RESTORE_MARK = 0, 1, 2  # XT_CONNMARK_*
 _NOTRACK: Final = 1  # XT_CT_NOTRACK
 _MAP_IPS, _PROTO_SPECIFIED = 1, 2  # NF_NAT_RANGE_*
+_IPV6_RANGE: Final = 40
+"""Octets of one of IPv6; of IPv4 there are 20, with how many ranges there are before it."""
 
 
 def build_target(name: str, revision: int, content: bytes) -> Target:
@@ -43,6 +45,8 @@ def build_target(name: str, revision: int, content: bytes) -> Target:
             return _build_connection_mark(content)
         case "SNAT", _:
             return _translate_source
+        case "REDIRECT", 0:
+            return _build_redirection(content)
         case "DNAT", 0 | 1 | 2:
             return _build_translation(revision, content)
     return _end(_ENDINGS.get(name, "unclear"))
@@ -105,6 +109,24 @@ def _build_translation(revision: int, content: bytes) -> Target:
         address = first[: len(own)] if flags & _MAP_IPS else own
         number = port if flags & _PROTO_SPECIFIED else packet.target_port
         is_sent = at.translate_target(str(ipaddress.ip_address(address)), number)
+        return "accept" if is_sent else "unclear"
+
+    return act
+
+
+def _build_redirection(content: bytes) -> Target:
+    """To this machine itself: what is for others does not get there. Source: linux/netfilter/nf_nat.h."""
+    is_ipv6 = len(content) >= _IPV6_RANGE
+    flags = struct.unpack_from("=I", content, 0 if is_ipv6 else 4)[0]
+    port, last_port = struct.unpack_from("!HH", content, 36 if is_ipv6 else 16)
+
+    def act(at: Evaluation, /, *, is_certain: bool) -> Ending:
+        packet, is_set = at.packet, bool(flags & _PROTO_SPECIFIED)
+        if packet.is_for_others:
+            return "drop" if is_certain else "unclear"
+        if not (is_certain and may_send_on(packet)) or (is_set and port != last_port):
+            return "unclear"
+        is_sent = at.translate_target(packet.redirected_target, port if is_set else packet.target_port)
         return "accept" if is_sent else "unclear"
 
     return act
