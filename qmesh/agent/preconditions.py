@@ -186,6 +186,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "set": _CHANGE,
     "set --metrics": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "set --readers": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
+    "set --notify": Preconditions(local=(_refuse_removed,)),
     "pause": _CHANGE,
     "resume": _CHANGE,
     "remove": _CHANGE,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+from collections.abc import Callable
 from typing import Final
 
 from qmesh.agent.daemon.supervisor import GUARD, AgentPart, Troubles
@@ -25,12 +26,19 @@ HEAD_START_S: Final = 0.03
 """Seconds that the other process has to put the table back before this one looks."""
 
 
-def keep_guard(state: State, part: AgentPart, troubles: Troubles) -> None:
-    """Keep it until the part is to stop. Raises OSError where the kernel tells nothing any more."""
+def keep_guard(
+    state: State, part: AgentPart, troubles: Troubles, *, note_alterations: Callable[[str], None]
+) -> None:
+    """Keep it until the part is to stop. Raises OSError where the kernel tells nothing any more.
+
+    note_alterations: told `GuardKeeper.describe_alterations`, at the beginning and when that is another.
+    """
     with contextlib.closing(GuardKeeper(state.directory)) as kept:
+        note_alterations(kept.describe_alterations())
         while not part.stopped.is_set():
             try:
                 if kept.ensure_loaded():
+                    note_alterations(kept.describe_alterations())
                     changed = guard_keeper.describe_change(kept.changed_by)
                     report_event("guard-restored", "%s; load-guard inet qmesh: as it is written", changed)
                     _cut_unguarded_connections(state)

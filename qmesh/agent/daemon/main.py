@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmesh.agent import control_role
 from qmesh.agent.audit.reporter import FindingsReporter
@@ -54,6 +54,9 @@ from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.plan.describe import describe_step
 from qmesh.mesh.plan.steps import LoadGuard, Step
+
+if TYPE_CHECKING:
+    from qmesh.agent.notifications.notifier import AgentFacts
 
 CHANGING_S: Final = 0.1
 """The same, while a machine changes its key: what it sends before that is seen is lost; and while another
@@ -131,7 +134,9 @@ class Agent:
         self._findings = FindingsReporter(state)
         self._metrics = MetricsCollector(state, self._collect_knowledge)
         self._answers = ReaderAnswers(state, self._metrics)
+        self._alterations = ""
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
+        self._notifying = AgentPart(supervisor.NOTIFYING, self._notify_operator, self._troubles)
         self._parts = {
             supervisor.MONITOR: AgentPart(supervisor.MONITOR, self._run_monitor, self._troubles),
             supervisor.ANSWERING: AgentPart(supervisor.ANSWERING, self._serve_health, self._troubles),
@@ -159,7 +164,12 @@ class Agent:
                     self._run_iteration()
             finally:
                 processes.notify("STOPPING=1")
-                for part in (*self._parts.values(), self._asking, self._service.retiring):
+                for part in (
+                    *self._parts.values(),
+                    self._asking,
+                    self._notifying,
+                    self._service.retiring,
+                ):
                     part.stop()
                 self._service.stop()
         report_event("agent-stopped", "the agent has stopped; tunnel and guard stay as they are")
@@ -203,6 +213,8 @@ class Agent:
             self._looked.set()
             if not here.settings.control:
                 self._asking.start()
+            if self._state.notify_settings.exists():
+                self._notifying.start()
             self._notify_ready(here)
         self._troubles.report_status()
         self._monitor.feed_watchdog(time.monotonic() - began)
@@ -324,7 +336,15 @@ class Agent:
                 self._troubles.clear(supervisor.FOLLOWING)
 
     def _keep_guard(self) -> None:
-        keep_guard(self._state, self._parts[supervisor.GUARD], self._troubles)
+        keep_guard(
+            self._state,
+            self._parts[supervisor.GUARD],
+            self._troubles,
+            note_alterations=self._note_alterations,
+        )
+
+    def _note_alterations(self, text: str) -> None:
+        self._alterations = text
 
     def _serve_health(self) -> None:
         """Say how this agent is, to whoever asks at its socket."""
@@ -358,6 +378,26 @@ class Agent:
     def _answer_readers(self) -> None:
         service = ReaderService(self._answers, lambda: self._here, self._troubles)
         service.run(self._parts[supervisor.READERS], self._state.directory)
+
+    def _notify_operator(self) -> None:
+        from qmesh.agent.notifications.notifier import Notifier  # noqa: PLC0415 - few machines tell anybody
+
+        Notifier(self._state, self._collect_facts, self._metrics, self._troubles).run(self._notifying)
+
+    def _collect_facts(self) -> AgentFacts | None:
+        """For notifications; None before the first look."""
+        from qmesh.agent.notifications.notifier import AgentFacts  # noqa: PLC0415 - as above
+
+        here = self._here
+        if here is None:
+            return None
+        return AgentFacts(
+            here,
+            self._watch.links.report,
+            self._watch.links.list_heard(),
+            self._watch.event,
+            self._alterations,
+        )
 
     def _collect_knowledge(self) -> AgentKnowledge | None:
         """For metrics; None before the first look."""
@@ -399,7 +439,7 @@ class Agent:
     def _collect_pulses(self) -> Mapping[str, Pulse]:
         # The monitor's own is seen to by who answers `check`.
         others = (part for name, part in self._parts.items() if name != supervisor.MONITOR)
-        parts = (self._asking, self._service.retiring, *others)
+        parts = (self._asking, self._notifying, self._service.retiring, *others)
         pulses = {supervisor.LOOK: self._pulse, **{part.name: part.pulse for part in parts}}
         service = self._service.pulse
         return pulses if service is None else {**pulses, SERVICE: service}

@@ -38,6 +38,8 @@ METRICS_FILE: Final = "metrics for node_exporter"
 METRICS_PORT: Final = "metrics for Prometheus"
 READERS: Final = "answers to readers"
 READERS_PLACE: Final = "socket for readers"
+NOTIFYING: Final = "notifications"
+DELIVERY: Final = "delivery of notifications"
 """What the parts are called in the log and by `check`."""
 
 AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)

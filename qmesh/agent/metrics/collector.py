@@ -74,15 +74,20 @@ class AgentKnowledge(NamedTuple):
     facts: Mapping[str, ToldFacts] = {}
 
 
-class _Look(NamedTuple):
-    """is_dialled: whether all workers were dialled, by the control node."""
+class WorkerLook(NamedTuple):
+    """A look at workers and guard. is_dialled: whether all workers were dialled, by the control node.
+
+    workers, guard_ok: None where that could not be looked at.
+    """
 
     is_dialled: bool
     workers: tuple[WorkerSample, ...] | None
     guard_ok: bool | None
 
 
-class _Check(NamedTuple):
+class MachineCheck(NamedTuple):
+    """A check of this machine. at: Unix time in seconds."""
+
     findings: tuple[Finding, ...]
     at: float
 
@@ -99,12 +104,12 @@ class MetricsCollector:
         self._looking = threading.Lock()
         self._checking = threading.Lock()
         self._rendering = threading.Lock()
-        self._look: _Look | None = None
+        self._look: WorkerLook | None = None
         self._looked = -math.inf, 0.0
         """When the last look ended, on the monotonic clock, and the seconds that it took."""
         self._checked = -math.inf
         """When the last check ended, likewise."""
-        self._check: _Check | None = None
+        self._check: MachineCheck | None = None
         self._other_nodes = OtherNodeWatch(wait_s=OTHERS_S)
         self._answered: dict[tuple[str, int], float] = {}
         """When each worker answered last, on the monotonic clock, by machine and core."""
@@ -116,6 +121,16 @@ class MetricsCollector:
         """Whether somebody has asked lately."""
         asked = self._asked_at
         return asked is not None and time.monotonic() < asked + WANTED_S
+
+    @property
+    def last_look(self) -> WorkerLook | None:
+        """The last look at workers and guard; another object after each."""
+        return self._look
+
+    @property
+    def last_check(self) -> MachineCheck | None:
+        """The last check of this machine; another object after each."""
+        return self._check
 
     def refresh(self) -> None:
         """Look again at what is looked at for metrics, where that is due; a check in a thread of its own."""
@@ -186,7 +201,7 @@ class MetricsCollector:
         ended, took_s = self._looked
         return time.monotonic() >= ended + max(least_s, _TIMES * took_s)
 
-    def _find_look(self, here: Local) -> _Look | None:
+    def _find_look(self, here: Local) -> WorkerLook | None:
         """The last one; None where this machine has another role since: it was at other workers."""
         look = self._look
         return None if look is None or look.is_dialled != here.settings.control else look
@@ -195,7 +210,7 @@ class MetricsCollector:
         began = time.monotonic()
         here = knowledge.here
         workers = self._note_answers(_find_workers(knowledge, self._other_nodes.find))
-        self._look = _Look(here.settings.control, workers, self._find_guard(here))
+        self._look = WorkerLook(here.settings.control, workers, self._find_guard(here))
         ended = time.monotonic()
         self._looked = ended, ended - began
 
@@ -222,7 +237,7 @@ class MetricsCollector:
             if time.monotonic() < self._checked + least_s:
                 return
             try:
-                self._check = _Check(run_check(self._state).findings, time.time())
+                self._check = MachineCheck(run_check(self._state).findings, time.time())
             except OSError as error:
                 report_event(
                     "metrics-incomplete", "this machine could not be checked for its metrics: %s", error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import shlex
+import sys
 from collections.abc import Iterable
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import typer
 
@@ -18,17 +20,23 @@ from qmesh.agent.commands.set import (
     set_readers,
 )
 from qmesh.cli.change_text import print_change
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
+from qmesh.cli.input import read_input_text
+from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer, print_outcome
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Stream
 from qmesh.mesh.machine import PortSource
+from qmesh.mesh.notifications.targets import DEFAULT_AFTER_S, NotifyFacts
 from qmesh.mesh.ports.port_options import PortOptions, parse_port_list
 from qmesh.mesh.values import Profile
 
+if TYPE_CHECKING:
+    from qmesh.host.notifications.notify_socket import ReceiverResult
+
 log = logging.getLogger("qmesh")
 
+_MOST_URLS: Final = 1 << 15
 Switch: TypeAlias = Literal["on", "off"]
 
 EXAMPLES = (
@@ -41,6 +49,9 @@ EXAMPLES = (
     "qmesh set --restart",
     "qmesh set --metrics 127.0.0.1:9586",
     "qmesh set --readers monitoring",
+    "qmesh set --notify -",
+    "qmesh set --notify-command /usr/local/bin/tell-me",
+    "qmesh set --notify-test",
 )
 
 
@@ -136,6 +147,35 @@ def command(
             show_default=False,
         ),
     ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Whom this machine's agent tells what has changed: a webhook's URL, or FORMAT+URL; `-` to"
+            " read URLs, hidden, as one is a secret; `none` for no URL.",
+            metavar="URL",
+            show_default=False,
+        ),
+    ] = None,
+    notify_command: Annotated[
+        str | None,
+        typer.Option(
+            help="A program of root's that is given the same as JSON; `none` for none.",
+            metavar="PROGRAM",
+            show_default=False,
+        ),
+    ] = None,
+    notify_after: Annotated[
+        int | None,
+        typer.Option(
+            help="Seconds that something has to last before it is told.",
+            metavar="SECONDS",
+            show_default=str(DEFAULT_AFTER_S),
+        ),
+    ] = None,
+    notify_test: Annotated[
+        bool,
+        typer.Option("--notify-test", help="Tell all of them now that it is a test, and what came of it."),
+    ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -164,14 +204,25 @@ def command(
             "--from says for whom --guard-port is, and no port is given",
             hint="pass both: `qmesh set NAME --guard-port PORT --from control`",
         )
+    of_notify = _list_given(
+        ("--notify", notify),
+        ("--notify-command", notify_command),
+        ("--notify-after", notify_after),
+        ("--notify-test", notify_test or None),
+    )
     if metrics is not None or metrics_directory is not None:
-        others = (name, readers, *for_one, *for_all)
+        others = (name, readers, *of_notify, *for_one, *for_all)
         _refuse_others("--metrics and --metrics-directory are", "--metrics ADDRESS:PORT", others)
         _print_metrics(set_metrics(State(state), place=metrics, directory=metrics_directory), as_json=as_json)
         return
     if readers is not None:
-        _refuse_others("--readers is", "--readers GROUP", (name, *for_one, *for_all))
+        _refuse_others("--readers is", "--readers GROUP", (name, *of_notify, *for_one, *for_all))
         print_outcome(set_readers(State(state), readers), as_json=as_json, text=_render_readers)
+        return
+    if of_notify:
+        _refuse_others(f"{of_notify[0]} is", "--notify URL", (name, *for_one, *for_all))
+        changes = (notify, notify_command, notify_after)
+        _set_notifications(State(state), *changes, is_test=notify_test, as_json=as_json)
         return
     if not for_one and not for_all:
         raise BadInput("nothing to change was given", hint="see `qmesh set --help`")
@@ -222,6 +273,69 @@ def _refuse_others(options: str, example: str, others: Iterable[str | None]) -> 
             f"{options} for this machine, and passed alone",
             hint=f"on the machine itself: `qmesh set {example}`",
         )
+
+
+def _set_notifications(
+    state: State,
+    notify: list[str] | None,
+    program: str | None,
+    after_s: int | None,
+    *,
+    is_test: bool,
+    as_json: bool,
+) -> None:
+    from qmesh.agent.notifications import settings  # noqa: PLC0415 - few runs need it
+
+    if (notify, program, after_s) != (None, None, None):
+        urls = None if notify is None else _read_urls(notify)
+        facts = settings.set_notifications(state, urls=urls, program=program, after_s=after_s)
+        if not is_test:
+            print_outcome(facts, as_json=as_json, text=_render_notifications)
+            return
+    results = settings.send_test_notification(state).results
+    print_answer({"results": results}, as_json=as_json, text=lambda _: _render_test(results))
+    if not all(each.result.is_delivered for each in results):
+        raise typer.Exit(1)
+
+
+def _read_urls(typed: list[str]) -> list[str]:
+    """The URLs, those of standard input in the place of `-`."""
+    if any(each not in {"-", "none"} for each in typed):
+        log.warning(
+            "other users of this machine could read that URL while this command ran, and the shell may keep"
+            " it; `qmesh set --notify -` asks for it instead"
+        )
+    return [url for each in typed for url in (_prompt_for_urls() if each == "-" else [each])]
+
+
+def _prompt_for_urls() -> list[str]:
+    if sys.stdin.isatty():
+        text = getpass.getpass("URL (is not shown): ")
+    else:
+        text = read_input_text("-", most=_MOST_URLS, hint="pass a URL on each line")
+    urls = text.split()
+    if not urls:
+        raise BadInput("no URL was given", hint="paste it when asked, or pass one on each line of a file")
+    return urls
+
+
+def _render_notifications(facts: NotifyFacts) -> str:
+    told = [f"{each.url} ({each.format})" for each in facts.notify]
+    told += [facts.notify_command] if facts.notify_command is not None else []
+    if not told:
+        return "notifications of this machine: none"
+    return (
+        f"notifications of this machine: to {', '.join(told)}, of what has lasted {facts.notify_after} s;"
+        " its agent does so within seconds. Try it: qmesh set --notify-test"
+    )
+
+
+def _render_test(results: tuple[ReceiverResult, ...]) -> str:
+    lines = []
+    for receiver, result in ((each.receiver, each.result) for each in results):
+        lines.append(f"{receiver}: {result.text}")
+        lines += [f"  it said: {result.said}"] if result.said else []
+    return "\n".join(lines)
 
 
 def _print_metrics(settings: MetricsSettings, *, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from qmesh.host.firewall.table_events import RuleNotices
 from qmesh.mesh.guard.parse import is_complete_script, is_script_loaded
 from qmesh.mesh.guard.scripts import render_unload_script
 from qmesh.mesh.guard.tables import TABLE
+from qmesh.mesh.printable import escape_line
 
 SCRIPT: Final = "guard.nft"
 """Its file in the state directory."""
@@ -39,6 +40,10 @@ class GuardKeeper:
 
     def __init__(self, directory: Path) -> None:
         self.changed_by = ""
+        # How often the table was not as the file, which had not changed: other programs did that.
+        self._start = f"{os.getpid()}-{time.monotonic_ns()}"
+        self._alterations = 0
+        self._altered_by = ""
         self._path = directory / SCRIPT
         self._notices = RuleNotices()
         self._looked = 0.0
@@ -71,7 +76,14 @@ class GuardKeeper:
         finally:
             self._looked = time.monotonic()
         self._found = stamp, self._looked + WHOLE_S
+        if was_loaded and stamp is not None and stamp == found[0] == _read_stamp(self._path):
+            self._alterations += 1
+            self._altered_by = self.changed_by
         return was_loaded
+
+    def describe_alterations(self) -> str:
+        """How often other programs have changed the table, as `parse_alterations` reads it: a line."""
+        return escape_line(f"{self._start} {self._alterations} {self._altered_by}")
 
     def _load_if_changed(self) -> bool:
         # The table before the file: one that a command has just loaded has its file by then.

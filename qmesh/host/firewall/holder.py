@@ -33,6 +33,8 @@ LOCK: Final = "hold.lock"
 """Its files in the state directory."""
 LOAD, END, NOTHING = b"load", b"end", b"nothing"
 """What it can be told. It answers with a line: empty, or why it could not."""
+ALTERATIONS: Final = b"alterations"
+"""What it can be asked: its line is how often other programs have changed the first table."""
 ANSWER_TIMEOUT_S: Final = 20.0
 _TAKEN_S: Final = 1.0
 """Seconds for a caller to take an answer of some octets."""
@@ -153,15 +155,17 @@ class _HolderLoop:
         asked = b""
         with contextlib.suppress(OSError):  # a caller who goes away is none to answer
             asked = caller.recv(16)
-            refusal = ""
+            answer = ""
+            if asked == ALTERATIONS and self._keeper is not None:
+                answer = self._keeper.describe_alterations()
             if asked == LOAD:
                 try:
                     _load_script(self._directory, self._table)
                 except QmeshError as error:
-                    refusal = error.message
+                    answer = error.message
             if asked == END:  # who asked finds nothing left of it
                 (self._directory / SOCKET).unlink(missing_ok=True)
-            caller.sendall(f"{refusal}\n".encode())
+            caller.sendall(f"{answer}\n".encode())
         self._close_caller(caller)
         return asked != END
 

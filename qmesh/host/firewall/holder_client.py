@@ -87,6 +87,14 @@ def is_responding(state: State, *, wait_s: float) -> bool:
     return _send_command(state, holder.NOTHING, wait_s)
 
 
+def read_alterations(state: State, *, wait_s: float) -> str:
+    """How often other programs have changed the first table, as that process says; empty where it does not.
+
+    Raises KernelRefused as `is_responding`.
+    """
+    return (_request_line(state, holder.ALTERATIONS, wait_s) or "").strip()
+
+
 def is_starting(state: State) -> bool:
     """Whether one that does not answer yet has begun just now. Raises MachineRefused."""
     return processes.is_locked(state.hold_lock_file) and any(
@@ -108,6 +116,16 @@ def replace_holder(state: State) -> None:
 
 def _send_command(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEOUT_S) -> bool:
     """Tell the process, and wait until it has done it; False when there is none. Raises KernelRefused."""
+    answer = _request_line(state, what, wait_s)
+    if answer is None:
+        return False
+    if answer.strip():
+        raise _build_hold_error(answer.strip())
+    return answer == "\n"  # else it was just ending
+
+
+def _request_line(state: State, what: bytes, wait_s: float) -> str | None:
+    """The line with which the process answers; None when there is none. Raises KernelRefused."""
     try:
         with (
             unix_socket.open_socket_path(state.directory, holder.SOCKET) as path,
@@ -116,18 +134,18 @@ def _send_command(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEO
             connection.settimeout(wait_s)
             connection.connect(path)
             connection.sendall(what)
-            with heartbeat.allow_wait(wait_s), connection.makefile() as said:
-                answer = said.readline()
+            with (
+                heartbeat.allow_wait(wait_s),
+                connection.makefile(encoding="utf-8", errors="replace") as said,
+            ):
+                return said.readline()
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
-        return False
+        return None
     except OSError as error:
         raise KernelRefused(
             f"the process that holds the guard does not answer: {error.strerror or error}",
             hint="run `pkill -KILL qmesh-hold; qmesh apply`, which starts another such process",
         ) from None
-    if answer.strip():
-        raise _build_hold_error(answer.strip())
-    return answer == "\n"  # else it was just ending
 
 
 def _build_hold_error(why: str) -> KernelRefused:

@@ -23,6 +23,7 @@ from qmesh.host.firewall import guard_keeper, held_table, holder
 from qmesh.host.log import log_file, machine_name
 from qmesh.host.metrics import agent_socket
 from qmesh.host.network import reserved_ports
+from qmesh.host.notifications import notify_socket
 from qmesh.host.readers import place as readers_place
 from qmesh.host.state.documents import (
     Document,
@@ -44,6 +45,8 @@ from qmesh.mesh.guard.parse import is_complete_script, parse_table_header
 from qmesh.mesh.links.retirement import KeyRetirement, RetiredKeys
 from qmesh.mesh.node_keys.differences import KeyDifferences
 from qmesh.mesh.node_processes.record import ProcessRecord
+from qmesh.mesh.notifications.record import NotificationRecord
+from qmesh.mesh.notifications.targets import NotifySettings
 from qmesh.mesh.protocol.handover import HandoverData, decode_handover_data
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.rollback import RollbackRecord
@@ -51,6 +54,7 @@ from qmesh.mesh.state import Guard
 from qmesh.mesh.systemd.node_restarts import DueRestarts
 
 _ANEW = f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}"
+_NOTIFY_ANEW = "delete it, and run `qmesh set --notify` again with the URLs"
 _REQUEST_ANEW = "run `qmesh join --offline` with the same invitation: it writes a new one"
 
 
@@ -96,6 +100,9 @@ class State:
         self.membership_conflict = Document(directory / "conflict.json", MembershipConflict)
         self.keys = KeyFiles(directory, origin=self.key_origin, successor=self.successor_key)
         self.key_differences = Document(directory / "node-keys.json", KeyDifferences)
+        self.notify_settings = Document(directory / "notify.json", NotifySettings, hint=_NOTIFY_ANEW)
+        self.notification_record = Document(directory / "notifications.json", NotificationRecord)
+        self.notify_socket = directory / notify_socket.SOCKET
 
     def create_directory(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""
@@ -262,6 +269,8 @@ class State:
             self.retired_keys.path,
             self.key_retirement.path,
             self.key_rotation.path,
+            self.notify_settings.path,
+            self.notification_record.path,
             *(() if keep_private_key else (self.keys.private_file,)),
             self.last_backup.path,
             self.restore_progress.path,

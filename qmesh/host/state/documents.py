@@ -17,6 +17,7 @@ from qmesh.host.config_directory import ConfigDirectory
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.metrics.outlets import parse_metrics_address
 from qmesh.mesh.mtu import LEAST_MTU_IPV4
+from qmesh.mesh.notifications.targets import SecretUrl
 from qmesh.mesh.protocol.enrolment import Redemption
 from qmesh.mesh.values import (
     TUNNEL_MTU,
@@ -300,4 +301,6 @@ def _encode_secret(value: object) -> str:
 def _decode_secret(kind: type, value: object) -> Secret:
     if kind is Secret and isinstance(value, str):
         return Secret(validate_wireguard_key(value))
+    if kind is SecretUrl and isinstance(value, str):
+        return SecretUrl(value)
     raise ValueError(f"no {kind.__name__}")

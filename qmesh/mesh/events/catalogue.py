@@ -107,6 +107,10 @@ EVENTS: Final[Mapping[str, Level]] = {
     "metrics-served": "info",
     "metrics-file-missing": "warning",
     "metrics-incomplete": "warning",
+    # Notifications
+    "notification-sent": "info",
+    "notification-failed": "warning",
+    "notification-unkept": "warning",
     # Commands
     "advice": "info",
     "talk": "info",

@@ -65,14 +65,18 @@ class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Link:
-    """received: octets, as WireGuard counts; heard_at: when that grew; places: where it was, since when."""
+    """received: octets, as WireGuard counts; heard_at: when that grew; places: where it was, since when.
 
-    __slots__ = ("heard_at", "places", "received", "was_heard")
+    came: whether it grew since it is watched.
+    """
+
+    __slots__ = ("came", "heard_at", "places", "received", "was_heard")
 
     def __init__(self, counters: Counters, now_s: float) -> None:
         self.received = counters.rx_bytes
         self.heard_at = now_s
         self.was_heard = counters.last_handshake_s is not None
+        self.came = False
         self.places: deque[tuple[Endpoint, float]] = deque(maxlen=MOST_PLACES)
 
     def note(self, counters: Counters, now_s: float) -> None:
@@ -81,7 +85,7 @@ class _Link:
         more = octets - self.received if octets >= self.received else octets
         self.received = octets
         if more % INITIATION:
-            self.heard_at, self.was_heard = now_s, True
+            self.heard_at, self.was_heard, self.came = now_s, True, True
         if more:  # or it is this machine that sends somewhere else now
             self._note_place(counters.endpoint, now_s)
 
@@ -120,7 +124,7 @@ class LinkWatch:
         if self._looked_at is not None:
             self._now += min(max(0.0, at_s - self._looked_at), MOST_GAP_S)
         self._looked_at = at_s
-        before, self._links = self._links, {}
+        before, links = self._links, {}
         for key in keys:
             if key not in counters:
                 continue
@@ -129,8 +133,16 @@ class LinkWatch:
                 link = _Link(counters[key], self._now)
             else:
                 link.note(counters[key], self._now)
-            self._links[key] = link
+            links[key] = link
+        self._links = links  # whole at once, for other threads
         self.report = self._build_report()
+
+    def list_heard(self) -> frozenset[str]:
+        """The public keys of peers of which something came lately, while watched. From any thread."""
+        now_s = self._now
+        return frozenset(
+            key for key, link in self._links.items() if link.came and now_s - link.heard_at < QUIET_S
+        )
 
     def _build_report(self) -> LinkReport:
         silent = sorted(self._list_silent(), key=lambda link: -link.silent_s)

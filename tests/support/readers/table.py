@@ -60,6 +60,7 @@ from qmesh.host.network.kernel_routes import messages as route_messages
 from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import HEADER, build_attribute, parse_answers, parse_messages
 from qmesh.host.node_program import running_nodes
+from qmesh.host.notifications import delivery, notify_socket
 from qmesh.host.readers import client as readers_client
 from qmesh.host.readers import server as readers_server
 from qmesh.host.registry import Registry, RegistryImage, image
@@ -86,6 +87,13 @@ from qmesh.mesh.machine_facts import facts, proc_files
 from qmesh.mesh.node_keys import differences, key_store
 from qmesh.mesh.node_processes import readings, record
 from qmesh.mesh.nodeconfig import program_version
+from qmesh.mesh.notifications import guard as alterations
+from qmesh.mesh.notifications import targets, url
+from qmesh.mesh.notifications.change import ToldChange
+from qmesh.mesh.notifications.guard import AlterationCount, AlterationMemory
+from qmesh.mesh.notifications.outbox import Delivery, Outbox
+from qmesh.mesh.notifications.record import NotificationRecord
+from qmesh.mesh.notifications.tracker import Told
 from qmesh.mesh.protocol import (
     aead,
     armor,
@@ -525,6 +533,10 @@ STATUS: Final = _json(
         errors=(failed_check_finding("a", "b", "c"),),
     )
 )
+_DELIVERED: Final = delivery.DeliveryResult(is_delivered=True, text="delivered: 200 OK", said="ok")
+WEB_ADDRESS: Final = b"https://u:p@h.example:8443/services/T012?token=abcdef"
+WEB_URL: Final = url.parse_web_url(WEB_ADDRESS.decode())
+
 HEALTH: Final = agent_health.Health(
     process=5,
     looked_s=1.5,
@@ -546,6 +558,28 @@ PROCESSES: Final = record.ProcessRecord(
     ),
     absent={4: record.Absence(77, 9.5)},
     called=record.CalledWorkers(76, 3.5, 4.5, (1, 4)),
+)
+
+NOTIFIED: Final = targets.NotifySettings(
+    targets=(
+        targets.NotifyTarget("0" * 16, "slack", targets.SecretUrl("https://hooks.slack.com/services/T/B/X")),
+    ),
+    program="/usr/local/bin/tell",
+    program_identifier="1" * 16,
+    after_s=90,
+)
+
+TOLD: Final = NotificationRecord(
+    mesh=MESH,
+    control="a",
+    event=7,
+    told=(Told("finding", "a", "clock b", is_on=True, changed_at=NOW, flips=2, code="clock"),),
+    guard=AlterationMemory(counted=(AlterationCount("holder", "1-2", 3, "nft"),), told_at=NOW, times=1),
+    outbox=Outbox(
+        next_number=3,
+        changes=(ToldChange(at=NOW, kind="worker-silent", phase="begun", number=2, cores=((1, 3),)),),
+        deliveries=(Delivery(receiver="0" * 16, delivered=1, failures=2, due_at=NOW, sent=(NOW,)),),
+    ),
 )
 
 RETIRED: Final = retirement.RetiredKey(
@@ -595,6 +629,8 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
         lambda state: state.due_restarts.read(),
         node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True),
     ),
+    ("notify.json", lambda state: state.notify_settings.read(), NOTIFIED),
+    ("notifications.json", lambda state: state.notification_record.read(), TOLD),
     ("undo.json", lambda state: state.rollback_record.read(), UNDOING),
     ("processes.json", lambda state: state.process_record.read(), PROCESSES),
     (
@@ -1479,6 +1515,34 @@ READERS: Final[dict[str, Reader]] = {
             _read_name,
             (b'{"name":"fra-1","up":true}', b'{"name":5}'),
             mutate.json_trees,
+        ),
+        Reader(
+            "answer to a test of notifications",
+            (notify_socket,),
+            notify_socket.parse_results,
+            (_json(notify_socket.ReceiverResults((notify_socket.ReceiverResult("x", _DELIVERED),))),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "what a sent notification came to",
+            (delivery,),
+            lambda octets: delivery.judge_answer(octets, 0, WEB_URL),
+            (_json(delivery.HttpOutcome(404, "Not Found", "h.example", "no such hook", "")),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "count of the guard's alterations",
+            (alterations,),
+            lambda octets: alterations.parse_alterations("holder", _text(octets)),
+            (b"12-34 5 nft (process 7)",),
+            mutate.text,
+        ),
+        Reader(
+            "URL of a receiver",
+            (url,),
+            lambda octets: url.parse_web_url(_text(octets)),
+            (WEB_ADDRESS,),
+            mutate.text,
         ),
         Reader("health", (agent_health,), agent_health.parse_health, (_json(HEALTH),), mutate.json_trees),
         Reader(

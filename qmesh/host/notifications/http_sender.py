@@ -1,0 +1,101 @@
+"""A program that sends one request by HTTP: the agent does without what TLS takes of memory.
+
+It reads the request from its standard input, and prints what came of it, both as JSON. The URL is in no
+argument and in no environment. It follows no redirect, uses no proxy, reads a bounded part of the answer, and
+accepts certificates by the system's store alone. It ends by itself where the agent no longer waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import ssl
+import sys
+from typing import Final, TypedDict
+from urllib.parse import urlsplit
+
+MOST_ANSWER: Final = 2048
+"""Bytes that are read of an answer's body."""
+WAIT_S: Final = 20
+"""Seconds for all of it."""
+STEP_S: Final = 10.0
+"""Seconds that the other side may take for each step of it."""
+_USER_AGENT: Final = "qmesh"
+
+
+class Asked(TypedDict):
+    """A request, as it is read: `qmesh.mesh.notifications.formats.Request`."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+    headers: dict[str, str]
+    body: str
+
+
+def send_request(asked: Asked, *, trust: ssl.SSLContext | None = None) -> dict[str, object]:
+    """POST it once: `status`, `reason`, `body` and perhaps `location` of the answer, or the `error`.
+
+    trust: which certificates are accepted; the system's store where it is None.
+    """
+    said: dict[str, object] = {}
+    connection = _open_connection(asked, trust)
+    try:
+        headers = {"User-Agent": _USER_AGENT, **asked["headers"]}
+        connection.request("POST", asked["target"], asked["body"].encode(), headers)
+        answer = connection.getresponse()
+        said |= {"status": answer.status, "reason": answer.reason[:200]}
+        if 300 <= answer.status < 400:
+            said["location"] = _find_host(answer.getheader("Location") or "")
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):  # the status says enough
+            said["body"] = answer.read1(MOST_ANSWER).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        said["error"] = describe_failure(error)
+    finally:
+        connection.close()
+    return said
+
+
+def _open_connection(asked: Asked, trust: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    host, port = asked["host"], asked["port"]
+    if asked["scheme"] == "http":
+        return http.client.HTTPConnection(host, port, timeout=STEP_S)
+    context = ssl.create_default_context() if trust is None else trust
+    return http.client.HTTPSConnection(host, port, timeout=STEP_S, context=context)
+
+
+def _find_host(location: str) -> str:
+    """Where a redirect leads: its host only, as the rest may hold the secret."""
+    try:
+        return urlsplit(location).hostname or ""
+    except ValueError:
+        return ""
+
+
+def describe_failure(error: Exception) -> str:
+    """Why no answer came, without what may be of the URL."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or 'the connection was cut'}"
+    if isinstance(error, socket.gaierror):
+        return f"its name is not resolved: {error.strerror}"
+    if isinstance(error, TimeoutError):
+        return f"no answer within {STEP_S:.0f} s"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"its answer is not HTTP ({type(error).__name__})"
+
+
+def main() -> None:
+    """Read a request, send it, and print what came of it."""
+    signal.alarm(WAIT_S + 5)  # whoever began it may be gone
+    json.dump(send_request(json.load(sys.stdin)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

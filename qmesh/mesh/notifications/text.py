@@ -1,0 +1,135 @@
+"""Changes as text for people: one line for each kind of change, and a title.
+
+What others wrote is cut, and moves no cursor. Receivers that give a meaning to some characters are given it
+in a form that has none: see `formats`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from qmesh.mesh.notifications.change import ChangeKind, ToldChange, cut_text
+from qmesh.mesh.printable import escape_line
+from qmesh.mesh.values import format_port_ranges
+
+MOST_LINES: Final = 20
+MOST_NAMES: Final = 12
+"""Machines that are named in a line; of more it says how many they are."""
+
+
+class Sender(msgspec.Struct, frozen=True):
+    """Which machine tells. machine: its name; mesh: of which mesh."""
+
+    machine: str
+    mesh: str
+
+
+def render_title(sender: Sender, changes: Sequence[ToldChange]) -> str:
+    """What it is about, in some words."""
+    lines = _list_lines(changes)
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    return f"qmesh on {sender.machine}: {cut_text(lines[0])}{more}"
+
+
+def render_text(sender: Sender, changes: Sequence[ToldChange], *, dropped: int = 0) -> str:
+    """All of it, a line for each kind of change. dropped: changes before these that are lost."""
+    lines = _list_lines(changes)
+    shown = [f"qmesh on {sender.machine}, mesh {sender.mesh}:", *(f"- {each}" for each in lines[:MOST_LINES])]
+    if len(lines) > MOST_LINES:
+        shown.append(f"- and {len(lines) - MOST_LINES} more; `qmesh status` and `qmesh check` show all")
+    if dropped:
+        shown.append(f"- {dropped} earlier changes could not be delivered, and are lost")
+    return "\n".join(shown)
+
+
+def _list_lines(changes: Iterable[ToldChange]) -> list[str]:
+    """The lines: machines that are silent, or back, together, as long as nothing else comes between."""
+    groups: list[list[ToldChange]] = []
+    for change in changes:
+        last = groups[-1][-1] if groups else None
+        if last is not None and change.kind == "machine-silent" and _is_alike(last, change):
+            groups[-1].append(change)
+        else:
+            groups.append([change])
+    return [escape_line(_render_group(each)) for each in groups]
+
+
+def _is_alike(one: ToldChange, other: ToldChange) -> bool:
+    return (one.kind, one.phase, one.hold_s) == (other.kind, other.phase, other.hold_s)
+
+
+def _render_group(group: Sequence[ToldChange]) -> str:
+    change = group[0]
+    names = _join_names([each.machine for each in group])
+    text = _describe(change, names)
+    if change.kind == "guard-altered" or not change.hold_s:
+        return text
+    return (
+        f"{text} (this comes and goes: the next change is told once it has lasted {_say_time(change.hold_s)})"
+    )
+
+
+def _join_names(names: Sequence[str]) -> str:
+    if len(names) <= MOST_NAMES:
+        return ", ".join(names)
+    return f"{len(names)} machines ({', '.join(names[:MOST_NAMES])} ...)"
+
+
+_PHRASES: Final[dict[ChangeKind, tuple[str, str]]] = {
+    "machine-silent": ("silent, nothing comes through the tunnel", "reachable again"),
+    "guard-broken": (
+        "the guard is not as it should be: worker ports may be open",
+        "the guard is whole again",
+    ),
+    "machine-joined": ("joined the mesh", ""),
+    "machine-replaced": ("joined again, with another key", ""),
+    "machine-removed": ("removed from the mesh", ""),
+    "control-moved": (
+        "is the control node now, and tells of the cluster, where `qmesh set --notify` was run there",
+        "",
+    ),
+    "mesh-restored": ("the control node was restored from a backup", ""),
+    "test": ("this is a test, nothing has happened", ""),
+}
+"""What has begun or happened, and what has ended."""
+
+
+def _describe(change: ToldChange, names: str) -> str:
+    is_over = change.phase == "ended"
+    match change.kind:
+        case "worker-silent":
+            cores = format_port_ranges(
+                core for first, last in change.cores for core in range(first, last + 1)
+            )
+            return f"{names}: workers {'answer again' if is_over else 'do not answer'}: cores {cores}"
+        case "guard-altered":
+            return _describe_alteration(change, names)
+        case "finding":
+            return _describe_finding(change, names, is_over=is_over)
+        case kind:
+            detail = f" ({cut_text(change.detail)})" if change.detail else ""
+            return f"{names}: {_PHRASES[kind][is_over]}{detail}"
+
+
+def _describe_alteration(change: ToldChange, names: str) -> str:
+    by = cut_text(change.detail) or "another program"
+    often = "" if change.times == 1 else f" {change.times} times"
+    again = f"; the next time is told after {_say_time(change.hold_s)}" if change.times > 1 else ""
+    return f"{names}: {by} changed the guard's table{often}, and it was restored{again}"
+
+
+def _describe_finding(change: ToldChange, names: str, *, is_over: bool) -> str:
+    about = f"{change.code}, {cut_text(change.subject)}"
+    if is_over:
+        return f"{names}: no longer found: {about}"
+    fix = f" (fix: {cut_text(change.fix)})" if change.fix else ""
+    return f"{names}: {change.severity}: {about}: {cut_text(change.detail)}{fix}"
+
+
+def _say_time(seconds: int) -> str:
+    if seconds < 120:
+        return f"{seconds} s"
+    return f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"

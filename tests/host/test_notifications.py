@@ -1,0 +1,347 @@
+"""Receivers that are slow, dead or lying, and programs that do not end: each has its time."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from qmesh.errors import BadInput
+from qmesh.host.notifications import delivery, http_sender
+from qmesh.host.notifications.delivery import find_program_file, run_program, send_by_http
+from qmesh.host.notifications.limited_child import MOST_OUTPUT, run_limited_child
+from qmesh.mesh.notifications.change import ToldChange
+from qmesh.mesh.notifications.formats import Request, build_request
+from qmesh.mesh.notifications.outbox import Batch
+from qmesh.mesh.notifications.targets import NotifyTarget, SecretUrl
+from qmesh.mesh.notifications.text import Sender
+from qmesh.mesh.notifications.url import parse_web_url
+from tests.support.receivers import OK, Authority, Behaviour, receiving
+from tests.support.waiting import patience, wait_until
+
+SECRET = "s3cr3t-T0ken"
+BATCH = Batch((ToldChange(at=1_700_000_000, kind="test", phase="happened", number=1, machine="fra-1"),))
+
+
+def request_to(url: str) -> Request:
+    return build_request(NotifyTarget("1", "json", SecretUrl(url)), Sender("fra-1", "m"), BATCH)
+
+
+def send(port: int, scheme: str = "http") -> delivery.DeliveryResult:
+    """By a process of its own, as the agent sends."""
+    url = f"{scheme}://127.0.0.1:{port}/{SECRET}?k={SECRET}"
+    return send_by_http(request_to(url), parse_web_url(url))
+
+
+def test_a_message_arrives_and_what_came_back_is_told():
+    with receiving() as receiver:
+        result = send(receiver.port)
+    assert (result.is_delivered, result.text, result.said) == (True, "delivered: 200 OK", "ok")
+    head, _, body = receiver.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(f"POST /{SECRET}?k={SECRET} HTTP/1.1\r\n".encode())
+    assert json.loads(body)["changes"][0]["kind"] == "test"
+
+
+def answer(status: str, *headers: str, body: str = "") -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers, "", body]
+    return "\r\n".join(lines).encode()
+
+
+def hang(caller: socket.socket) -> None:
+    caller.recv(1)
+
+
+def flood(caller: socket.socket) -> None:
+    caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10737418240\r\n\r\n")
+    while True:
+        caller.sendall(bytes(1 << 20))
+
+
+def drip(caller: socket.socket) -> None:
+    waiting = threading.Event()
+    while not waiting.wait(0.02):
+        caller.sendall(b"x")
+
+
+def say_and_hang(caller: socket.socket) -> None:
+    caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+    caller.recv(1)
+
+
+@pytest.mark.parametrize(
+    ("behave", "text"),
+    [
+        (answer("404 Not Found", body=f"no hook {SECRET}"), "it answers 404 Not Found"),
+        (answer("503 \x1b[2J"), "it answers 503 \\x1b[2J"),
+        (
+            answer("302 Found", f"Location: https://evil.example/{SECRET}"),
+            "302 Found: it redirects to evil.example, which is not followed",
+        ),
+        (answer("301 Moved", "Location: /[" + SECRET), "301 Moved: it redirects to elsewhere"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "its answer is not HTTP (BadStatusLine)"),
+        (b"", "its answer is not HTTP (RemoteDisconnected)"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", "its answer is not HTTP (HTTPException)"),
+    ],
+)
+def test_what_takes_nothing_is_told_why_without_the_secret(behave, text):
+    with receiving(behave) as receiver:
+        result = send(receiver.port)
+    assert not result.is_delivered
+    assert result.text.startswith(text)
+    assert SECRET not in repr(result)
+
+
+@pytest.mark.parametrize("behave", [flood, say_and_hang], ids=lambda each: each.__name__)
+def test_of_an_answer_little_is_read_and_its_status_counts(behave, monkeypatch):
+    monkeypatch.setattr(http_sender, "STEP_S", 0.2)
+    with receiving(behave) as receiver:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        said = http_sender.send_request(as_asked(request_to(url)))
+    assert said["status"] == 200
+    assert len(str(said.get("body", ""))) <= http_sender.MOST_ANSWER
+
+
+@pytest.mark.parametrize("behave", [hang, drip], ids=lambda each: each.__name__)
+def test_who_never_answers_is_given_up(behave: Behaviour, monkeypatch):
+    monkeypatch.setattr(delivery, "SEND_S", patience(0.4))
+    with receiving(behave) as receiver:
+        result = send(receiver.port)
+    assert not result.is_delivered
+    assert result.text.startswith("no answer within")
+
+
+def test_where_nothing_listens_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    assert send(port).text == "Connection refused"
+
+
+def as_asked(request: Request) -> http_sender.Asked:
+    return {
+        "scheme": request.scheme,
+        "host": request.host,
+        "port": request.port,
+        "target": request.target,
+        "headers": dict(request.headers),
+        "body": request.body,
+    }
+
+
+def send_by_tls(port: int, trust: ssl.SSLContext | None) -> dict[str, object]:
+    request = request_to(f"https://127.0.0.1:{port}/{SECRET}")
+    return http_sender.send_request(as_asked(request), trust=trust)
+
+
+def test_certificates_are_looked_at(tmp_path):
+    (tmp_path / "other").mkdir()
+    ours, other = Authority(tmp_path), Authority(tmp_path / "other")
+    expected = {
+        "good": (ours.serve(), ours.trust(), None),
+        "another CA's": (
+            other.serve(),
+            ours.trust(),
+            "its certificate is not accepted: unable to get local issuer",
+        ),
+        "not the system's": (
+            ours.serve(),
+            None,
+            "its certificate is not accepted: unable to get local issuer",
+        ),
+        "for another host": (
+            ours.serve("127.0.0.2"),
+            ours.trust(),
+            "its certificate is not accepted: IP address",
+        ),
+        "of last week": (
+            ours.serve(days=-1),
+            ours.trust(),
+            "its certificate is not accepted: certificate has exp",
+        ),
+    }
+    for name, (serving, trusting, error) in expected.items():
+        with receiving(context=serving) as receiver:
+            said = send_by_tls(receiver.port, trusting)
+        if error is None:
+            assert said["status"] == 200, name
+            assert len(receiver.requests) == 1
+        else:
+            assert str(said["error"]).startswith(error), name
+            assert receiver.requests == [], "the secret was sent"
+
+
+def test_who_speaks_no_tls_is_told_nothing():
+    with receiving(greeting=b"SSH-2.0-OpenSSH_9.2\r\n") as receiver:
+        said = send_by_tls(receiver.port, None)
+        assert str(said["error"]).startswith("TLS failed: ")
+    assert not any(SECRET.encode() in each for each in receiver.requests)
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_the_systems_store_of_certificates_counts():
+    """As `update-ca-certificates` would have it: here, where the library looks first."""
+    store = Path(ssl.get_default_verify_paths().openssl_cafile)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", store.parent], check=True)
+    authority = Authority(Path("/run"))
+    with receiving(context=authority.serve()) as receiver:
+        assert send(receiver.port, "https").text.startswith("its certificate is not accepted")
+        store.write_bytes(authority.file.read_bytes())
+        assert send(receiver.port, "https").is_delivered
+
+
+def test_the_secret_is_in_no_argument_and_no_environment():
+    found: list[str] = []
+
+    def look(caller: socket.socket) -> None:
+        for each in Path("/proc").glob("[0-9]*"):
+            for name in ("cmdline", "environ"):
+                try:
+                    found.append((each / name).read_text("utf-8", "replace"))
+                except OSError:
+                    continue
+        caller.sendall(OK)
+
+    with receiving(look) as receiver:
+        assert send(receiver.port).is_delivered
+    assert any("qmesh.host.notifications.http_sender" in each for each in found)
+    assert not any(SECRET in each for each in found)
+
+
+# Programs
+
+PLACE = Path("/run/hooks")
+
+
+def make_program(body: str, *, mode: int = 0o755, interpreter: str = "/bin/sh") -> str:
+    PLACE.mkdir(exist_ok=True)
+    path = PLACE / "hook"
+    path.write_text(f"#!{interpreter}\n{body}\n")
+    path.chmod(mode)
+    return str(path)
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_program_gets_the_message_and_nothing_else(monkeypatch):
+    monkeypatch.setenv("QMESH_SECRET", SECRET)
+    path = make_program(
+        "cat >/run/got; env >/run/env; echo $# $(pwd) >/run/words; ls /proc/self/fd >/run/fds"
+    )
+    result = run_program(path, '{"text": "x"}')
+    assert (result.is_delivered, result.text) == (True, "delivered: it ended with code 0")
+    assert Path("/run/got").read_text() == '{"text": "x"}'
+    assert SECRET not in Path("/run/env").read_text()
+    assert Path("/run/words").read_text() == "0 /\n"
+    assert len(Path("/run/fds").read_text().split()) == 4  # three, and that of ls
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_what_becomes_of_a_program_is_told():
+    big = "x" * (1 << 20)
+    for body, text, said in (
+        ("echo first; echo no mail server >&2; exit 75", "it ended with code 75", "no mail server"),
+        ("kill -SEGV $$", "it was ended by SIGSEGV", ""),
+        ("exec head -c 50000000 /dev/zero", "delivered: it ended with code 0", None),
+        ("exit 0", "delivered: it ended with code 0", ""),  # it reads nothing of a message that is large
+    ):
+        result = run_program(make_program(body), big)
+        assert result.text == text
+        assert said is None or result.said == said
+    missing = run_program(make_program("true", interpreter="/no/such"), "")
+    assert not missing.is_delivered
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_program_that_does_not_end_is_killed_with_all_that_it_started(monkeypatch):
+    monkeypatch.setattr(delivery, "PROGRAM_S", patience(0.4))
+    for body in (
+        "sleep 1000",
+        "sleep 1000 & sleep 1000 & wait",
+        "setsid sleep 1000; sleep 1000",
+        "(trap '' TERM HUP; while :; do echo x; done) & sleep 1000",
+    ):
+        result = run_program(make_program(body), "")
+        assert result.text.startswith("it did not end within")
+    wait_until(lambda: "sleep" not in list_programs())
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_what_a_program_leaves_behind_ends_with_it_and_is_not_waited_for():
+    for body in ("sleep 1000 & exit 0", "yes & exit 0", "(setsid sleep 1000; sleep 1000) & exit 0"):
+        assert run_program(make_program(body), "").is_delivered
+    wait_until(lambda: not {"sleep", "yes"} & set(list_programs()))
+
+
+def list_programs() -> list[str]:
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            is_dead = "\nState:\tZ" in (each / "status").read_text()
+            found += [] if is_dead else [(each / "comm").read_text().strip()]
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_program_that_others_can_change_is_not_run():
+    path = make_program("touch /run/was-run")
+    assert find_program_file(path) == path
+    (PLACE / "link").symlink_to(path)
+    assert find_program_file(str(PLACE / "link")) == path
+
+    def refused(match: str, named: str = path) -> None:
+        with pytest.raises(BadInput, match=match) as error:
+            find_program_file(named)
+        assert error.value.hint
+        assert not run_program(named, "").is_delivered
+
+    for mode in (0o775, 0o757):
+        Path(path).chmod(mode)
+        refused("others than root can change")
+    Path(path).chmod(0o755)
+    os.chown(path, 1000, 0)
+    refused("others than root can change")
+    os.chown(path, 0, 0)
+    for mode in (0o777, 0o1777):
+        PLACE.chmod(mode)
+        refused("others than root can change")
+    PLACE.chmod(0o755)
+    os.chown(PLACE, 1000, 1000)
+    refused("others than root can change")
+    os.chown(PLACE, 0, 0)
+    Path(path).chmod(0o644)
+    refused("is not a program")
+    (PLACE / "directory").mkdir()
+    refused("is not a program", str(PLACE / "directory"))
+    refused("is not there", str(PLACE / "none"))
+    (PLACE / "round").symlink_to(PLACE / "round")
+    refused("is not a program", str(PLACE / "round"))
+    users = Path("/run/alice")
+    users.mkdir()
+    (users / "to-hooks").symlink_to(PLACE)
+    os.chown(users, 1000, 1000)
+    refused("is a link to", str(users / "to-hooks" / "hook"))
+    (users / "hook").symlink_to(path)
+    refused("others than root can change", str(users / "hook"))
+    assert not Path("/run/was-run").exists()
+    Path(path).chmod(0o755)
+    assert run_program(path, "").is_delivered
+    assert Path("/run/was-run").exists()
+
+
+def test_what_a_child_prints_is_bounded_and_it_is_not_kept_waiting():
+    ended = run_limited_child(
+        ("/bin/sh", "-c", "head -c 1000000 /dev/zero; exit 3"), b"", wait_s=patience(20)
+    )
+    assert (ended.code, len(ended.output)) == (3, MOST_OUTPUT)
