@@ -27,7 +27,6 @@ _ASKERS = re.compile(
     rf"(?: elements = \{{ {_ASKER}(?:, {_ASKER})* \}})?"
 )
 """The set of who asked lately, as nft lists it: its elements come and go, and are no change of the guard."""
-_SPACE = re.compile(r"\s+")
 _HOLDER = re.compile(rf"\A(table inet {HELD} {{) # progname [^\n]*")
 
 
@@ -109,7 +108,7 @@ def _normalize_listing(listing: str) -> str:
 
     And without those who asked lately.
     """
-    return _ASKERS.sub(r"\1\2", _SPACE.sub(" ", listing)).strip()
+    return _ASKERS.sub(r"\1\2", " ".join(listing.split()))
 
 
 def build_observed_guard(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -139,7 +140,7 @@ def text(random: Random, seeds: Sequence[bytes]) -> bytes:
     """Words exchanged for others that mean something somewhere, or octets as above."""
     if random.random() < 0.3:
         return octets(random, seeds)
-    tokens = _TOKEN.findall(random.choice(seeds))
+    tokens = [*_find_tokens(random.choice(seeds))]
     for _ in range(random.choice((1, 1, 2, 4))):
         where = random.randint(0, max(0, len(tokens) - 1))
         until = where + random.choice((0, 1, 1, 1, 3))
@@ -149,10 +150,15 @@ def text(random: Random, seeds: Sequence[bytes]) -> bytes:
             case 1:
                 tokens[where:until] = [str(random.choice(NUMBERS)).encode()]
             case 2:
-                tokens[where:until] = _TOKEN.findall(random.choice(seeds))[: random.randrange(8)]
+                tokens[where:until] = _find_tokens(random.choice(seeds))[: random.randrange(8)]
             case _:
                 tokens[where:until] = tokens[where:until] * random.randrange(3)
     return b"".join(tokens)
+
+
+@functools.lru_cache(maxsize=64)
+def _find_tokens(seed: bytes) -> tuple[bytes, ...]:
+    return tuple(_TOKEN.findall(seed))
 
 
 def value(random: Random, was: Any = None) -> Any:
