@@ -17,6 +17,7 @@ from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.metrics.outlets import MetricsOutlets
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
+from qmesh.host.state.documents import Settings
 from qmesh.mesh.metrics.outlets import FILE
 from qmesh.mesh.values import Endpoint
 from qmesh.mesh.view.cluster_view import ClusterView
@@ -135,6 +136,24 @@ def test_another_directory_is_another_one_at_once_whether_or_not_an_agent_runs(t
     assert b"qmesh_revision" in (new / FILE).read_bytes()
     outlets._update(with_settings(here, metrics_directory=str(old)))
     assert (list(new.iterdir()), [each.name for each in old.iterdir()]) == ([], [FILE])
+
+
+def test_a_change_of_directory_that_is_cut_off_leaves_no_file_in_the_old_one(tmp_path, monkeypatch):
+    """No agent runs, and the same command again has no old directory any more. Each point: scripts/faults."""
+    state, old, new = made(tmp_path / "state"), Path("/run/old"), Path("/run/new")
+    for each in (old, new):
+        each.mkdir()
+    set_metrics(state, place=None, directory=str(old))
+    (old / FILE).write_text("of an agent that has ended")
+
+    def save_and_end(settings: Settings) -> None:
+        State.save_settings(state, settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(state, "save_settings", save_and_end)
+    with pytest.raises(KeyboardInterrupt):
+        set_metrics(state, place=None, directory=str(new))
+    assert list(old.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", ["/tmp/metrics", "/etc/node_exporter", "/usr/../var/tmp", "//usr/local/x"])

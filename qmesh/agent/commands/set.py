@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import msgspec
 
@@ -141,18 +142,26 @@ def set_metrics(state: State, *, place: str | None, directory: str | None) -> Me
         if directory is not None:
             said = {"none": "", "default": None}.get(directory, directory)
             settings = msgspec.structs.replace(settings, metrics_directory=said)
+        before, chosen = find_metrics_directory(old), find_metrics_directory(settings)
+        if before != chosen:
+            # First: cut off after the change, the same command would not know of it any more.
+            _remove_metrics_file(before)
         if settings != old:
             state.save_settings(settings)
-    before, chosen = find_metrics_directory(old), find_metrics_directory(settings)
-    if before is not None and before != chosen:
-        # No agent may run, or another one by the time that it looks.
-        with contextlib.suppress(QmeshError):
-            remove_public_file(before, FILE)
+    if before != chosen:  # the agent may have written it once more, and have ended since
+        _remove_metrics_file(before)
     return MetricsSettings(
         is_another=settings != old,
         metrics=None if settings.metrics is None else str(settings.metrics),
         metrics_directory=None if chosen is None else str(chosen),
     )
+
+
+def _remove_metrics_file(directory: Path | None) -> None:
+    """Remove node_exporter's file, where it is and can be removed: it would be read for ever."""
+    if directory is not None:
+        with contextlib.suppress(QmeshError):
+            remove_public_file(directory, FILE)
 
 
 class ReaderSettings(msgspec.Struct, frozen=True):
