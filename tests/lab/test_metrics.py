@@ -201,6 +201,7 @@ def test_g1_metrics_at_the_control_nodes_tunnel_address_are_for_itself(cluster):
     wait_until(lambda: fetch(control, place)[0] == 0, 30)
 
 
+@pytest.mark.long  # whom it answers: tests/mesh/test_metrics.py
 def test_a_neighbour_reads_nothing_at_loopback_where_the_kernel_lets_his_packets_there(cluster):
     """As container software sets it (route_localnet). He sends packets to 127.0.0.1 over the LAN."""
     _, member, third = cluster
@@ -210,22 +211,15 @@ def test_a_neighbour_reads_nothing_at_loopback_where_the_kernel_lets_his_packets
     for each in (member, third):
         each.run(["sh", "-ec", "for f in /proc/sys/net/ipv4/conf/*/route_localnet; do echo 1 >$f; done"])
     lan = json.loads(third.run(["ip", "-j", "route", "get", "192.168.0.201"]).stdout)[0]
-    leave = (
-        "ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;"
-        f" ip route add 127.0.0.1 via 192.168.0.201 dev {lan['dev']} src {lan['prefsrc']}"
-    )
-    third.run(["sh", "-c", leave])
+    leave = f"ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via 192.168.0.201 dev {lan['dev']}"
+    third.run(["sh", "-ec", leave])
     try:
         wait_until(lambda: fetch(member, place)[0] == 200, 30)
         wait_until(lambda: fetch(third, other, "/")[0] == 200, 20)  # his packets do arrive
         assert fetch(third, place) == (403, "")
     finally:
         serving.stop()
-        come_back = (
-            "ip route del 127.0.0.1; ip route add local 127.0.0.0/8 dev lo table local;"
-            " ip route add local 127.0.0.1 dev lo table local src 127.0.0.1"
-        )
-        third.run(["sh", "-ec", come_back])
+        third.run(["sh", "-ec", "ip route del 127.0.0.1; ip addr add 127.0.0.1/8 dev lo"])
         for each in (member, third):
             each.run(["sh", "-ec", "for f in /proc/sys/net/ipv4/conf/*/route_localnet; do echo 0 >$f; done"])
         qmesh(member, "set", "--metrics", "none")
