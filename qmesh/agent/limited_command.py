@@ -24,7 +24,10 @@ _NICE: Final = 10
 
 
 class CommandOutput(NamedTuple):
-    """What it said on both streams, cut to what was asked for, and with which code it ended."""
+    """The JSON that it said, on either stream, and with which code it ended.
+
+    said: cut to what was asked for; all of it where nothing is JSON.
+    """
 
     said: bytes
     code: int
@@ -54,7 +57,12 @@ def run_limited_command(state: State, *words: str, most_octets: int) -> CommandO
             # And what it has started. Until it is waited for, its number is nobody else's.
             processes.wait_for_exit(child.pid, 1.0)
             _kill_group(child.pid)
-    return CommandOutput(said, child.returncode)
+    return CommandOutput(find_answer_line(said), child.returncode)
+
+
+def find_answer_line(said: bytes) -> bytes:
+    """The line with the answer: what is logged meanwhile stands in lines of its own."""
+    return next((line for line in reversed(said.splitlines()) if line.startswith(b"{")), said)
 
 
 def _kill_group(number: int) -> None:

@@ -24,6 +24,7 @@ from qmesh.agent.commands.check import Report
 from qmesh.agent.commands.set import set_readers
 from qmesh.agent.commands.status import Status
 from qmesh.agent.daemon.supervisor import READERS_PLACE, Troubles
+from qmesh.agent.limited_command import find_answer_line
 from qmesh.agent.local import load_local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.readers import service as service_module
@@ -106,6 +107,14 @@ def test_an_answer_is_found_once_for_all_who_ask_within_some_seconds():
     clock.now += 10 * 3.0
     shared.forget_old()
     assert shared._held is None
+
+
+@pytest.mark.parametrize("talk", [b"", b"warning: rolled back\nhint: {x}\n", b"{not: json\n"])
+def test_what_a_command_logs_while_it_answers_spoils_no_answer(talk):
+    """As a check does by which a change is rolled back that nobody confirmed."""
+    answer = b'{"machine":"b","revision":5,"findings":[]}'
+    assert find_answer_line(talk + answer + b"\n") == answer
+    assert find_answer_line(b"Killed\n") == b"Killed\n"
 
 
 @pytest.mark.parametrize(
