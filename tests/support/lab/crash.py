@@ -6,6 +6,7 @@ For tests (some of the points) and for scripts/faults (all of them).
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import threading
 from collections.abc import Callable
@@ -414,6 +415,39 @@ def set_metrics(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
+READERS: Final = "qmesh-readers"
+_WHERE_READERS_ASK: Final = """
+test -S /run/qmesh-read/ask.sock && exec stat -c %G:%a /run/qmesh-read/ask.sock
+test -e /run/qmesh-read || echo nothing
+"""
+
+
+def set_readers(lab: Lab, *, every: int, wanted: str) -> Result:
+    """Who may look is who could or was asked for; run again it is that group, and of none nothing stays."""
+    rig = Rig(lab, 40003)
+    rig.found()
+    rig.machine_a.run(["groupadd", READERS])
+    before, expected = (READERS, "nothing") if wanted == "none" else ("none", f"{READERS}:660")
+
+    def crash(number: int) -> Ended:
+        rig.control.succeed("set", "--readers", before)
+        return rig.control("set", "--readers", wanted, kill=number)
+
+    def again() -> str:
+        ended = rig.control("set", "--readers", wanted)
+        if ended.code:
+            return f"the same command again: {ended.err}"
+        ask = ["sh", "-c", _WHERE_READERS_ASK]
+        try:
+            wait_until(lambda: rig.machine_a.run(ask, check=False).stdout.strip() == expected, seconds=20)
+        except AssertionError:
+            return f"where readers ask is {rig.machine_a.run(ask, check=False).stdout}"
+        return trouble_of_plan(rig.control)
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
 def _run_sql(rig: Rig, script: str) -> list[int]:
     """Have the control node's registry do what a script says; the first column of what it answers."""
     program = (
@@ -790,6 +824,8 @@ MATRICES: Final[dict[str, Matrix]] = {
     "set": set_workers,
     "set of a registry of the version before": set_on_older_registry,
     "set --metrics": set_metrics,
+    "set --readers GROUP": functools.partial(set_readers, wanted=READERS),
+    "set --readers none": functools.partial(set_readers, wanted="none"),
     "remove": remove,
     "invite --replace": replace,
     "rotate-key": rotate_key,
