@@ -160,8 +160,11 @@ class Browser:
 
 
 @contextlib.contextmanager
-def start_browser() -> Iterator[Browser]:
-    """A browser of its own, with a profile that is gone afterwards. Raises BrowserFailed without one."""
+def start_browser(*options: str) -> Iterator[Browser]:
+    """A browser of its own, with a profile that is gone afterwards. Raises BrowserFailed without one.
+
+    options: of Chromium, besides `_OPTIONS`.
+    """
     found = find_browser()
     if found is None:
         raise BrowserFailed("there is no Chromium here: `scripts/install --browser` unpacks one")
@@ -172,8 +175,9 @@ def start_browser() -> Iterator[Browser]:
         stack.callback(os.close, answers)
         libraries = ":".join(map(str, found.libraries))
         environment = {**os.environ, "HOME": profile, **({"LD_LIBRARY_PATH": libraries} if libraries else {})}
-        program = [str(found.program), *_OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        shell = ["sh", "-c", f'exec "$@" 3<&{take} 4>&{give}', "sh", *program]
+        program = [str(found.program), *_OPTIONS, *options, f"--user-data-dir={profile}", "about:blank"]
+        # By their names: dash knows no number beyond 9.
+        shell = ["sh", "-c", f'exec "$@" 3</dev/fd/{take} 4>/dev/fd/{give}', "sh", *program]
         process = subprocess.Popen(
             shell,
             pass_fds=(take, give),

@@ -18,15 +18,18 @@ TOKEN: Final = "t0ken"
 
 
 class ServedPage:
-    """At a free port of loopback. view, error: what it is told when it asks the next time."""
+    """At a free port of loopback. view, error: what it is told when it asks the next time.
 
-    def __init__(self, view: ClusterView | None = None) -> None:
+    token: empty for what `ssh -L` forwards to a port from a socket.
+    """
+
+    def __init__(self, view: ClusterView | None = None, *, token: str = TOKEN) -> None:
         self.view = view or build_view()
         self.error: MachineRefused | None = None
         self.listening = open_page_port(0)
         self.port = int(self.listening.getsockname()[1])
-        self.url = f"http://{HOST}:{self.port}/{TOKEN}/"
-        self.server = PageServer(self.listening, read_page_files(), TOKEN, self._find_view)
+        self.url = f"http://{HOST}:{self.port}/{f'{token}/' if token else ''}"
+        self.server = PageServer(self.listening, read_page_files(), token, self._find_view)
         self._thread = threading.Thread(target=self.server.run)
         self._thread.start()
 

@@ -32,6 +32,8 @@ LIMITS: Final = ConnectionLimits(
     gives_way=True,
     a_second=MOST_A_SECOND,
 )
+_SHUT: Final = (("x-content-type-options", "nosniff"), ("cross-origin-resource-policy", "same-origin"))
+"""So that no page of another site has a browser load them as a script, a picture or anything else."""
 _STOP_S: Final = 5.0
 _GRACE_S: Final = 1.0
 _TICK_S: Final = 0.2
@@ -101,7 +103,7 @@ class MetricsServer:
             return Response(405, headers=(("allow", "GET"),))
         async with self._turn:
             text = await asyncio.to_thread(self._render)
-        return Response(200, text, MEDIA_TYPE) if text else Response(503)
+        return Response(200, text, MEDIA_TYPE, headers=_SHUT) if text else Response(503)
 
 
 def _refuse(_: QmeshError) -> Response:
