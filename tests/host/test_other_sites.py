@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from qmesh.host.metrics.http_server import MetricsServer
+from qmesh.host.page import http_server
+from qmesh.mesh.page.access import refuse_request
 from qmesh.mesh.values import Endpoint
 from tests.support.browser import Browser, find_browser, start_browser
 from tests.support.page_server import ServedPage
@@ -119,11 +121,19 @@ def test_another_site_reads_shows_and_follows_nothing_of_the_page(browser, evil,
     wait_until(lambda: forwarded.server._followers == 0)
 
 
-def test_a_frame_of_another_site_shows_nothing_of_the_page(browser, evil, forwarded):
+def test_a_frame_of_another_site_shows_nothing_of_the_page(browser, evil, forwarded, monkeypatch):
+    """Where a user would press what he does not see. The header against frames: tests/host/test_page.py."""
+    answered: list[int] = []
+
+    def judge(*asked: Any) -> int:
+        answered.append(refuse_request(*asked))
+        return answered[-1]
+
+    monkeypatch.setattr(http_server, "refuse_request", judge)
     open_page(browser, evil)
     frame = f"document.body.innerHTML = '<iframe id=f src=\"{forwarded.url}\"></iframe>'"
     browser.run(f"new Promise((done) => {{ {frame}; f.onload = f.onerror = done; }})")
-    assert forwarded.server._followers == 0  # its script has not run
+    assert answered == [403]
 
 
 @pytest.mark.parametrize("path", ["", "page.js", "events", "metrics"])
