@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from qmesh import __version__
+from qmesh.agent.commands.status import _describe_unlike_machines
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.machine_facts import bench, gatherer
 from qmesh.agent.machine_facts.gatherer import FactsGatherer, SpeedMeter
@@ -208,6 +209,16 @@ def test_the_control_nodes_own_facts_are_among_them_once():
     own = ToldFacts("10.77.0.1", 9.0, MachineFacts())
     assert with_own_facts(told, own) == (own, told[0])
     assert with_own_facts(told, None) == told
+
+
+def test_status_notes_in_what_machines_are_unlike(control):
+    other = msgspec.structs.replace(FACTS, qmesh="0.0.9", memory_bytes=10, workers=(WorkerFacts(4, 10),))
+    told = (ToldFacts("10.77.0.1", 1000.0, FACTS), ToldFacts(B, 990.0, other), ToldFacts(C, 1.0, other))
+    assert list(_describe_unlike_machines(control, told)) == [
+        "qmesh: 0.1.0 on control; 0.0.9 on machine-b (machine-versions)",
+        "machine-b: 1 workers have 0.0 GB of 0.0 GB: the kernel will end one of them (worker-memory)",
+    ]
+    assert list(_describe_unlike_machines(control, told[:1])) == []
 
 
 # What a machine gathers of itself

@@ -7,7 +7,6 @@ import pytest
 
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.members import memory_findings, unlike_machine_findings
-from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.machine_facts.differences import FRESH_S, LEAST_LARGE, SLOW, list_fresh_facts
 from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts
 from qmesh.mesh.systemd.instructions import NodeHost
@@ -18,30 +17,12 @@ replace = msgspec.structs.replace
 GB = 10**9
 
 
-def around(facts: dict[str, MachineFacts], *, has_units: bool = True) -> AuditContext:
-    return AuditContext(
-        public_key="",
-        names={},
-        members={},
-        workers=(),
-        profile="2.1-rust",
-        is_control=True,
-        key_files=(),
-        secret_files=(),
-        config=None,
-        listeners=(),
-        own_name="a",
-        host=NodeHost(has_units=has_units),
-        facts=facts,
-    )
-
-
 def unlike(**facts: MachineFacts) -> list[Finding]:
-    return list(unlike_machine_findings(around(facts)))
+    return list(unlike_machine_findings(facts))
 
 
 def short_of_memory(**facts: MachineFacts) -> list[Finding]:
-    return list(memory_findings(around(facts)))
+    return list(memory_findings(facts, own_name="a", host=NodeHost(has_units=True)))
 
 
 def with_workers(*octets: int | None, memory: int = 64 * GB) -> MachineFacts:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Final, Literal
 
 import msgspec
@@ -26,8 +27,10 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background
 from qmesh.mesh.advice import list_advice
 from qmesh.mesh.audit.findings import Finding
+from qmesh.mesh.audit.members import memory_findings, unlike_machine_findings
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
+from qmesh.mesh.machine_facts.differences import list_fresh_facts
 from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts
 from qmesh.mesh.node_keys.differences import describe_fetch
 from qmesh.mesh.node_processes.control import ControlState, list_uncalled_cores
@@ -186,7 +189,10 @@ def status(state: State) -> Status:
         ),
         silent_agents=() if here.settings.removed else _list_silent_agents(state, here, health),
         other_keys=_list_other_keys(state, here),
-        advice=list_advice(here.inventory, collect_advice_inputs(here, watched, uncalled)),
+        advice=(
+            *list_advice(here.inventory, collect_advice_inputs(here, watched, uncalled)),
+            *_describe_unlike_machines(here, told.values()),
+        ),
         control_process=None
         if look is None
         else _build_control_status(look, uncalled, find_node_host(here.settings)),
@@ -215,6 +221,16 @@ def _list_facts(
         own = gather_facts(here, workers, (), seen={}, nft=read_nft_version())
         found[here.machine.address] = ToldFacts(here.machine.address, time.time(), own)
     return found
+
+
+def _describe_unlike_machines(here: Local, told: Iterable[ToldFacts]) -> Iterator[str]:
+    """What `check` notes of the facts of machines, in a line each."""
+    facts = list_fresh_facts(here.inventory, told)
+    host = find_node_host(here.settings)
+    found = chain(
+        unlike_machine_findings(facts), memory_findings(facts, own_name=here.settings.name, host=host)
+    )
+    return (f"{each.subject}: {each.seen} ({each.code})" for each in found)
 
 
 def _list_silent_agents(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 from qmesh.mesh.audit.findings import Finding, error_finding, warning_finding
-from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.machine_facts.differences import (
     MachineGroup,
     find_large_workers,
@@ -16,7 +15,8 @@ from qmesh.mesh.machine_facts.differences import (
     group_versions,
     sum_worker_memory,
 )
-from qmesh.mesh.systemd.instructions import describe_workers_action
+from qmesh.mesh.machine_facts.facts import MachineFacts
+from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.values import name_cores
 
 Silence: TypeAlias = Literal["away", "silent", "older"]
@@ -62,14 +62,17 @@ def uncollected_finding(why: str, cure: str) -> Finding:
     return error_finding("check-failed", "other machines", _WANTED, why, cure)
 
 
-def unlike_machine_findings(around: AuditContext) -> Iterator[Finding]:
-    """In what the machines differ that work better when they are alike. Nothing of it is dangerous."""
-    versions = group_versions(around.facts)
+def unlike_machine_findings(facts: Mapping[str, MachineFacts]) -> Iterator[Finding]:
+    """In what the machines differ that work better when they are alike. Nothing of it is dangerous.
+
+    facts: by machine.
+    """
+    versions = group_versions(facts)
     if versions:
         behind = [name for group in versions[1:] for name in group.machines]
         fix = f"update qmesh on {_list_some(behind)}, and run `qmesh apply` there"
         yield Finding("machine-versions", "info", "qmesh", "one version", _describe_groups(versions), fix)
-    programs = group_node_versions(around.facts)
+    programs = group_node_versions(facts)
     if programs:
         behind = [name for group in programs[1:] for name in group.machines]
         yield Finding(
@@ -80,7 +83,7 @@ def unlike_machine_findings(around: AuditContext) -> Iterator[Finding]:
             _describe_groups(programs),
             f"install the same program on {_list_some(behind)}, and restart the node's processes there",
         )
-    files = group_node_files(around.facts)
+    files = group_node_files(facts)
     if files:
         short = tuple(group._replace(value=f"SHA3-256 {group.value[:_DIGEST]}...") for group in files)
         yield Finding(
@@ -92,12 +95,12 @@ def unlike_machine_findings(around: AuditContext) -> Iterator[Finding]:
             "compare `openssl dgst -sha3-256 FILE` with what was published; nothing is wrong where you have"
             " built the program on each machine",
         )
-    yield from _slow_core_findings(around)
+    yield from _slow_core_findings(facts)
 
 
-def _slow_core_findings(around: AuditContext) -> Iterator[Finding]:
+def _slow_core_findings(facts: Mapping[str, MachineFacts]) -> Iterator[Finding]:
     """One for all: with new machines in a cluster of old ones these are many."""
-    slow = sorted(find_slow_machines(around.facts), key=lambda each: each.speed)
+    slow = sorted(find_slow_machines(facts), key=lambda each: each.speed)
     if slow:
         shown = (f"{each.speed} on {each.machine}{f' ({each.cpu})' if each.cpu else ''}" for each in slow)
         yield Finding(
@@ -112,31 +115,34 @@ def _slow_core_findings(around: AuditContext) -> Iterator[Finding]:
         )
 
 
-def memory_findings(around: AuditContext) -> Iterator[Finding]:
-    """Machines whose workers have more memory than they should."""
-    for name, facts in around.facts.items():
-        total = sum_worker_memory(facts)
+def memory_findings(facts: Mapping[str, MachineFacts], *, own_name: str, host: NodeHost) -> Iterator[Finding]:
+    """Machines whose workers have more memory than they should.
+
+    own_name, host: this machine's, and how it runs the node's processes.
+    """
+    for name, each in facts.items():
+        total = sum_worker_memory(each)
         if total is not None:
             yield warning_finding(
                 "worker-memory",
                 name,
                 "memory left for other programs than the workers",
-                f"{len(facts.workers)} workers have {_describe_memory(total)} of"
-                f" {_describe_memory(facts.memory_bytes or 0)}: the kernel will end one of them",
+                f"{len(each.workers)} workers have {_describe_memory(total)} of"
+                f" {_describe_memory(each.memory_bytes or 0)}: the kernel will end one of them",
                 f"run fewer workers on {name}: `qmesh set {name} --workers N` on the control node",
             )
-        large, usual = find_large_workers(facts)
+        large, usual = find_large_workers(each)
         if large:
-            cores = tuple(each.core for each in large)
-            most = max(each.memory_bytes or 0 for each in large)
+            cores = tuple(worker.core for worker in large)
+            most = max(worker.memory_bytes or 0 for worker in large)
             yield Finding(
                 "worker-memory",
                 "info",
                 f"{name}, {name_cores(cores)}",
                 f"as much memory as the usual worker of {name}, {_describe_memory(usual)}",
                 f"up to {_describe_memory(most)}",
-                describe_workers_action("restart", cores, around.host)
-                if name == around.own_name
+                describe_workers_action("restart", cores, host)
+                if name == own_name
                 else f"on {name}: `qmesh check`",
             )
 

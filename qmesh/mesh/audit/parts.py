@@ -101,9 +101,9 @@ def list_audit_parts(
         ("units of the node", lambda: unit_findings(around)),
         ("node keys", lambda: with_obstacles(node_key_findings(around), around)),
         ("workers", lambda: silent_worker_findings(around)),
-        ("workers", lambda: memory_findings(around)),
+        ("workers", lambda: memory_findings(around.facts, own_name=around.own_name, host=around.host)),
         ("node processes", lambda: process_findings(around)),
-        ("members", lambda: unlike_machine_findings(around)),
+        ("members", lambda: unlike_machine_findings(around.facts)),
     )
 
 
