@@ -127,7 +127,7 @@ def memory_findings(facts: Mapping[str, MachineFacts], *, own_name: str, host: N
                 "worker-memory",
                 name,
                 "memory left for other programs than the workers",
-                f"{len(each.workers)} workers have {_describe_memory(total)} of"
+                f"the workers have {_describe_memory(total)} of"
                 f" {_describe_memory(each.memory_bytes or 0)}: the kernel will end one of them",
                 f"run fewer workers on {name}: `qmesh set {name} --workers N` on the control node",
             )
