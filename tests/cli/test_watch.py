@@ -37,8 +37,8 @@ def look(state):
     if what == "fail":
         raise ZeroDivisionError
     machine = lambda number, heard_s: MachineStatus(
-        *(f"hel-{number}", "worker", f"10.77.0.{number}", "k", None, CoreRange(1, 1), (), "active", heard_s),
-        *(1, 1, None, False),
+        name=f"hel-{number}", role="worker", address=f"10.77.0.{number}", cores=CoreRange(1, 1), ports=(),
+        state="active", last_handshake=heard_s, rx_bytes=1, tx_bytes=1, workers=None, node_files=False,
     )
     machines = [machine(number, 5.0 if number != 7 else 900.0) for number in range(30)]
     return Status("m", looks, "1.4", "fra-1", tuple(machines), ())

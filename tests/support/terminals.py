@@ -66,8 +66,15 @@ class Terminal:
         return [line.removesuffix("\x1b[K") for line in re.split(r"\r+\n", frames)] if frames else []
 
     def wait_for(self, text: str) -> None:
-        """Wait until that stands in the picture."""
-        wait_until(lambda: text in "\n".join(self.picture()), 30)
+        """Wait until that stands in the picture, while the program runs."""
+
+        def is_there() -> bool:
+            ended = self.process.poll()
+            found = text in "\n".join(self.picture())
+            assert found or ended is None, f"it has ended with {ended}: {self.text[-2000:]}"
+            return found
+
+        wait_until(is_there, 30)
 
     def end(self) -> int:
         """The exit code, once it has ended."""

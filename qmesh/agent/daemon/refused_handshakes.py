@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qmesh.agent.local import Local
 from qmesh.host.linux import Linux
+from qmesh.host.log.events import report_event
 from qmesh.host.wireguard.initiations import InitiationReceiver
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.links.handshakes import Initiation, read_initiation
-
-log = logging.getLogger("qmesh")
 
 AGAIN_S: Final = 300.0
 """Seconds after which a peer is made anew once more. Who has recorded an old handshake can cause it, and
@@ -88,10 +86,10 @@ class RefusedHandshakes:
         linux.backend.reset_session(interface, peer)
         name = next((each.name for each in here.inventory.machines if each.public_key == key), key)
         dated = time.strftime("%Y-%m-%d %H:%M", time.gmtime(min(max(0.0, call.at), _LAST_TIME)))
-        log.warning(
+        report_event(
+            "clock",
             "WireGuard refused the handshakes of %s, which are dated %s UTC, as older than what it had seen:"
             " its clock went back. It takes them from now on (hint: set the clock of %s)",
-            name,
-            dated,
-            name,
+            *(name, dated, name),
+            machine=name,
         )

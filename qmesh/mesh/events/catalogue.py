@@ -73,6 +73,7 @@ EVENTS: Final[Mapping[str, Level]] = {
     "handover-waits": "warning",
     "control-endpoint-tried": "info",
     "control-endpoint-found": "notice",
+    "clock": "warning",
     "findings-not-reported": "warning",
     "readers-served": "info",
     "connections-refused": "warning",
