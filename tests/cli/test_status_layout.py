@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 
@@ -12,6 +14,7 @@ from qmesh.cli.screen.spans import Lines, render_lines
 from qmesh.cli.screen.terminal_traits import TerminalTraits
 from qmesh.cli.screen.watch import LookState
 from qmesh.cli.status_text.layout import MOST_HEALTHY, build_status_lines, build_watched_lines
+from qmesh.mesh.machine_facts.facts import MachineFacts
 
 LOOK = LookState(at=1_764_000_000.0, age_s=1.0, every_s=2.0)
 ESSENTIAL = ("machine", "state", "cores", "alive", "handshake")
@@ -162,6 +165,38 @@ def test_all_columns_are_shown_on_request_and_in_a_pipe():
     piped = texts(build_status_lines(facts, TerminalTraits()))
     assert texts(build_status_lines(facts, TerminalTraits(80, 24), is_wide=True)) == piped
     assert "x" * 63 in "\n".join(piped)
+
+
+FACTS = MachineFacts(
+    *("0.1.0", "2.1.0.25", "", "6.12.118+deb13-amd64", "x86_64", "1.1.3", "AMD EPYC 7B13", 16),
+    *(64 * 2**30, 3 * 2**30, 10**12, None, 1.25, 5000),
+)
+
+
+def test_what_machines_tell_of_themselves_is_shown_where_there_is_room_or_on_request():
+    facts = mesh(machine(1, facts=FACTS, facts_age=240.0), machine(2), advice=())
+
+    def titles(traits: TerminalTraits, **more: bool) -> str:
+        return table_of(texts(build_status_lines(facts, traits, **more)))[0]
+
+    assert "load" not in titles(TerminalTraits()) + titles(TerminalTraits(80, 24))
+    assert "load" in titles(TerminalTraits(150, 24))
+    assert "kernel" not in titles(TerminalTraits(150, 24))
+    assert titles(TerminalTraits(400, 24)) == titles(TerminalTraits(), is_wide=True)
+    told, silent = table_of(texts(build_status_lines(facts, TerminalTraits(), is_wide=True)))[1:]
+    assert re.split(r"  +", told.strip())[11:] == [
+        *(
+            "1.2",
+            "3.0 GiB of 64.0 GiB",
+            "-",
+            "2.1.0.25",
+            "0.1.0",
+            "16 x AMD EPYC 7B13",
+            "6.12.118+deb13-amd64",
+        ),
+        "4 min ago",
+    ]
+    assert re.split(r"  +", silent.strip())[11:] == ["-"] * 8
 
 
 def test_two_thousand_machines_are_those_with_a_problem_and_a_number():

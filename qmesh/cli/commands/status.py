@@ -39,7 +39,7 @@ def command(
         bool, typer.Option("--watch", help="Look again every SECONDS, in place, until Ctrl-C.")
     ] = False,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Show all columns, however narrow the terminal is.")
+        bool, typer.Option("--wide", help="Show all columns, and what machines tell of themselves.")
     ] = False,
     all_machines: Annotated[
         bool, typer.Option("--all", help="List machines without a problem too, however many there are.")

@@ -1,28 +1,17 @@
-"""The table of machines: its columns, those of them for which there is room, and its rows."""
+"""The columns of the table of machines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from qmesh.agent.commands.status import CoreRange, MachineStatus
 from qmesh.cli.core_text import format_core_range
-from qmesh.cli.screen.cells import cut_middle, measure_width, pad_text
-from qmesh.cli.screen.spans import Line, Span, Style
+from qmesh.cli.screen.spans import Span
 from qmesh.cli.status_text.figures import format_bytes, format_duration
 from qmesh.cli.status_text.problems import judge_handshake, judge_state, judge_workers
+from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.values import format_port_ranges
-
-MARKS: Final[Mapping[Style, str]] = {"error": "! ", "warning": "~ "}
-"""What stands before a machine that needs a look, in colour or without."""
-_UNMARKED: Final = "  "
-_BETWEEN: Final = "  "
-_FEWEST: Final = 8
-"""Cells of a name, however long others are and however narrow the terminal."""
-_ESSENTIAL: Final = 4
-"""The greatest importance of a column for which a long name is cut."""
-_MOST: Final = 47
-"""Cells of any other text: an IPv6 address with a port has that many."""
 
 
 class Column(NamedTuple):
@@ -77,56 +66,35 @@ COLUMNS: Final = (
 )
 
 
-def build_table(
-    machines: Sequence[MachineStatus], judged: Mapping[str, Style], *, width: int | None, gap: str
-) -> Iterator[Line]:
-    """The titles, then a line for each machine; no line is wider than that.
-
-    judged: how much of a look each machine needs, by name.
-    width: cells of a line; None for as many as all columns take.
-    """
-    rows = [[column.render(machine) for column in COLUMNS] for machine in machines]
-    widths = _choose_widths(rows, width)
-    yield _build_line(_UNMARKED, "plain", [Span(column.title, "heading") for column in COLUMNS], widths, gap)
-    for machine, row in zip(machines, rows, strict=True):
-        style = judged[machine.name]
-        yield _build_line(
-            MARKS.get(style, _UNMARKED), style, [row[0]._replace(style=style), *row[1:]], widths, gap
-        )
+def _render_fact(render: Callable[[MachineFacts], str]) -> Callable[[MachineStatus], Span]:
+    return lambda machine: Span((machine.facts is not None and render(machine.facts)) or "-")
 
 
-def _choose_widths(rows: Sequence[Sequence[Span]], width: int | None) -> dict[int, int]:
-    """The cells of each column that is shown, by its place; the name is the first to be cut."""
-    wanted = [
-        max(measure_width(text) for text in (column.title, *(row[place].text for row in rows)))
-        for place, column in enumerate(COLUMNS)
-    ]
-    if width is None:
-        return dict(enumerate(wanted))
-    chosen = {0: min(wanted[0], _FEWEST)}
-    left = width - len(_UNMARKED) - chosen[0]
-    for importance in sorted({column.importance for column in COLUMNS[1:]}):
-        places = [place for place, column in enumerate(COLUMNS) if column.importance == importance]
-        cells = {place: min(wanted[place], _MOST) for place in places}
-        taken = sum(len(_BETWEEN) + each for each in cells.values())
-        is_essential = importance <= _ESSENTIAL
-        # What is looked at first takes its room before long names do; all else after them.
-        longer = 0 if is_essential else wanted[0] - chosen[0]
-        if taken + longer <= left:
-            chosen |= cells
-            left -= taken
-        elif is_essential:
-            break
-    chosen[0] = min(wanted[0], chosen[0] + left)
-    return chosen
+def _render_share(left: int | None, whole: int | None) -> str:
+    return "" if left is None or whole is None else f"{format_bytes(left)} of {format_bytes(whole)}"
 
 
-def _build_line(mark: str, style: Style, row: Sequence[Span], widths: Mapping[int, int], gap: str) -> Line:
-    spans = [Span(mark, style)]
-    last = max(widths)
-    for place in sorted(widths):
-        text = cut_middle(row[place].text, widths[place], gap=gap)
-        spans.append(Span(text, row[place].style))
-        if place != last:
-            spans.append(Span(pad_text("", widths[place] - measure_width(text)) + _BETWEEN))
-    return tuple(spans)
+def _render_processor(facts: MachineFacts) -> str:
+    return f"{facts.cores} x {facts.cpu}" if facts.cores is not None and facts.cpu else facts.cpu
+
+
+def _render_told(machine: MachineStatus) -> Span:
+    return Span("-" if machine.facts_age is None else f"{format_duration(machine.facts_age)} ago")
+
+
+FACT_COLUMNS: Final = (
+    Column("load", 11, _render_fact(lambda facts: "" if facts.load is None else f"{facts.load:.1f}")),
+    Column(
+        *("memory free", 12),
+        _render_fact(lambda facts: _render_share(facts.memory_available_bytes, facts.memory_bytes)),
+    ),
+    Column(
+        "disk free", 13, _render_fact(lambda facts: _render_share(facts.disk_free_bytes, facts.disk_bytes))
+    ),
+    Column("node", 14, _render_fact(lambda facts: facts.node)),
+    Column("qmesh", 15, _render_fact(lambda facts: facts.qmesh)),
+    Column("processor", 16, _render_fact(_render_processor)),
+    Column("kernel", 17, _render_fact(lambda facts: facts.kernel)),
+    Column("told", 11, _render_told),
+)
+"""What machines tell of themselves, and how long ago: shown where there is room, or on request."""

@@ -12,9 +12,9 @@ from qmesh.cli.screen.cells import clip_line, wrap_line
 from qmesh.cli.screen.spans import Line, Lines, Span, Style, style_labels
 from qmesh.cli.screen.terminal_traits import TerminalTraits
 from qmesh.cli.screen.watch import LookState
-from qmesh.cli.status_text.columns import build_table
 from qmesh.cli.status_text.figures import format_duration
 from qmesh.cli.status_text.problems import judge_machines, list_problems
+from qmesh.cli.status_text.table import build_table
 from qmesh.mesh.printable import escape_line
 
 MOST_HEALTHY: Final = 40
@@ -31,7 +31,7 @@ def build_status_lines(
     """All of it: what is wrong, the machines that have something of it, the others, notes.
 
     with_all: list machines without a problem however many there are, as is done for a pipe.
-    is_wide: show all columns, whatever the terminal's width.
+    is_wide: show all columns, whatever the terminal's width, what machines tell of themselves among them.
     """
     judged = judge_machines(facts)
     machines = sort_machines(facts, judged)
@@ -44,7 +44,11 @@ def build_status_lines(
         chain(
             _build_head(facts, judged),
             _build_problems(facts),
-            build_table(shown, judged, width=width, gap=traits.gap) if shown else (),
+            build_table(
+                shown, judged, width=width, gap=traits.gap, has_facts=is_wide or traits.width is not None
+            )
+            if shown
+            else (),
             ((Span(line),) for line in more),
             _build_notes(facts),
         )
@@ -65,7 +69,7 @@ def build_watched_lines(
     problems = _wrap(_build_problems(facts), width)
     notes = _wrap(_build_notes(facts), width)
     columns_width = None if is_wide else width
-    table = list(build_table(machines[:height], judged, width=columns_width, gap=traits.gap))
+    table = list(build_table(machines[:height], judged, width=columns_width, gap=traits.gap, has_facts=True))
     room = height - len(head)
     if len(problems) + 1 + len(machines) > room:
         # Each has half of the room, and what the other leaves of its half.
