@@ -35,6 +35,7 @@ _FEW: Final = 4
 FRESH_S: Final = 180
 """Seconds that a handshake counts as fresh. Source: WireGuard's REJECT_AFTER_TIME."""
 
+_IPV4_ONLY: Final = frozenset({bytes((192, 0, 0, 170)), bytes((192, 0, 0, 171))})
 _PRIVATE: Final = tuple(
     map(
         ipaddress.ip_network,
@@ -48,6 +49,24 @@ def is_private(endpoint: Endpoint) -> bool:
     """Whether an endpoint is an address that is good within a site only."""
     address = parse_ip_address(endpoint.host)
     return address is not None and any(address in network for network in _PRIVATE)
+
+
+def find_translating_network(address: str) -> str | None:
+    """The network of which one of the addresses of ipv4only.arpa is a translation; None where it is none.
+
+    Only of networks of 96 bits, which nearly all are. Source: RFC 7050, RFC 6052.
+    """
+    octets = ipaddress.ip_address(address).packed
+    if len(octets) == 16 and octets[12:] in _IPV4_ONLY:
+        return str(ipaddress.ip_network((octets[:12] + bytes(4), 96)))
+    return None
+
+
+def translate_endpoint(endpoint: Endpoint, network: str) -> Endpoint:
+    """An endpoint of IPv4 as a machine without IPv4 reaches it. network: the translating one, of 96 bits."""
+    octets = ipaddress.ip_network(network).network_address.packed[:12]
+    address = ipaddress.ip_address(octets + ipaddress.IPv4Address(endpoint.host).packed)
+    return Endpoint(str(address), endpoint.port)
 
 
 def list_candidate_endpoints(

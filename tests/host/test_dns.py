@@ -142,3 +142,9 @@ def _answer_all(server: socket.socket) -> None:
             record = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + bytes([203, 0, 113, 7])
             header = question[:2] + b"\x81\x80\0\1" + bytes([0, wants_ipv4, 0, 0, 0, 0])
             server.sendto(header + question[12:end] + (record if wants_ipv4 else b""), asker)
+
+
+def test_the_network_that_translates_ipv4_is_found_by_a_name_that_has_no_address_of_ipv6():
+    assert dns.find_nat64_network() is None
+    hosts("192.0.0.170 ipv4only.arpa", "2001:db8::5 ipv4only.arpa", "64:ff9b::c000:ab ipv4only.arpa")
+    assert dns.find_nat64_network() == "64:ff9b::/96"

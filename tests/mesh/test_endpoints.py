@@ -22,6 +22,7 @@ from qmesh.mesh.endpoints import (
     choose_peer_endpoints,
     find_roamed_endpoints,
     find_stale_keys,
+    find_translating_network,
     index_addresses,
     is_private,
     list_candidate_endpoints,
@@ -325,3 +326,18 @@ def test_an_address_of_two_endpoints_is_the_first_ones():
     one, two = Endpoint("one.example", 1), Endpoint("two.example", 1)
     a, b = Endpoint("192.0.2.1", 1), Endpoint("192.0.2.2", 1)
     assert list(index_addresses({one: (a,), two: (b, a)}).items()) == [(a, one), (b, two)]
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("64:ff9b::192.0.0.170", "64:ff9b::/96"),
+        ("2001:db8:1::192.0.0.171", "2001:db8:1::/96"),
+        ("2001:db8:1::192.0.0.172", None),
+        ("192.0.0.170", None),
+    ],
+)
+def test_the_network_that_translates_ipv4_is_seen_by_a_translated_address(
+    address: str, network: str | None
+) -> None:
+    assert find_translating_network(address) == network

@@ -10,6 +10,7 @@ from qmesh.mesh.audit.links import away_worker_findings, link_findings, suspect_
 from qmesh.mesh.audit.listeners import silent_worker_findings
 from qmesh.mesh.audit.maintenance import service_findings
 from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, LinkContext, SilentWorkers, TriedEndpoint
+from qmesh.mesh.endpoints import translate_endpoint
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.links.activity import (
     LEAST_RETURNS,
@@ -170,6 +171,9 @@ ECHOED, MUTE, ROUTELESS = (
     TriedEndpoint(B, has_route=True, is_echoed=False),
     TriedEndpoint(Endpoint("2001:db8::5", 51820), has_route=False, is_echoed=False),
 )
+TRANSLATED = TriedEndpoint(
+    A, has_route=False, is_echoed=False, translated=translate_endpoint(A, "64:ff9b::/96")
+)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +202,8 @@ def test_a_silent_member_is_named_with_what_still_works(tried, seen, cure):
         ((ECHOED,), "`qmesh invite m0`"),
         ((MUTE,), "--control-endpoint"),
         ((ROUTELESS,), "`ip route`"),
+        ((TRANSLATED, ROUTELESS), "`qmesh apply --control-endpoint [64:ff9b::c000:201]:51820`"),
+        ((TRANSLATED, MUTE), "look whether control runs"),
         ((), "its name has no address"),
     ],
 )

@@ -8,10 +8,10 @@ from typing import Final
 
 from qmesh.agent.local import Local, list_control_endpoints
 from qmesh.errors import MachineRefused
-from qmesh.host.network import path_mtu, routes
+from qmesh.host.network import dns, path_mtu, routes
 from qmesh.host.system.agent_health import Health
 from qmesh.mesh.audit.surroundings import LinkContext, SilentWorkers, TriedEndpoint
-from qmesh.mesh.endpoints import list_seen_endpoints
+from qmesh.mesh.endpoints import list_seen_endpoints, translate_endpoint
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import Endpoint
@@ -47,11 +47,7 @@ def build_link_context(
         ),
         tried={
             key: tuple(
-                TriedEndpoint(
-                    endpoint,
-                    routes.find_route(endpoint.host, endpoint.port) is not None,
-                    endpoint.host in echoing,
-                )
+                _describe_endpoint(endpoint, is_echoed=endpoint.host in echoing)
                 for endpoint in each
                 if endpoint.host in list(hosts)[:MOST_TRIED]
             )
@@ -60,6 +56,13 @@ def build_link_context(
         unreachable=frozenset(each.machine for each in mute if each.address not in echoing),
         listen_port=here.settings.listen_port,
     )
+
+
+def _describe_endpoint(endpoint: Endpoint, *, is_echoed: bool) -> TriedEndpoint:
+    has_route = routes.find_route(endpoint.host, endpoint.port) is not None
+    network = None if has_route or ":" in endpoint.host else dns.find_nat64_network(wait_s=ECHO_S)
+    translated = None if network is None else translate_endpoint(endpoint, network)
+    return TriedEndpoint(endpoint, has_route, is_echoed, translated)
 
 
 def _is_mute(workers: SilentWorkers) -> bool:

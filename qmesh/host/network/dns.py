@@ -15,6 +15,7 @@ from typing import Final
 
 from qmesh.errors import BadInput
 from qmesh.host.system import heartbeat
+from qmesh.mesh.endpoints import find_translating_network
 from qmesh.mesh.values import Endpoint, normalize_ip_address
 
 WAIT_S: Final = 2.0
@@ -25,6 +26,8 @@ LATE_S: Final = 60.0
 MOST_AT_ONCE: Final = 32
 """Look-ups without an answer that may be under way at once; more are not started."""
 _MOST_ADDRESSES: Final = 4
+_IPV4_ONLY: Final = Endpoint("ipv4only.arpa", 1)
+"""A name that has addresses of IPv4 alone: one of IPv6 is translated."""
 
 
 class _LookUp:
@@ -86,6 +89,12 @@ def resolve_cached(endpoint: Endpoint, *, wait_s: float = WAIT_S) -> tuple[Endpo
     if last is not None and last.found and time.monotonic() - last.asked < LATELY_S:
         return last.found
     return resolve_addresses(endpoint, wait_s=wait_s)
+
+
+def find_nat64_network(*, wait_s: float = WAIT_S) -> str | None:
+    """The IPv6 network in which a network translates all of IPv4; None where none does. Source: RFC 7050."""
+    found = (each.host for each in resolve_addresses(_IPV4_ONLY, wait_s=wait_s) if ":" in each.host)
+    return next((network for host in found if (network := find_translating_network(host))), None)
 
 
 def _look_up_addresses(endpoint: Endpoint) -> tuple[Endpoint, ...]:

@@ -113,6 +113,12 @@ def _advise_control(around: AuditContext, name: str, tried: Sequence[TriedEndpoi
             f"its name has no address: see with `getent hosts` whether the name is right, and whether a DNS"
             f" server answers here; where {name} is elsewhere now: `qmesh apply --control-endpoint HOST:PORT`"
         )
+    translated = next((each.translated for each in tried if each.translated is not None), None)
+    if translated is not None and not any(each.has_route for each in tried):
+        return (
+            "this machine has no IPv4, and its network translates it (NAT64):"
+            f" `qmesh apply --control-endpoint {translated}`"
+        )
     if not any(each.has_route for each in tried):
         return f"look at {OWN_NETWORK}"
     return (

@@ -199,11 +199,15 @@ class AgentTrouble(msgspec.Struct, frozen=True):
 
 
 class TriedEndpoint(msgspec.Struct, frozen=True):
-    """Where a silent machine should be. is_echoed: whether a ping comes back; has_route: or can leave."""
+    """Where a silent machine should be. is_echoed: whether a ping comes back; has_route: or can leave.
+
+    translated: where this machine, which has no IPv4, reaches it by the translation of its network (NAT64).
+    """
 
     endpoint: Endpoint
     has_route: bool
     is_echoed: bool
+    translated: Endpoint | None = None
 
 
 class LinkContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -324,6 +324,17 @@ FOREIGN_RULES: Final = (
 )
 
 
+def _take_ipv4_away(machines: Machines) -> None:
+    """Have the member's network translate IPv4: the control node itself has the translated address."""
+    control, member = machines["control"], machines["member"]
+    control.run(["ip", "address", "add", "64:ff9b::c0a8:c8/96", "dev", "eth0", "nodad"])
+    script = (
+        "echo 64:ff9b::c000:aa ipv4only.arpa >>/etc/hosts; ip -4 address flush dev eth0;"
+        " ip -6 route add 64:ff9b::/96 dev eth0"
+    )
+    member.run(["sh", "-c", script])
+
+
 def _tell_control_endpoint(machines: Machines, host: str) -> None:
     """As the finding says."""
     machines["member"].run(["qmesh", "apply", "--control-endpoint", f"{host}:51820"], timeout=60)
@@ -409,6 +420,16 @@ SILENCES: Final = (
         asked="member",
         undo="ip address delete 192.168.0.222/24 dev eth0; ip address add 192.168.0.200/24 dev eth0",
         by_hand=lambda machines: _tell_control_endpoint(machines, "192.168.0.222"),
+        takes_silence=True,
+        is_last=True,
+    ),
+    Situation(
+        part=2,
+        name="a machine without IPv4, behind NAT64",
+        harm=NO_MEMBER,
+        spoil=_take_ipv4_away,
+        code="peer-silent",
+        undo="sed -i /ipv4only/d /etc/hosts; ip address add 192.168.0.201/24 dev eth0",
         takes_silence=True,
         is_last=True,
     ),
