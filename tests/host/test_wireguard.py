@@ -621,8 +621,9 @@ def test_a_process_that_hangs_does_not_hang_us(process, monkeypatch):
     monkeypatch.setattr(uapi, "ANSWER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(userspace, "END_TIMEOUT_S", 0.2)
 
-    with within(20), pytest.raises(KernelRefused, match="does not answer"):
+    with within(20), pytest.raises(KernelRefused, match="does not answer") as refused:
         process.read(NAME)
+    assert refused.value.hint == f"a signal has stopped it; let it go on: `kill -CONT {identifier}`"
     with pytest.raises(KernelRefused, match="did not end"):
         process.delete(NAME)
 

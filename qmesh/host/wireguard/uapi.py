@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import BadInput, KernelRefused, NeedsRoot
 from qmesh.host.network.netlink import build_kernel_error
-from qmesh.host.system import heartbeat
+from qmesh.host.system import heartbeat, processes
 from qmesh.host.wireguard.device import (
     REMEMBERED,
     Device,
@@ -112,6 +112,19 @@ def _connect(interface: str) -> socket.socket:
     return connection
 
 
+def _advise_on_silence(interface: str) -> str:
+    """What to do with a process that takes calls and answers none."""
+    number = processes.find_unix_listener(socket_path(interface))
+    if number is None:
+        return f"find it with `fuser {socket_path(interface)}`; if it hangs, end it, and run `qmesh apply`"
+    group, found = processes.find_frozen_group(number), processes.read_stat(number)
+    if group:
+        return f"it is frozen with its control group {group}: thaw that"
+    if found is not None and found.is_stopped:
+        return f"a signal has stopped it; let it go on: `kill -CONT {number}`"
+    return f"if it hangs, end it: `kill -KILL {number}`, then `qmesh apply`"
+
+
 @contextmanager
 def _translate_errors(interface: str) -> Iterator[None]:
     try:
@@ -123,9 +136,7 @@ def _translate_errors(interface: str) -> Iterator[None]:
         ) from None
     except TimeoutError:
         raise KernelRefused(
-            f"the WireGuard process of {interface} does not answer",
-            hint=f"find that process with `fuser {socket_path(interface)}`; if it hangs, end it, and run"
-            " `qmesh apply`",
+            f"the WireGuard process of {interface} does not answer", hint=_advise_on_silence(interface)
         ) from None
     except OSError as error:
         raise KernelRefused(
