@@ -618,7 +618,6 @@ def test_a_process_that_hangs_does_not_hang_us(process, monkeypatch):
     # A thread of it that runs just now may answer still.
     threads = [*Path(f"/proc/{identifier}/task").glob("*/status")]
     wait_until(lambda: all("State:\tT" in status.read_text() for status in threads))
-    monkeypatch.setattr(uapi, "ANSWER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(userspace, "END_TIMEOUT_S", 0.2)
 
     with within(20), pytest.raises(KernelRefused, match="does not answer") as refused:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+import select
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,6 +35,8 @@ from qmesh.mesh.values import Endpoint, Secret
 SOCKETS: Final = Path("/var/run/wireguard")
 ANSWER_TIMEOUT_S = 30.0
 """Seconds for one read of an answer, or for the whole of a request of thousands of peers to go out."""
+HALT_S: Final = 1.0
+"""Seconds without an answer after which it is asked whether the process stands still."""
 MAX_ANSWER_OCTETS: Final = 64 * 1024 * 1024
 """An answer has some 500 octets a peer: enough for a hundred thousand."""
 
@@ -117,12 +120,19 @@ def _advise_on_silence(interface: str) -> str:
     number = processes.find_unix_listener(socket_path(interface))
     if number is None:
         return f"find it with `fuser {socket_path(interface)}`; if it hangs, end it, and run `qmesh apply`"
-    group, found = processes.find_frozen_group(number), processes.read_stat(number)
-    if group:
+    return _find_halt(interface) or f"if it hangs, end it: `kill -KILL {number}`, then `qmesh apply`"
+
+
+def _find_halt(interface: str) -> str:
+    """Why the process behind an interface stands still, and what lets it go on; empty where it does not."""
+    number = processes.find_unix_listener(socket_path(interface))
+    if number is None:
+        return ""
+    if group := processes.find_frozen_group(number):
         return f"it is frozen with its control group {group}: thaw that"
-    if found is not None and found.is_stopped:
-        return f"a signal has stopped it; let it go on: `kill -CONT {number}`"
-    return f"if it hangs, end it: `kill -KILL {number}`, then `qmesh apply`"
+    found = processes.read_stat(number)
+    is_stopped = found is not None and found.is_stopped
+    return f"a signal has stopped it; let it go on: `kill -CONT {number}`" if is_stopped else ""
 
 
 @contextmanager
@@ -151,6 +161,8 @@ def _send_request(interface: str, request: Secret, hints: Mapping[int, str] = Ma
         # It closes on a request it refuses halfway; why, is there to be read then.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request.reveal().encode())
+        if not select.select([connection], [], [], HALT_S)[0] and _find_halt(interface):
+            raise TimeoutError  # there is nothing to wait for
         answer = _receive_answer(interface, connection)
     return extract_lines(interface, answer, hints)
 
