@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import msgspec
@@ -16,16 +17,20 @@ from qmesh.agent.local import Local, load_local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.metrics.outlets import MetricsOutlets
 from qmesh.errors import BadInput
+from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.metrics.outlets import FILE
 from qmesh.mesh.values import Endpoint
 from qmesh.mesh.view.cluster_view import ClusterView
 from tests.support.control_node import make_control_node
+from tests.support.factories import key
+from tests.support.registries import invite, redeem
 from tests.support.waiting import patience, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
+NOW = int(time.time())
 PLACE = Endpoint("10.77.0.1", 9586)
 
 
@@ -75,6 +80,22 @@ def test_a_view_has_what_changed_and_which_worker_is_gone(tmp_path):
     assert list_states(view) == ["silent", "alive", "silent"]
     metrics._looked = -math.inf, 0.0  # who looks often waits for no answer: a later view has what is found
     wait_until(lambda: list_states(metrics.build_view()) == ["silent", "restarting", "silent"])
+
+
+def test_a_machine_that_is_new_is_looked_at_at_once(tmp_path):
+    """The agent's own look may have been at the mesh before it, while somebody asked already."""
+    state = made(tmp_path)
+    before = load_local(state)
+    known = [before]
+    metrics = collector(state, known)
+    with Registry(state.registry_file) as registry:
+        redeem(registry, invite(registry, "machine-b", now=NOW), key(1), now=NOW)
+    metrics.refresh()  # with what the agent knows
+    assert b'qmesh_worker_up{machine="machine-b"' not in metrics.render()
+    text = metrics.render_all()
+    assert text.count(b'qmesh_worker_up{machine="machine-b"') == 2
+    metrics.refresh()  # which is older, and no reason to look again
+    assert metrics.render_all() == text
 
 
 def list_states(view: ClusterView | None) -> list[str]:

@@ -8,7 +8,6 @@ import http.client
 import os
 import socket
 import stat
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ import pytest
 
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host.api.connections import Connections, HttpRequest, Response
-from qmesh.host.metrics import agent_socket
 from qmesh.host.metrics.http_server import LIMITS, MOST_A_SECOND, MOST_CONNECTIONS, MetricsServer, _refuse
 from qmesh.host.metrics.listen import refuse_taken_port
 from qmesh.host.metrics.public_file import is_directory, remove_public_file, replace_public_file
@@ -190,24 +188,6 @@ def test_a_port_that_another_program_has_is_refused_with_a_hint(served):
     assert "ss -ltnp" in refused.value.hint
     refuse_taken_port(Endpoint("127.0.0.1", free_port()))
     refuse_taken_port(Endpoint("198.51.100.1", 9586))  # the tunnel may be down
-
-
-def test_the_agent_is_asked_by_its_socket(tmp_path):
-    with pytest.raises(MachineRefused):
-        agent_socket.request_metrics(tmp_path, wait_s=1.0)
-    with agent_socket.listen(tmp_path) as listening:
-        assert stat.S_IMODE((tmp_path / agent_socket.SOCKET).stat().st_mode) == 0o600
-
-        def tell() -> None:
-            for text in (TEXT, b""):
-                agent_socket.send_metrics(listening.accept()[0], text)
-
-        telling = threading.Thread(target=tell)
-        telling.start()
-        assert agent_socket.request_metrics(tmp_path, wait_s=60.0) == TEXT
-        with pytest.raises(MachineRefused):
-            agent_socket.request_metrics(tmp_path, wait_s=60.0)
-        telling.join()
 
 
 def test_the_file_is_whole_readable_and_the_only_one(tmp_path):

@@ -7,7 +7,7 @@ from typing import Final
 from qmesh.agent.metrics.collector import gather_metrics
 from qmesh.agent.preconditions import check_user, load_checked
 from qmesh.agent.readers.ask import is_reader, read_metrics_as_reader
-from qmesh.host.metrics import agent_socket
+from qmesh.host.readers.client import ask_agent
 from qmesh.host.state.directory import State
 from qmesh.host.system import background
 
@@ -22,5 +22,5 @@ def read_metrics(state: State) -> str:
     check_user("metrics")
     load_checked(state, "metrics")
     if background.is_agent_running(state):
-        return agent_socket.request_metrics(state.directory, wait_s=ANSWER_S).decode()
+        return ask_agent("metrics", wait_s=ANSWER_S, directory=state.directory).octets.decode()
     return gather_metrics(state).decode()

@@ -46,10 +46,9 @@ from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.log.events import report_event
-from qmesh.host.metrics import agent_socket
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
-from qmesh.host.system.heartbeat import Pulse, allow_wait
+from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.plan.describe import describe_step
@@ -67,8 +66,6 @@ MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
 PATIENCE_S: Final = 3.0
 """Seconds to wait for another command of qmesh on this machine; then the look is tried again."""
-MOST_METRICS_S: Final = 120.0
-"""Seconds that it takes at most to tell metrics, with a check of this machine before."""
 BUSY_S: Final = 60.0
 """Seconds of that after which something is wrong: commands end."""
 
@@ -142,7 +139,6 @@ class Agent:
             supervisor.ANSWERING: AgentPart(supervisor.ANSWERING, self._serve_health, self._troubles),
             supervisor.FOLLOWING: AgentPart(supervisor.FOLLOWING, self._follow_changes, self._troubles),
             supervisor.GUARD: AgentPart(supervisor.GUARD, self._keep_guard, self._troubles),
-            supervisor.TELLING: AgentPart(supervisor.TELLING, self._tell_metrics, self._troubles),
             supervisor.METRICS: AgentPart(supervisor.METRICS, self._keep_outlets, self._troubles),
             supervisor.READERS: AgentPart(supervisor.READERS, self._answer_readers, self._troubles),
         }
@@ -358,18 +354,6 @@ class Agent:
                 with contextlib.suppress(TimeoutError):
                     caller, _ = listening.accept()
                     agent_health.send_health(caller, self._build_health())
-
-    def _tell_metrics(self) -> None:
-        """Tell them to whoever asks at the socket for them, one after the other."""
-        part = self._parts[supervisor.TELLING]
-        with contextlib.closing(agent_socket.listen(self._state.directory)) as listening:
-            listening.settimeout(1.0)
-            while not part.stopped.is_set():
-                part.pulse.beat()
-                with contextlib.suppress(TimeoutError):
-                    caller, _ = listening.accept()
-                    with allow_wait(MOST_METRICS_S):
-                        agent_socket.send_metrics(caller, self._metrics.render_all())
 
     def _keep_outlets(self) -> None:
         outlets = MetricsOutlets(self._metrics, lambda: self._here, self._troubles)

@@ -77,10 +77,11 @@ class AgentKnowledge(NamedTuple):
 class WorkerLook(NamedTuple):
     """A look at workers and guard. is_dialled: whether all workers were dialled, by the control node.
 
-    workers, guard_ok: None where that could not be looked at.
+    revision: of the mesh looked at. workers, guard_ok: None where that could not be looked at.
     """
 
     is_dialled: bool
+    revision: int
     workers: tuple[WorkerSample, ...] | None
     guard_ok: bool | None
 
@@ -202,15 +203,17 @@ class MetricsCollector:
         return time.monotonic() >= ended + max(least_s, _TIMES * took_s)
 
     def _find_look(self, here: Local) -> WorkerLook | None:
-        """The last one; None where this machine has another role since: it was at other workers."""
+        """The last one; None where it was at other workers: before a change of the mesh, or of this role."""
         look = self._look
-        return None if look is None or look.is_dialled != here.settings.control else look
+        if look is None or look.is_dialled != here.settings.control:
+            return None
+        return None if look.revision < here.inventory.revision else look
 
     def _look_again(self, knowledge: AgentKnowledge) -> None:
         began = time.monotonic()
         here = knowledge.here
         workers = self._note_answers(_find_workers(knowledge, self._other_nodes.find))
-        self._look = WorkerLook(here.settings.control, workers, self._find_guard(here))
+        self._look = WorkerLook(here.settings.control, here.inventory.revision, workers, self._find_guard(here))
         ended = time.monotonic()
         self._looked = ended, ended - began
 

@@ -28,7 +28,7 @@ KEPT: Final[dict[ReaderQuestion, tuple[float, float]]] = {
     "status": (2.0, 10.0),
     "check": (30.0, 10.0),
     "log": (2.0, 10.0),
-    "metrics": (2.0, 3.0),
+    "metrics": (0.5, 3.0),
     "view": (1.0, 3.0),
 }
 """Seconds for which an answer is given to all who ask, at least, and how many times longer than it took.

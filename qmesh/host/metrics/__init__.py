@@ -1,1 +1,1 @@
-"""How metrics leave the agent: by its socket, as a file for node_exporter, and over HTTP."""
+"""How metrics leave the agent by themselves: as a file for node_exporter, and over HTTP."""

@@ -21,7 +21,6 @@ from qmesh.errors import (
 from qmesh.host import files
 from qmesh.host.firewall import guard_keeper, held_table, holder
 from qmesh.host.log import log_file, machine_name
-from qmesh.host.metrics import agent_socket
 from qmesh.host.network import reserved_ports
 from qmesh.host.notifications import notify_socket
 from qmesh.host.readers import place as readers_place
@@ -77,7 +76,6 @@ class State:
         self.log_file = directory / log_file.NAME
         self.agent_lock_file = directory / "agent.lock"
         self.health_socket = directory / agent_health.SOCKET
-        self.metrics_socket = directory / agent_socket.SOCKET
         self.questions_socket = directory / readers_place.SOCKET
         self.undo_lock_file = directory / "undo.lock"
         self.worker_config_directory = directory / "node"
