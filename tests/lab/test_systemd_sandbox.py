@@ -397,22 +397,3 @@ def test_names_are_looked_up_in_the_agents_sandbox():
             port.sendto(b"end", port.getsockname())
             server.join()
     assert found == "('203.0.113.9', 51820)\n"
-
-
-def test_the_agent_answers_readers_from_its_sandbox():
-    place = Path("/run/qmesh-read/ask.sock")
-    as_reader = ("setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups")
-    run(QMESH, "set", "--readers", "user")
-    try:
-        until(place.is_socket)
-        assert (place.stat().st_gid, place.stat().st_mode & 0o777) == (OWNER, 0o660)
-        seen = json.loads(run(*as_reader, QMESH, "status", "--json"))
-        assert [machine["name"] for machine in seen["machines"]] == ["control"]
-        before = place.stat().st_ino
-        run("systemctl", "restart", "qmesh.service")
-        until(lambda: place.exists() and place.stat().st_ino != before)
-        until(lambda: shown("qmesh.service", "StatusText") == ("all is as desired",))
-        assert "mesh-made" in run(*as_reader, QMESH, "log")
-    finally:
-        run(QMESH, "set", "--readers", "none")
-    until(lambda: not place.parent.exists())

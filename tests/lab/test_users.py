@@ -24,6 +24,7 @@ from tests.support.lab.cluster import (
 from tests.support.lab.machines import TOOLS, Lab, Machine
 from tests.support.lab.mesh import USER
 from tests.support.lab.programs.user import WAYS
+from tests.support.lab.systemd import control_group, start_systemd
 from tests.support.older_guard import as_of_format_1
 from tests.support.rulesets import LIST_RULESET
 from tests.support.waiting import comes_true, wait_until
@@ -209,3 +210,35 @@ def test_members_of_a_group_see_what_root_sees_and_change_nothing(cluster):
     said = control.run([*reader, "qmesh", "status"], check=False)
     assert (said.returncode, "needs root" in said.stderr) == (3, True)
     qmesh(member, "apply")  # which starts its agent again
+
+
+@pytest.mark.long  # with the agent's capabilities alone: tests/agent/test_agent_rights.py
+def test_in_its_units_sandbox_the_agent_answers_readers_and_again_when_it_was_killed():
+    place = "/run/qmesh-read/ask.sock"
+    reader = as_user(READERS)
+    with control_group() as group, Lab() as lab:
+        machine = lab.machine("fra-1", "203.0.113.5")
+        start_systemd(machine, group)
+        mesh = ("--name", "fra-1", "--endpoint", "203.0.113.5", "--workers", "3", "--node", "1.4")
+        assert "the agent runs as qmesh.service" in qmesh(machine, "init", *mesh).stderr
+        machine.write("/etc/group", f"{machine.read('/etc/group')}readers:x:{READERS}:\n")
+        qmesh(machine, "set", "--readers", "readers")
+
+        def stat() -> str:
+            return machine.run(["stat", "-c", "%a %g %F %i", place], check=False).stdout
+
+        wait_until(lambda: stat().startswith(f"660 {READERS} socket"), 60)
+        for ending in (["systemctl", "restart"], ["systemctl", "kill", "--signal=KILL"]):
+            before = stat()
+            machine.run([*ending, "qmesh.service"])
+            wait_until(lambda: stat() not in {"", before}, 60)  # noqa: B023
+            said = {
+                "status": "fra-1",
+                "log": "mesh-made",
+                "metrics": "qmesh_guard_ok 1",
+                "check": "config-missing",
+            }
+            for command, word in said.items():
+                assert word in machine.run([*reader, "qmesh", command], timeout=60).stdout
+        qmesh(machine, "uninstall", "--delete-state")
+        assert machine.run(["ls", "-d", "/run/qmesh-read"], check=False).returncode == 2
