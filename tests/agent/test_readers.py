@@ -65,6 +65,8 @@ listenRESTMultiaddr: /ip4/0.0.0.0/tcp/8338?token=hunter2
 """
 NOW = int(time.time())
 USER, GROUP, OTHER_GROUP = 1001, 3001, 3002
+NAMED: list[str | None] = ["readers"]
+"""The groups that the settings have named; the last is the one that they name."""
 READERS = f"readers:x:{GROUP}:alice,bob\n"
 ASK = """
 import json, sys
@@ -236,7 +238,7 @@ class Fixed(ReaderAnswers):
 def serving(answers: ReaderAnswers | None = None) -> Iterator[tuple[ReaderService, Troubles]]:
     """A service whose group is `readers`, and whose loop runs in a thread of its own."""
     troubles = Troubles(lambda _: None)
-    service = ReaderService(answers or Fixed(), lambda: None, troubles)
+    service = ReaderService(answers or Fixed(), lambda: NAMED[-1], troubles)
     over = threading.Event()
     service_module._TICK_S = 0.05  # type: ignore[misc]
     service.update_place("readers")
@@ -322,6 +324,34 @@ def test_what_another_program_changes_is_made_again(own_machine, groups):
         assert ask("log") == ["answer", "log"]
         service.update_place(None)
         assert not DIRECTORY.exists()
+
+
+@pytest.mark.lab
+def test_from_the_command_that_ends_it_on_no_reader_is_answered(own_machine, groups):
+    """Before the agent has looked, and one who has asked by then too."""
+    put_groups(groups, READERS)
+    answers, begun, go_on = Fixed(), threading.Event(), threading.Event()
+
+    def find() -> bytes:
+        begun.set()
+        assert go_on.wait(patience(30))
+        return b"status"
+
+    answers._shared["status"] = SharedAnswer(find, least_s=60.0)
+    with serving(answers):
+        assert ask("log") == ["answer", "log"]
+        said = list[list[str]]()
+        asking = threading.Thread(target=lambda: said.append(ask("status")))
+        asking.start()
+        assert begun.wait(patience(30))
+        NAMED.append(None)
+        go_on.set()
+        asking.join()
+        assert [said[0][0], ask("log")[0], ask("log", user=0)] == [
+            "MachineRefused 3",
+            "MachineRefused 3",
+            ["answer", "log"],
+        ]
 
 
 @pytest.mark.lab

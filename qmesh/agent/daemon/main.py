@@ -360,7 +360,7 @@ class Agent:
         outlets.run(self._parts[supervisor.METRICS])
 
     def _answer_readers(self) -> None:
-        service = ReaderService(self._answers, lambda: self._here, self._troubles)
+        service = ReaderService(self._answers, self._read_readers, self._troubles)
         service.run(self._parts[supervisor.READERS], self._state.directory)
 
     def _notify_operator(self) -> None:
@@ -382,6 +382,12 @@ class Agent:
             self._watch.event,
             self._alterations,
         )
+
+    def _read_readers(self) -> str | None:
+        """The group of readers; none where this machine does not remember one that can be read."""
+        with contextlib.suppress(QmeshError, OSError):
+            return self._state.settings().readers
+        return None
 
     def _collect_knowledge(self) -> AgentKnowledge | None:
         """For metrics; None before the first look."""

@@ -213,7 +213,9 @@ class MetricsCollector:
         began = time.monotonic()
         here = knowledge.here
         workers = self._note_answers(_find_workers(knowledge, self._other_nodes.find))
-        self._look = WorkerLook(here.settings.control, here.inventory.revision, workers, self._find_guard(here))
+        self._look = WorkerLook(
+            here.settings.control, here.inventory.revision, workers, self._find_guard(here)
+        )
         ended = time.monotonic()
         self._looked = ended, ended - began
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.agent.daemon.supervisor import READERS_PLACE, AgentPart, Troubles
-from qmesh.agent.local import Local
 from qmesh.agent.readers.answers import ReaderAnswers
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.log.events import report_event
@@ -29,14 +28,14 @@ _TICK_S: Final = 1.0
 class ReaderService:
     """`run` is a part's.
 
-    get_here: what the machine remembered at the agent's last look; None before the first.
+    read_group: the name of the group that the settings name now; None for none.
     """
 
     def __init__(
-        self, answers: ReaderAnswers, get_here: Callable[[], Local | None], troubles: Troubles
+        self, answers: ReaderAnswers, read_group: Callable[[], str | None], troubles: Troubles
     ) -> None:
         self._answers = answers
-        self._get_here = get_here
+        self._read_group = read_group
         self._troubles = troubles
         self._server = ReaderServer(self._may_ask, answers.find_answer)
         self._place: ReaderPlace | None = None
@@ -51,9 +50,7 @@ class ReaderService:
         try:
             while not part.stopped.is_set():
                 part.pulse.beat()
-                here = self._get_here()
-                if here is not None:
-                    self.update_place(here.settings.readers)
+                self.update_place(self._read_group())
                 self._answers.forget_old()
                 self._accept_callers(own)
         finally:
@@ -113,8 +110,11 @@ class ReaderService:
                 self._server.take_caller(connection)
 
     def _may_ask(self, caller: Caller) -> bool:
-        group = self._group
-        return caller.user == ROOT or (group is not None and may_ask(caller, group))
+        if caller.user == ROOT:
+            return True
+        group, name = self._group, self._name
+        # Read anew, so that nobody is answered after a command that ends that.
+        return group is not None and may_ask(caller, group) and self._read_group() == name
 
     def _close_place(self) -> None:
         self._group = None
