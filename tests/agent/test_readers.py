@@ -39,6 +39,7 @@ from qmesh.host.readers.server import read_caller
 from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import unix_socket
+from qmesh.mesh.notifications.targets import NotifySettings, NotifyTarget, SecretUrl
 from qmesh.mesh.values import Endpoint
 from qmesh.mesh.view.answers import ReportAnswer, StatusAnswer
 from qmesh.mesh.view.cluster_view import EventView
@@ -586,6 +587,8 @@ def test_no_secret_of_the_machine_is_in_an_answer(own_machine, tmp_path):
     with Registry(state.registry_file) as registry:
         redeem(registry, invite(registry, "machine-b", now=NOW), key(1), now=NOW)
         invitation = invite(registry, "machine-c", now=NOW).secret
+    told = NotifyTarget("1", "json", SecretUrl("https://hunter2:hunter2@ntfy.example/hunter2?token=hunter2"))
+    state.notify_settings.write(NotifySettings(targets=(told,)))
     state.keys.private_file.chmod(0o644)
     secrets = collect_secrets(state, config, invitation)
 
