@@ -439,6 +439,33 @@ def test_only_a_group_that_is_there_can_be_set(own_machine, groups, tmp_path):
     assert not DIRECTORY.exists()
 
 
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (b"", "does not run, or has just started"),
+        (b'{"octets": 5}', "does not run, or has just started"),
+        (b'{"octets": 5}\nabc', "does not run, or has just started"),
+        (b'{"octets": 5}\nabcdef', "another version"),
+        (b'{"bytes": 5}\nabcde', "another version"),
+    ],
+)
+def test_an_agent_that_ends_while_it_answers_is_no_other_version(own_machine, said, kind):
+    place = ReaderPlace(0)
+    with contextlib.closing(place), contextlib.suppress(OSError):
+        answering = threading.Thread(target=lambda: answer_with(place.listening, said))
+        answering.start()
+        with pytest.raises(MachineRefused, match=kind):
+            ask_agent("status")
+        answering.join()
+
+
+def answer_with(listening: socket.socket, said: bytes) -> None:
+    with listening.accept()[0] as calling:
+        calling.recv(100)
+        calling.sendall(said)
+
+
 # Bounds
 
 

@@ -97,7 +97,7 @@ def _connect(connection: socket.socket, path: str, until: float) -> None:
 def receive_answer(connection: socket.socket, until: float) -> tuple[AnswerHead, bytes]:
     """What comes by a connection. until: a time of the monotonic clock.
 
-    Raises Malformed for what is no whole answer, and OSError.
+    Raises Malformed for what is no answer, and OSError, also where it ends before the answer does.
     """
     held = b""
     while b"\n" not in held and len(held) <= MOST_HEAD:
@@ -119,8 +119,8 @@ def _receive(connection: socket.socket, until: float) -> bytes:
         raise TimeoutError
     connection.settimeout(left_s)
     part = connection.recv(_PIECE)
-    if not part:
-        raise Malformed
+    if not part:  # it ended meanwhile
+        raise ConnectionResetError
     return part
 
 

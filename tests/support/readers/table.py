@@ -1123,7 +1123,8 @@ def _receive(octets: bytes, read: Callable[[socket.socket], object]) -> None:
 
 
 def _read_answer(octets: bytes) -> None:
-    _receive(octets, lambda ours: readers_client.receive_answer(ours, time.monotonic() + 5.0))
+    with contextlib.suppress(ConnectionResetError):  # which ask_agent tells of
+        _receive(octets, lambda ours: readers_client.receive_answer(ours, time.monotonic() + 5.0))
     ask.read_answer(octets.partition(b"\n")[2], Status)
 
 
