@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from qmesh.host.readers.group import find_group_number, list_group_members
 from qmesh.host.readers.place import remove_place
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.host.system import ssh_session
+from qmesh.host.system import background, ssh_session
 from qmesh.mesh import changes
 from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Inventory
@@ -31,6 +32,8 @@ from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.systemd.sandbox import is_shut_from_agent
 from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, quote_text
 from qmesh.mesh.view.questions import validate_group_name
+
+log = logging.getLogger("qmesh")
 
 
 def set_machine(
@@ -190,6 +193,8 @@ def set_readers(state: State, group: str) -> ReaderSettings:
             state.save_settings(msgspec.structs.replace(old, readers=wanted))
     if wanted is None:  # no agent may run that would
         remove_place()
+    elif not background.is_agent_running(state):
+        log.warning("no agent runs on this machine, which answers readers (hint: `qmesh apply` starts it)")
     return ReaderSettings(
         is_another=wanted != old.readers,
         readers=wanted,
