@@ -85,4 +85,5 @@ def _figures_of_scrapes(flooded: Flooded) -> list[Figure]:
     if flooded.scraped is None:
         return []
     what, size = "Prometheus, of its questions answered", flooded.kind.replace("_", " ")
-    return [Figure(what, size, 100 * flooded.scraped, None, "%", "100%", flooded.scraped == 1)]
+    must_be = ("100%", flooded.scraped == 1) if flooded.kind == "metrics" else ("", None)
+    return [Figure(what, size, 100 * flooded.scraped, None, "%", *must_be)]

@@ -23,7 +23,7 @@ from qmesh.host.machine_facts.program_digest import ProgramDigest
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts
+from qmesh.mesh.machine_facts.facts import MOST_RELABELLED, MachineFacts, ToldFacts, WorkerFacts
 from qmesh.mesh.machine_facts.schedule import TELL_S
 from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.workers import WorkerProcess
@@ -163,6 +163,20 @@ def test_the_latest_facts_of_each_member_are_kept_and_of_its_own_cores_alone(con
     keeper.look(control)
     assert {at: facts.cpu for at, facts in known(keeper).items()} == {B: "B", C: "A"}
     assert all(abs(each.at - time.time()) < 60 for each in keeper.list_facts())
+
+
+def test_n3_labels_of_a_member_that_change_again_and_again_are_kept_as_they_were(control):
+    told = [
+        told_by(member(control), msgspec.structs.replace(FACTS, cpu=f"model {number}", load=float(number)))
+        for number in range(20)
+    ]
+    keeper = keeper_of(*({B: each} for each in told))
+    found = set()
+    for number in range(20):
+        keeper.look(control)
+        assert known(keeper)[B].load == number
+        found.add(known(keeper)[B].cpu)
+    assert len(found) == 1 + MOST_RELABELLED
 
 
 def test_n3_a_machine_cannot_speak_for_another_one(control):

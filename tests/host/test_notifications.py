@@ -16,6 +16,7 @@ from qmesh.errors import BadInput
 from qmesh.host.notifications import delivery, http_sender
 from qmesh.host.notifications.delivery import find_program_file, run_program, send_by_http
 from qmesh.host.notifications.limited_child import MOST_OUTPUT, run_limited_child
+from qmesh.host.unprivileged import NOBODY
 from qmesh.mesh.notifications.change import ToldChange
 from qmesh.mesh.notifications.formats import Request, build_request
 from qmesh.mesh.notifications.outbox import Batch
@@ -211,6 +212,22 @@ def test_the_secret_is_in_no_argument_and_no_environment():
         assert send(receiver.port).is_delivered
     assert any("qmesh.host.notifications.http_sender" in each for each in found)
     assert not any(SECRET in each for each in found)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="this machine cannot: who is not root has no right to give up")
+def test_r1_what_speaks_with_receivers_has_none_of_roots_rights():
+    """An answer is read by OpenSSL and Python, of whoever sends it."""
+    users: list[str] = []
+
+    def look(caller: socket.socket) -> None:
+        port = f":{caller.getpeername()[1]:04X} "
+        lines = Path("/proc/net/tcp").read_text("ascii").splitlines()
+        users.extend(line.split()[7] for line in lines if port in f"{line.split()[1]} ")
+        caller.sendall(OK)
+
+    with receiving(look) as receiver:
+        assert send(receiver.port).is_delivered
+    assert users == [str(NOBODY)]
 
 
 # Programs

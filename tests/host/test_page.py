@@ -29,7 +29,8 @@ from qmesh.host.page.http_server import (
 )
 from qmesh.host.page.listen import HOST, open_page_port, open_page_socket
 from qmesh.host.page.page_files import read_page_files
-from qmesh.host.page.question_process import NOBODY, become_nobody
+from qmesh.host.page.question_process import become_nobody
+from qmesh.host.unprivileged import NOBODY
 from qmesh.mesh.view.cluster_view import ClusterView
 from tests.support.page_server import TOKEN, ServedPage
 from tests.support.page_views import FAULTS, NOW, build_view

@@ -14,7 +14,7 @@ import pytest
 from tests.support.lab.cluster import AGENT, find_only
 from tests.support.lab.floods import KINDS, METRICS_KINDS, MOST_LOGGED, MOST_MB, Floods
 from tests.support.lab.machines import Lab
-from tests.support.waiting import patience
+from tests.support.waiting import patience, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -44,7 +44,9 @@ def test_a_flood_of_questions_for_metrics_by_a_user_keeps_nobody_from_anything(
     agent = find_only(floods.control, AGENT)
     flooded = floods.flood(kind, 10)
     assert flooded.begun > 100
-    assert flooded.scraped == 1
+    wait_until(floods.scrape, 30)
+    if kind == "metrics":  # who waits for answers; one who does not wait fills the kernel's queue
+        assert flooded.scraped == 1
     assert flooded.heard_s < patience(10)
     assert flooded.megabytes < MOST_MB
     assert flooded.logged < MOST_LOGGED

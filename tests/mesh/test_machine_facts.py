@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.decode import Malformed
 from qmesh.mesh.machine_facts.facts import (
+    MOST_RELABELLED,
     MOST_TEXT,
     MOST_WORKERS,
+    RELABELLED_S,
     FactText,
+    HeldFacts,
     MachineFacts,
     WorkerFacts,
     clean_text,
+    hold_labels,
 )
 from qmesh.mesh.machine_facts.proc_files import (
     parse_cpu_model,
@@ -103,6 +107,22 @@ def test_a_process_has_what_it_shares_with_none(statm, octets):
 )
 def test_a_version_is_the_number_in_what_a_program_says(answer, version):
     assert parse_program_version(answer) == version
+
+
+def test_n3_a_member_that_is_always_another_machine_makes_no_series_without_end():
+    """Each value of a label is a series of its own in whatever collects the metrics."""
+    held: HeldFacts | None = None
+    seen = []
+    for second in range(3000):
+        told = MachineFacts(cpu=f"model {second}", cores=second, load=float(second))
+        held = hold_labels(held, told, now_s=float(second))
+        assert held.facts.load == second  # what is a value is the newest
+        seen.append((held.facts.cpu, held.facts.cores))
+    assert len(set(seen)) == 1 + MOST_RELABELLED
+    assert seen[MOST_RELABELLED] == ("model 6", 6)
+    held = hold_labels(held, FULL, now_s=3000 + RELABELLED_S)
+    assert held == HeldFacts(FULL, (3000 + RELABELLED_S,))
+    assert hold_labels(held, FULL, now_s=0.0) == HeldFacts(FULL)  # a clock that was set back
 
 
 @given(st.text(max_size=200))

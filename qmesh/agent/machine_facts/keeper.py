@@ -10,19 +10,20 @@ from typing import NamedTuple
 from qmesh.agent.local import Local
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.inventory import list_members
-from qmesh.mesh.machine_facts.facts import ToldFacts
+from qmesh.mesh.machine_facts.facts import HeldFacts, ToldFacts, hold_labels
 from qmesh.mesh.protocol.facts_report import decode_facts, decrypt_facts, encode_facts
 
 
 class _KeptFacts(NamedTuple):
     """of: the public key of who told them. packed: as they travel, which is a tenth of what they are else.
 
-    at: when they came, by the monotonic clock.
+    at: when they came, by the monotonic clock. relabelled: as of `HeldFacts`, by the same.
     """
 
     of: str
     packed: bytes
     at: float
+    relabelled: tuple[float, ...] = ()
 
 
 class FactsKeeper:
@@ -47,7 +48,12 @@ class FactsKeeper:
                 facts = decrypt_facts(sealed, shared, cores=cores.get(machine.name, frozenset()))
             except EnrolmentRefused:  # another program's of that machine, or none that it should tell
                 continue
-            kept = _KeptFacts(machine.public_key, encode_facts(facts), time.monotonic())
+            known, now = self._kept.get(address), time.monotonic()
+            before = None
+            if known is not None and known.of == machine.public_key:
+                before = HeldFacts(decode_facts(known.packed), known.relabelled)
+            held = hold_labels(before, facts, now_s=now)
+            kept = _KeptFacts(machine.public_key, encode_facts(held.facts), now, held.relabelled)
             with self._lock:
                 self._kept[address] = kept
         with self._lock:

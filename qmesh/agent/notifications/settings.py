@@ -63,8 +63,9 @@ def set_notifications(
                     "this machine has no receiver of notifications, so there is nothing to wait before",
                     hint="pass one as well: `qmesh set --notify URL --notify-after SECONDS`",
                 )
-            state.notify_settings.remove()
+            # First what was told: a receiver of next month is not told that it is over.
             state.notification_record.remove()
+            state.notify_settings.remove()
         elif settings != old:
             state.notify_settings.write(settings)
     return describe_settings(settings, is_another=settings != old)

@@ -6,7 +6,6 @@ So what reads from the network has none of root's rights: it can have the child 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -16,14 +15,12 @@ from collections.abc import Callable, Iterator
 from typing import Final, NoReturn
 
 from qmesh.errors import MachineRefused, QmeshError
+from qmesh.host import unprivileged
 
-NOBODY: Final = 65534
 MOST_OCTETS: Final = 1 << 24
 _HEAD: Final = struct.Struct("!BI")
 _ASK: Final = b"?"
 _PIECE: Final = 1 << 16
-_SET_NO_NEW_PRIVS: Final = 38
-"""PR_SET_NO_NEW_PRIVS. Source: prctl(2)."""
 _END_S: Final = 2.0
 
 
@@ -50,16 +47,12 @@ def become_nobody(ask: Callable[[], bytes], clean_up: Callable[[], None]) -> Ite
 
 def _drop_rights() -> None:
     try:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        unprivileged.become_nobody()
     except OSError as error:
         raise MachineRefused(
-            f"qmesh cannot take the rights of user {NOBODY}: {error.strerror}",
+            f"qmesh cannot take the rights of user {unprivileged.NOBODY}: {error.strerror}",
             hint="run it as a user of the group that `qmesh set --readers GROUP` names, without root",
         ) from None
-    zero = ctypes.c_ulong(0)
-    ctypes.CDLL(None).prctl(_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero)
 
 
 def _ask_child(connection: socket.socket) -> bytes:

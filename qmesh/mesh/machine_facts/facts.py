@@ -66,6 +66,33 @@ class ToldFacts(msgspec.Struct, frozen=True):
     facts: MachineFacts
 
 
+LABELS: Final = ("qmesh", "node", "kernel", "cpu", "cores")
+"""Facts that are labels of a metric: each other value is a series more, which a collector keeps for long."""
+MOST_RELABELLED: Final = 6
+"""How often in an hour they may be others: an upgrade, or an agent that begins, changes some twice."""
+RELABELLED_S: Final = 3600.0
+
+
+class HeldFacts(msgspec.Struct, frozen=True):
+    """Facts as they are kept of a member. relabelled: when `LABELS` became others lately, of any clock."""
+
+    facts: MachineFacts
+    relabelled: tuple[float, ...] = ()
+
+
+def hold_labels(before: HeldFacts | None, facts: MachineFacts, *, now_s: float) -> HeldFacts:
+    """What is kept of a member that tells these facts: the old labels, where they change again and again."""
+    if before is None:
+        return HeldFacts(facts)
+    lately = tuple(at for at in before.relabelled if 0 <= now_s - at < RELABELLED_S)
+    old = {name: getattr(before.facts, name) for name in LABELS}
+    if all(getattr(facts, name) == value for name, value in old.items()):
+        return HeldFacts(facts, lately)
+    if len(lately) >= MOST_RELABELLED:
+        return HeldFacts(msgspec.structs.replace(facts, **old), lately)
+    return HeldFacts(facts, (*lately, now_s))
+
+
 def clean_text(text: str) -> str:
     """What of a text may be a FactText: the rest becomes a blank, blanks one."""
     return _OTHERS.sub(" ", text).strip()[:MOST_TEXT]

@@ -72,7 +72,7 @@ class Floods:
         is_of_metrics = kind in METRICS_KINDS
         if is_of_metrics:
             qmesh(self.control, "set", "--metrics", METRICS_PLACE)
-            wait_until(self._scrape, 30)
+            wait_until(self.scrape, 30)
         words: list[str | Path] = ["python", TOOLS / "flood.py", kind]
         if is_of_metrics:
             flooding = self.control.start([*words, *METRICS_PLACE.split(":"), str(_USER)])
@@ -85,12 +85,12 @@ class Floods:
         watching.start()
         try:
             heard, guard_ms = [self._change()], self._deleted()
-            scraped = [self._scrape()] if is_of_metrics else []
+            scraped = [self.scrape()] if is_of_metrics else []
             while time.monotonic() < began + seconds:
                 pause(_EVERY_S)
                 heard.append(self._change())
                 guard_ms += self._deleted()
-                scraped += [self._scrape()] if is_of_metrics else []
+                scraped += [self.scrape()] if is_of_metrics else []
         finally:
             ended.set()
             watching.join()
@@ -111,7 +111,7 @@ class Floods:
             scraped=sum(scraped) / len(scraped) if scraped else None,
         )
 
-    def _scrape(self) -> bool:
+    def scrape(self) -> bool:
         """Whether Prometheus, on the control machine, has its metrics within its ten seconds."""
         asking = f"import urllib.request as u; u.urlopen('http://{METRICS_PLACE}/metrics', timeout=10).read()"
         return self.control.run(["python", "-c", asking], check=False).returncode == 0
