@@ -24,6 +24,7 @@ from qmesh.mesh.systemd.sandbox import render_agent_settings
 from tests.support.checkout import CHECKOUT
 from tests.support.control_node import make_control_node
 from tests.support.node_identity import IDENTITY, KEY_STORE
+from tests.support.receivers import receiving
 from tests.support.waiting import patience
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -254,3 +255,29 @@ print(json.dumps(heard == [begins]))
 def test_the_agent_hears_what_begins_a_handshake():
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     assert as_agent(HEAR)
+
+
+NOTIFY = """
+import json, sys
+from qmesh.host.notifications.delivery import run_program, send_by_http
+from qmesh.mesh.notifications.formats import Request
+from qmesh.mesh.notifications.url import parse_web_url
+url = parse_web_url(sys.argv[1])
+request = Request(url.scheme, url.host, url.port, url.path, {}, "{}")
+print(json.dumps([send_by_http(request, url).text, run_program(sys.argv[2], "{}").text]))
+"""
+
+
+def test_the_agent_tells_receivers_with_its_rights():
+    """A program of root's that only root may read, and that is ended with what it has left behind."""
+    hooks = Path("/run/hooks")
+    hooks.mkdir(mode=0o700)
+    program = hooks / "tell"
+    program.write_text("#!/bin/sh\ncat >/run/told\nsleep 600 &\n", encoding="utf-8")
+    program.chmod(0o700)
+    with receiving() as receiver:
+        found = as_agent(NOTIFY, f"http://127.0.0.1:{receiver.port}/x", str(program))
+    assert found == ["delivered: 200 OK", "delivered: it ended with code 0"]
+    assert Path("/run/told").read_text(encoding="utf-8") == "{}"
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not any(b"sleep\x00600" in each for each in commands)

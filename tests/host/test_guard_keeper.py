@@ -26,12 +26,13 @@ from qmesh.host.system import processes
 from qmesh.mesh.guard.render import render_table
 from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.guard.tables import TABLE
+from qmesh.mesh.notifications.guard import AlterationCount, parse_alterations
 from qmesh.mesh.plan.steps import LoadGuard
 from qmesh.mesh.state import Guard
 from tests.support import factories
 from tests.support.keeping import let_fall
 from tests.support.network import nft
-from tests.support.waiting import idle, wait_until
+from tests.support.waiting import idle, patience, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -84,6 +85,32 @@ def test_g3_what_others_do_to_the_table_is_undone_without_an_agent(state, linux,
     wait_until(lambda: is_loaded(WHOLE))
     said = r"the guard's table was changed by nft \(process \d+\); load-guard "
     wait_until(lambda: re.search(said, state.log_file.read_text()))
+
+
+def alterations(state: State) -> AlterationCount:
+    """What the process that keeps the table has counted."""
+    found = parse_alterations("holder", holder_client.read_alterations(state, wait_s=patience(5)))
+    assert found is not None
+    return found
+
+
+def test_what_others_do_to_the_table_is_counted_and_what_commands_do_is_not(state, linux):
+    before = None
+    for number in range(5):
+        after = guard(40003 + number)
+        linux.apply(LoadGuard(before, after))
+        before = after
+    files.write(state.guard_file, render_load_script(WHOLE).encode())  # of one that was cut off
+    wait_until(lambda: is_loaded(WHOLE))
+    begun = alterations(state)
+    assert begun.count == 0
+    for number in (1, 2):
+        nft("flush ruleset")
+        wait_until(lambda: is_loaded(WHOLE))
+        wait_until(lambda: alterations(state).count == number)  # noqa: B023
+    told = alterations(state)
+    assert told.start == begun.start
+    assert re.fullmatch(r"nft \(process \d+\)", told.by)
 
 
 def test_g3_also_while_a_command_has_the_lock(state, linux):

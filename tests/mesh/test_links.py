@@ -373,3 +373,18 @@ def test_ages_are_told_in_words(seconds, text):
 
 def test_what_is_quiet_is_so_before_it_is_silent():
     assert 25 < QUIET_S < SILENT_S
+
+
+def test_only_who_came_while_it_was_watched_is_heard():
+    """After an agent's start a handshake of before says nothing, and nothing does later that is old."""
+    tunnels = Tunnels("a", "b")
+    tunnels.look(60.0)
+    assert tunnels.watch.list_heard() == frozenset()
+    tunnels.look(10.0, a=32)
+    assert tunnels.watch.list_heard() == {"a"}
+    tunnels.look(QUIET_S)
+    assert tunnels.watch.list_heard() == frozenset()
+    tunnels.look(10.0, b=148)  # it only begins handshakes
+    assert tunnels.watch.list_heard() == frozenset()
+    tunnels.watch.clear()
+    assert tunnels.watch.list_heard() == frozenset()
