@@ -1,0 +1,177 @@
+"""What the agent's part for notifications keeps and sends, whatever its receivers and its state do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from qmesh.agent.daemon.supervisor import DELIVERY, NOTIFYING, Troubles
+from qmesh.agent.local import Local, load_local
+from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
+from qmesh.agent.notifications.notifier import AgentFacts, Notifier
+from qmesh.agent.notifications.settings import set_notifications
+from qmesh.errors import StateUnreadable
+from qmesh.host.state.directory import State
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.notifications import outbox
+from tests.support.control_node import make_control_node
+from tests.support.factories import machine
+from tests.support.receivers import Receiver, receiving
+from tests.support.waiting import wait_until
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
+
+
+class Agent:
+    """An agent's part, turn by turn. here: what its machine remembers; altered: how often the guard was."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.here = load_local(state)
+        self.altered = 0
+        self.troubles = Troubles(lambda _: None)
+        metrics = MetricsCollector(state, lambda: AgentKnowledge(self.here))
+        metrics._checked = float("inf")  # no check of this machine
+        self.notifier = Notifier(state, self.know, metrics, self.troubles)
+
+    def know(self) -> AgentFacts:
+        return AgentFacts(self.here, LinkReport(), frozenset(), 1, f"start {self.altered} nft (process 7)")
+
+    def turn(self) -> bool:
+        """One turn; whether nothing is left to deliver then."""
+        self.notifier._look_due = 0.0
+        self.notifier._read_settings()
+        self.notifier._update()
+        record = self.state.notification_record.read()
+        return record is not None and not record.outbox.changes
+
+    def list_troubles(self) -> dict[str, str]:
+        return {each.part: each.reason for each in self.troubles.list_troubles()}
+
+
+def make_agent(directory: Path, *urls: str) -> Agent:
+    state = State(directory)
+    make_control_node(state)
+    set_notifications(state, urls=urls, program=None, after_s=None)
+    agent = Agent(state)
+    agent.here = with_guard(agent.here)
+    agent.turn()
+    return agent
+
+
+def with_guard(here: Local) -> Local:
+    return msgspec.structs.replace(here, settings=msgspec.structs.replace(here.settings, guarded=True))
+
+
+def told(receiver: Receiver) -> list[dict[str, Any]]:
+    bodies = [each.partition(b"\r\n\r\n")[2] for each in receiver.requests]
+    return [change for body in bodies for change in json.loads(body)["changes"]]
+
+
+def hook(receiver: Receiver) -> str:
+    return f"http://127.0.0.1:{receiver.port}/hook"
+
+
+def test_an_agent_that_restarts_tells_what_it_had_not_told_and_nothing_twice(tmp_path):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        agent.altered = 1
+        wait_until(agent.turn)
+        assert [(each["number"], each["kind"]) for each in told(receiver)] == [(1, "guard-altered")]
+
+        again = Agent(agent.state)
+        again.here, again.altered = agent.here, 1
+        for _ in range(3):
+            assert again.turn()
+        assert len(receiver.requests) == 1
+
+
+def test_a_receiver_that_takes_nothing_is_named_and_gets_all_as_one_message_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(outbox, "AGAIN_S", (0,))
+    state = b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    answers = [state[0]] * 4 + [state[1]]
+    with receiving(lambda caller: caller.sendall(answers.pop(0))) as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        agent.altered = 1
+        agent.turn()
+        agent.here = msgspec.structs.replace(agent.here, inventory=move_control(agent.here.inventory))
+        named = []
+
+        def is_done() -> bool:
+            named.append(agent.list_troubles().get(DELIVERY, ""))
+            return agent.turn()
+
+        wait_until(is_done)
+    origin = f"http://127.0.0.1:{receiver.port}"
+    assert f"{origin}: it answers 503 Down" in named
+    assert "hook" not in "".join(named)
+    assert DELIVERY not in agent.list_troubles()
+    last = json.loads(receiver.requests[-1].partition(b"\r\n\r\n")[2])
+    assert [each["kind"] for each in last["changes"]] == ["guard-altered", "control-moved"]
+
+
+def move_control(inventory: Inventory) -> Inventory:
+    """The same mesh with another control node."""
+    other = machine("hel-2", 2, 1)
+    return msgspec.structs.replace(inventory, control="hel-2", machines=(*inventory.machines, other))
+
+
+def test_the_machine_that_had_the_control_role_tells_that_it_moved_and_no_other_does(tmp_path):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        before = agent.here
+        agent.here = msgspec.structs.replace(before, inventory=move_control(before.inventory))
+        wait_until(lambda: agent.turn() and told(receiver))
+        agent.here = before  # and back, which the other one tells
+        for _ in range(3):
+            assert agent.turn()
+        assert [(each["kind"], each["machine"]) for each in told(receiver)] == [("control-moved", "hel-2")]
+
+
+def test_settings_that_are_damaged_are_said_and_those_before_count(tmp_path):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        path = agent.state.notify_settings.path
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"http://", b"gopher://"))
+        agent.altered = 1
+        wait_until(lambda: agent.turn() and told(receiver))
+        assert "is damaged" in agent.list_troubles()[NOTIFYING]
+        with pytest.raises(StateUnreadable, match="damaged"):
+            set_notifications(agent.state, urls=None, program="none", after_s=None)
+        path.write_bytes(whole)
+        agent.turn()
+        assert agent.list_troubles() == {}
+
+
+def test_who_is_told_later_is_told_what_is_so_then(tmp_path):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        agent.altered = 1
+        wait_until(agent.turn)
+        set_notifications(agent.state, urls=["none"], program=None, after_s=None)
+        agent.turn()
+        assert not agent.state.notification_record.exists()
+        agent.altered = 5
+        set_notifications(agent.state, urls=[hook(receiver)], program=None, after_s=None)
+        assert agent.turn()
+        assert len(told(receiver)) == 1
+
+
+def test_an_agent_of_another_mesh_tells_nothing_of_this_one(tmp_path):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        agent.here = msgspec.structs.replace(
+            agent.here, inventory=msgspec.structs.replace(agent.here.inventory, mesh="0" * 16)
+        )
+        agent.altered = 3
+        assert agent.turn()
+        record = agent.state.notification_record.read()
+        assert record is not None
+        assert (record.mesh, record.told) == ("0" * 16, ())
+        assert told(receiver) == []
