@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -191,3 +192,25 @@ def test_what_is_no_receiver_is_refused_and_none_ends_it(cluster):
     assert files_with(control, SECRET) == set()
     assert "nothing to test" in refusal(control, "set", "--notify-test", code=2)
     tell(control, URL)
+
+
+@pytest.mark.long  # the light one is above: test_workers_that_do_not_answer...
+@pytest.mark.parametrize("after_s", [10, 60])
+def test_from_the_end_of_a_worker_to_the_webhook(cluster, capsys, after_s):
+    """It prints how long that takes."""
+    control, member, receiver = cluster.control, cluster.member, cluster.receiver
+    qmesh(control, "set", "--notify-after", str(after_s))
+
+    def silent() -> int:
+        return len([each for each in told(receiver) if each["kind"] == "worker-silent"])
+
+    before = silent()
+    member.kill("worker.py")
+    began = time.monotonic()
+    wait_until(lambda: silent() > before, 200)
+    taken = time.monotonic() - began
+    start_workers(member, "4..7")
+    wait_until(lambda: silent() > before + 1, 200)
+    with capsys.disabled():
+        print(f"\nfrom SIGKILL of workers to the webhook: {taken:.0f} s with --notify-after {after_s}")  # noqa: T201 - figures that are asked for
+    qmesh(control, "set", "--notify-after", "10")

@@ -52,6 +52,10 @@ OFTEN = " (this comes and goes: the next change is told once it has lasted {})"
         (change(), "hel-2: silent, nothing comes through the tunnel"),
         (change(phase="ended"), "hel-2: reachable again"),
         (change("worker-silent", cores=((4, 6), (9, 9))), "hel-2: workers do not answer: cores 4-6, 9"),
+        (
+            change("worker-silent", cores=((4, 4),), detail="refused"),
+            "hel-2: workers do not answer: cores 4 (refused)",
+        ),
         (change("worker-silent", "ended", cores=((4, 4),)), "hel-2: workers answer again: cores 4"),
         (change("guard-broken"), "hel-2: the guard is not as it should be: worker ports may be open"),
         (change("guard-broken", "ended"), "hel-2: the guard is whole again"),

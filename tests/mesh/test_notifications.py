@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from qmesh.mesh.audit.findings import error_finding, warning_finding
 from qmesh.mesh.links.activity import LinkReport, SilentLink
 from qmesh.mesh.metrics.snapshot import WorkerSample
+from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.notifications import outbox as boxes
 from qmesh.mesh.notifications import sources
 from qmesh.mesh.notifications.change import MOST_TEXT, Condition, ToldChange
@@ -280,7 +281,9 @@ def test_a_machine_that_was_removed_or_paused_is_not_back():
 
 def workers(*silent: int) -> tuple[WorkerSample, ...]:
     cores = [("a", 1), ("a", 2), ("b", 3), ("b", 4), ("b", 5), ("c", 6), ("gone", 7)]
-    return tuple(WorkerSample(name, core, None if core in silent else 0.001) for name, core in cores)
+    return tuple(
+        WorkerSample(name, core, None if core in silent else 0.001, "refused") for name, core in cores
+    )
 
 
 def test_workers_of_one_machine_are_one_change_with_their_cores():
@@ -310,6 +313,31 @@ def test_workers_of_a_silent_machine_say_nothing_so_that_one_cause_is_one_messag
         tracker, lambda: sources.note_workers(tracker, MESH, links(2), workers(3), after_s=AFTER_S)
     )
     assert len(tracker.list_told()) == 1
+
+
+def test_workers_whose_machine_may_be_away_wait_until_that_is_known():
+    """Their machine falls silent first, which is told instead: one cause is one message."""
+    tracker = ConditionTracker()
+
+    def look(why: SilenceReason) -> None:
+        found = (WorkerSample("b", 3, None, why), WorkerSample("a", 1, None, why))
+        sources.note_workers(tracker, MESH, LinkReport(), found, after_s=10.0)
+
+    tracker.advance(0.0)
+    for at in range(0, 45, 5):
+        tracker.advance(float(at))
+        look("dropped")
+    assert phases(tracker.take_due(NOW)) == [("a", "begun")]
+    for at in range(45, 70, 5):
+        tracker.advance(float(at))
+        look("dropped")
+    (told,) = tracker.take_due(NOW)
+    assert (told.machine, told.detail) == ("b", "dropped by a firewall, or hanging")
+    tracker = ConditionTracker()
+    for at in range(0, 15, 5):
+        tracker.advance(float(at))
+        look("refused")
+    assert sorted(phases(tracker.take_due(NOW))) == [("a", "begun"), ("b", "begun")]
 
 
 def test_workers_that_are_no_longer_in_the_mesh_or_of_a_member_are_forgotten():
@@ -518,7 +546,13 @@ def test_of_a_receiver_that_is_dead_for_a_week_the_oldest_go_and_it_is_told_how_
     batch = boxes.find_batch(box, "x", NOW)
     assert batch is not None
     assert batch.dropped == 3000 - boxes.MOST_CHANGES
-    assert batch.dropped + len(batch.changes) == 3000
+    had = batch.dropped
+    while batch is not None:
+        assert len(batch.changes) <= boxes.MOST_IN_MESSAGE
+        had += len(batch.changes)
+        box = boxes.note_delivered(box, "x", batch.last, NOW)
+        batch = boxes.find_batch(box, "x", NOW + boxes.BETWEEN_S)
+    assert had == 3000
 
 
 def test_many_messages_within_an_hour_become_fewer():
@@ -553,7 +587,10 @@ def test_law_each_receiver_gets_every_change_once_in_order_or_is_told_how_many_i
     box, now, added = box_for("x", "y"), NOW, 0
     had: dict[str, list[int]] = {"x": [], "y": []}
     missed = {"x": 0, "y": 0}
-    for what, which in [*steps, ("add", 1), ("deliver", "x"), ("deliver", "y")]:
+    last = [
+        ("deliver", each) for each in "xy" for _ in range(boxes.MOST_CHANGES // boxes.MOST_IN_MESSAGE + 1)
+    ]
+    for what, which in [*steps, ("add", 1), *last]:
         now += 3601
         if what == "add":
             box, added = boxes.add_changes(box, changes(which)), added + which

@@ -37,7 +37,8 @@ class Condition(msgspec.Struct, frozen=True):
     """Something that is so now, and should not last.
 
     machine: by name. subject: of a worker its core; of a finding its code and what it is about.
-    code, severity, detail, fix: of a finding, as of `Finding`; detail is what was seen.
+    code, severity, detail, fix: of a finding, as of `Finding`; detail is what was seen, of a worker too.
+    least_s: seconds that it has to last at least, whatever is wished.
     """
 
     kind: ChangeKind
@@ -47,6 +48,7 @@ class Condition(msgspec.Struct, frozen=True):
     severity: Severity = "error"
     detail: str = ""
     fix: str = ""
+    least_s: float = 0.0
 
     @property
     def key(self) -> Key:

@@ -1,6 +1,6 @@
 """The changes that are still to be delivered: one bounded list, and of each receiver how far it has it.
 
-A receiver gets all that it has not had as one message. One that takes nothing is tried again at growing
+A receiver gets what it has not had as one message, or few. One that takes nothing is tried again at growing
 intervals; what is too much of its list goes, oldest first, and it is told how many those were.
 """
 
@@ -15,6 +15,8 @@ from qmesh.mesh.notifications.change import ToldChange
 from qmesh.mesh.values import UnixTime
 
 MOST_CHANGES: Final = 1024
+MOST_IN_MESSAGE: Final = 256
+"""A receiver may refuse a message that is large, and would do so for ever."""
 AGAIN_S: Final = (10, 30, 60, 120, 300, 900, 3600)
 """Seconds until a receiver is tried again, after so many failures in a row."""
 BETWEEN_S: Final = 10
@@ -94,7 +96,7 @@ def find_batch(outbox: Outbox, receiver: str, now: int) -> Batch | None:
     waiting = tuple(each for each in outbox.changes if each.number > delivery.delivered)
     if not waiting:
         return None
-    return Batch(waiting, dropped=waiting[0].number - delivery.delivered - 1)
+    return Batch(waiting[:MOST_IN_MESSAGE], dropped=waiting[0].number - delivery.delivered - 1)
 
 
 def _find_delivery(outbox: Outbox, receiver: str) -> Delivery | None:

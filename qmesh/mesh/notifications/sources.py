@@ -15,6 +15,7 @@ from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.links.activity import QUIET_S, SILENT_S, LinkReport
 from qmesh.mesh.metrics.snapshot import WorkerSample
 from qmesh.mesh.node_processes.answers import list_undialled_machines
+from qmesh.mesh.node_processes.silence import SILENCE_WORDS
 from qmesh.mesh.notifications.change import ChangeKind, Condition, Key, ToldChange, cut_text
 from qmesh.mesh.notifications.tracker import Absence, ConditionTracker
 
@@ -22,6 +23,10 @@ MOST_FINDINGS: Final = 200
 """Of one check; a local user can have as many as he opens ports."""
 TOLD_OTHERWISE: Final = frozenset({"peer-silent", "worker-silent", "guard-missing", "guard-drift"})
 """Codes of findings that are a kind of change of their own."""
+
+_ALIVE: Final = frozenset({"absent", "elsewhere", "refused", "rejected", "stopped", "down"})
+"""Why a worker does not answer, where its machine is there: else the machine may be about to be silent."""
+_UNSURE_S: Final = QUIET_S + 15.0
 
 EVENTS: Final[dict[str, ChangeKind]] = {
     "joined": "machine-joined",
@@ -93,7 +98,15 @@ def note_workers(
         if sample.seconds is not None:
             alive.add(worker)
         elif worker in expected and sample.machine not in unheard:
-            silent.append(Condition("worker-silent", *worker))
+            is_there = sample.why in _ALIVE or sample.machine == inventory.control
+            silent.append(
+                Condition(
+                    "worker-silent",
+                    *worker,
+                    detail=SILENCE_WORDS[sample.why],
+                    least_s=0.0 if is_there else _UNSURE_S,
+                )
+            )
 
     def judge(key: Key) -> Absence:
         if key[1:] not in expected:

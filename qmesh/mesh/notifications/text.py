@@ -104,7 +104,8 @@ def _describe(change: ToldChange, names: str) -> str:
             cores = format_port_ranges(
                 core for first, last in change.cores for core in range(first, last + 1)
             )
-            return f"{names}: workers {'answer again' if is_over else 'do not answer'}: cores {cores}"
+            why = f" ({change.detail})" if change.detail else ""
+            return f"{names}: workers {'answer again' if is_over else 'do not answer'}: cores {cores}{why}"
         case "guard-altered":
             return _describe_alteration(change, names)
         case "finding":

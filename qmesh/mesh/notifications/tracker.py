@@ -123,7 +123,7 @@ class ConditionTracker:
             if self._is_told(key):
                 self._pending.pop(key, None)
             else:
-                self._await(key, condition, patience_s)
+                self._await(key, condition, max(patience_s, condition.least_s))
 
     def _note_absence(self, key: Key, absence: Absence, patience_s: float) -> None:
         if absence == "ended" and self._is_told(key):
@@ -232,8 +232,15 @@ def _build_change(members: list[tuple[Key, _Pending, Told]], now: int) -> ToldCh
     hold_s = round(pending.patience_s * _find_factor(flips)) if flips > CALM_FLIPS else 0
     if kind == "worker-silent":
         cores = sorted(int(key[2]) for key, _, _ in members)
+        details = {each.condition.detail for _, each, _ in members if each.condition is not None}
         return ToldChange(
-            at=now, kind=kind, phase=phase, machine=machine, cores=list_port_ranges(cores), hold_s=hold_s
+            at=now,
+            kind=kind,
+            phase=phase,
+            machine=machine,
+            cores=list_port_ranges(cores),
+            detail=details.pop() if len(details) == 1 else "",
+            hold_s=hold_s,
         )
     return ToldChange(
         at=now,
