@@ -122,7 +122,7 @@ GROUNDS = ("card", "page", "alive-soft", "silent-soft", "restarting-soft")
 WORDS = [
     *((words, ground) for words in ("text", "quiet") for ground in GROUNDS),
     *(("link", ground) for ground in ("card", "page")),
-    *((words, "card") for words in ("alive", "restarting", "troubled")),
+    *((words, "card") for words in ("alive", "restarting")),
     *(("silent", ground) for ground in ("card", "page", "silent-soft")),
 ]
 
@@ -134,7 +134,7 @@ def test_words_can_be_read_as_wcag_aa_has_it(scheme, words, ground):
 
 
 @pytest.mark.parametrize("scheme", [LIGHT, DARK], ids=["light", "dark"])
-@pytest.mark.parametrize("shape", ["alive", "silent", "restarting", "troubled", "unknown", "link"])
+@pytest.mark.parametrize("shape", ["alive", "silent", "restarting", "unknown", "link"])
 def test_shapes_can_be_seen_as_wcag_aa_has_it(scheme, shape):
     assert contrast(scheme[shape], scheme["card"]) >= 3.0
 

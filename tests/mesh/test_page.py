@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput
+from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.page.access import DEFAULT_PORT, find_file_name, refuse_page_port, refuse_request
 from qmesh.mesh.page.changes import Change, describe_events, list_changes
 from qmesh.mesh.page.history import LEAST_SAMPLES, MOST_NUMBERS, MOST_SAMPLES, AnswerHistory
@@ -92,8 +93,29 @@ def test_nothing_is_in_the_picture_that_the_view_does_not_have():
     assert set(PagePicture.__struct_fields__) <= fields
     assert PageMachine.__struct_fields__ == (
         *("name", "role", "state", "address", "link", "first", "states", "answers", "whys", "handshake_s"),
-        *("received_bytes", "sent_bytes", "revision", "agent_silent_s"),
+        *("received_bytes", "sent_bytes", "revision", "agent_silent_s", "facts"),
     )
+
+
+def test_of_a_machines_facts_those_are_shown_that_are_known():
+    facts = MachineFacts(
+        qmesh="0.1.0",
+        cpu="AMD EPYC 7763",
+        cores=8,
+        load=0.5,
+        memory_bytes=2**34,
+        memory_available_bytes=3 * 2**30,
+    )
+    shown = build_page_picture(with_member(build_view(), facts=facts)).machines
+    assert shown[0].facts == ()
+    assert shown[1].facts == (
+        ("processor", "AMD EPYC 7763"),
+        ("logical cores", "8"),
+        ("load", "0.50"),
+        ("memory available", "3.0 of 16.0 GiB"),
+        ("qmesh", "0.1.0"),
+    )
+    assert build_page_picture(with_member(build_view(), facts=MachineFacts())).machines[1].facts == ()
 
 
 # Changes

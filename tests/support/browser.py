@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -110,7 +111,13 @@ class Browser:
 
     def run(self, expression: str) -> Any:
         """The value of a script's expression, awaited where it is a promise."""
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        found = self.ask(
+            "Runtime.evaluate",
+            expression=expression,
+            returnByValue=True,
+            awaitPromise=True,
+            allowUnsafeEvalBlockedByCSP=False,
+        )
         if "exceptionDetails" in found:
             raise BrowserFailed(json.dumps(found["exceptionDetails"])[:2000])
         return found["result"].get("value")
@@ -159,6 +166,14 @@ class Browser:
         return found
 
 
+def _move_up(descriptor: int) -> int:
+    """The same under a higher number: it is going to be 3 or 4, and must not be one of them before."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def start_browser(*options: str) -> Iterator[Browser]:
     """A browser of its own, with a profile that is gone afterwards. Raises BrowserFailed without one.
@@ -171,6 +186,7 @@ def start_browser(*options: str) -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, contextlib.ExitStack() as stack:
         take, commands = os.pipe()
         answers, give = os.pipe()
+        take, give = _move_up(take), _move_up(give)
         stack.callback(os.close, commands)
         stack.callback(os.close, answers)
         libraries = ":".join(map(str, found.libraries))

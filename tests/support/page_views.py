@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from qmesh.mesh.machine import Cores
+from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.view.cluster_view import (
     ClusterView,
     EventView,
@@ -58,6 +59,8 @@ def build_view(
                 revision=12,
                 agent_up=place not in gone,
                 agent_silent_s=420.0 if place in gone else None,
+                facts=build_facts(place, count),
+                facts_at=at - 30,
                 workers=tuple(
                     build_worker(
                         core,
@@ -88,7 +91,7 @@ def build_view(
         guard=GuardView(is_whole=guard, dropped={"input": 1204}),
         findings=findings,
         checked_at=at - 40,
-        events=build_events(names, at),
+        events=build_events(names, NOW),
     )
 
 
@@ -100,6 +103,23 @@ def build_worker(core: int, state: WorkerViewState, answer_s: float, *, why: str
         state=state,
         answer_s=answer_s if is_alive else None,
         why="" if is_alive else why,  # type: ignore[arg-type]
+    )
+
+
+def build_facts(place: int, workers: int) -> MachineFacts:
+    memory = (16 + 16 * (place % 3)) << 30
+    return MachineFacts(
+        qmesh="0.1.0",
+        node="2.1.0.25",
+        kernel="6.12.48+deb13-amd64",
+        nft="1.1.3",
+        cpu="AMD EPYC 7443P 24-Core Processor",
+        cores=workers + 1,
+        memory_bytes=memory,
+        memory_available_bytes=memory // 3,
+        disk_bytes=400 << 30,
+        disk_free_bytes=211 << 30,
+        load=workers * 0.9,
     )
 
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import Final
 
@@ -116,8 +117,9 @@ class PageServer:
                 tell = partial(self.news.note_trouble, error)
             except Exception as error:  # noqa: BLE001 - said on the page: nobody looks at a thread
                 tell = partial(self.news.note_trouble, _build_bug_error(error))
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                asyncio.run_coroutine_threadsafe(tell(), self.loop)
+            with contextlib.suppress(RuntimeError, CancelledError):  # the loop has ended
+                # Waited for, or questions would pile up in a loop that is slower.
+                asyncio.run_coroutine_threadsafe(tell(), self.loop).result()
             if self._followers:
                 self._is_over.wait(POLL_S)
             elif self._is_followed.wait(IDLE_S):

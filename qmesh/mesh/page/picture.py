@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.node_processes.silence import SILENCE_WORDS
 from qmesh.mesh.values import MachineState, Profile
 from qmesh.mesh.view.cluster_view import (
@@ -41,6 +43,7 @@ class PageMachine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         `u` unknown. answers: microseconds until each accepted a connection, None where it did not, or was not
         dialled. whys: by core, why a silent one does not answer.
     agent_silent_s: seconds since its agent asked for the membership, where that is too long.
+    facts: what it has and runs, by its own word: pairs of a title and a text.
     """
 
     name: str
@@ -57,6 +60,7 @@ class PageMachine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     sent_bytes: int | None = None
     revision: int | None = None
     agent_silent_s: float | None = None
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 class PagePicture(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +126,31 @@ def _build_machine(machine: MachineView, tunnel: TunnelView | None) -> PageMachi
         sent_bytes=None if tunnel is None else tunnel.sent_bytes,
         revision=machine.revision,
         agent_silent_s=machine.agent_silent_s,
+        facts=() if machine.facts is None else tuple(_describe_facts(machine.facts)),
     )
+
+
+def _describe_facts(facts: MachineFacts) -> Iterator[tuple[str, str]]:
+    """Those that are known, in the order in which they are read."""
+    for title, text in (
+        ("processor", facts.cpu),
+        ("logical cores", "" if facts.cores is None else str(facts.cores)),
+        ("load", "" if facts.load is None else f"{facts.load:.2f}"),
+        ("memory available", _describe_part(facts.memory_available_bytes, facts.memory_bytes)),
+        ("disk free", _describe_part(facts.disk_free_bytes, facts.disk_bytes)),
+        ("node", facts.node),
+        ("qmesh", facts.qmesh),
+        ("kernel", facts.kernel),
+        ("nft", facts.nft),
+    ):
+        if text:
+            yield title, text
+
+
+def _describe_part(part: int | None, whole: int | None) -> str:
+    if part is None or whole is None:
+        return ""
+    return f"{part / 2**30:.1f} of {whole / 2**30:.1f} GiB"
 
 
 def _judge_link(machine: MachineView, tunnel: TunnelView | None) -> LinkState:

@@ -7,7 +7,7 @@ const MOST_POINTS = 60; // of a plot, and so of what is kept for each core
 const MOST_CHANGES = 60;
 const OPEN_WORKERS = 64; // in a cluster of so many at most, all plots are shown from the beginning
 const STATES = {
-  a: "alive", s: "silent", r: "restarting", t: "needs a look", u: "unknown",
+  a: "alive", s: "silent", r: "restarting", u: "unknown",
 };
 const LINKS = {
   up: "tunnel up", silent: "tunnel silent", never: "never heard", unknown: "tunnel unknown",
@@ -86,7 +86,9 @@ function size(bytes) {
   return `${number.toFixed(1)} TiB`;
 }
 
-const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
+const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], {
+  hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23",
+});
 const plural = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 const milliseconds = (micros) => `${(micros / 1000).toFixed(micros < 9950 ? 1 : 0)} ms`;
 
@@ -113,7 +115,7 @@ function coresOf(machine, state) {
 // "15 of 16 alive", then what the others are.
 function describeWorkers(machine) {
   if (!machine.states) return machine.state === "active" ? "no workers" : machine.state;
-  const others = ["s", "r", "t", "u"]
+  const others = ["s", "r", "u"]
     .filter((state) => machine.states.includes(state))
     .map((state) => `${count(machine, state)} ${STATES[state]}`);
   return [`${count(machine, "a")} of ${machine.states.length} alive`, ...others].join(", ");
@@ -127,7 +129,6 @@ function describeLink(machine) {
 }
 
 const isBadLink = (machine) => machine.link === "silent" || machine.link === "never";
-const hasTrouble = (machine) => isBadLink(machine) || /[srt]/.test(machine.states) || machine.agent_silent_s != null;
 
 function medianOf(machine) {
   const known = machine.answers.filter((each) => each !== null).sort((a, b) => a - b);
@@ -145,13 +146,10 @@ function cellPaths(places, states, edge) {
     if (state === "a") add("fill-a", box(x, y, 0, edge));
     else if (state === "s") {
       const far = edge - 1;
-      add("line-s", `${box(x, y, 1, edge - 2)}M${x + 1} ${y + 1}L${x + far} ${y + far}M${x + far} ${y + 1}L${x + 1} ${y + far}`);
+      add("line-s", `${edge < 9 ? "" : box(x, y, 1, edge - 2)}M${x + 1} ${y + 1}L${x + far} ${y + far}M${x + far} ${y + 1}L${x + 1} ${y + far}`);
     } else if (state === "r") {
       add("line-r", box(x, y, 1, edge - 2));
       add("fill-r", `M${x + 1} ${y + edge - 1}V${y + 1}L${x + edge - 1} ${y + edge - 1}z`);
-    } else if (state === "t") {
-      add("line-t", box(x, y, 1, edge - 2));
-      add("fill-t", box(x, y, edge * 0.35, edge * 0.3));
     } else add("fill-u", box(x, y, edge * 0.33, edge * 0.34));
   });
   return paths;
@@ -176,19 +174,24 @@ function layOut(machines, width) {
   const around = machines.length - 1;
   const narrow = width < 560;
   const few = around <= (narrow ? 5 : 10);
+  const stacked = narrow && around <= 2;
+  const roomy = stacked || (few && !narrow && around <= 6);
   const dense = around > 300;
-  const edge = dense ? 6 : few ? (most <= 24 ? 16 : most <= 64 ? 12 : 8) : most <= 64 ? 9 : 7;
+  const middling = !few && around <= 24 && !narrow;
+  const edge = dense ? 6 : few ? (most <= 24 ? 18 : most <= 64 ? 13 : 8) : middling && most <= 64 ? 11 : 7;
   const step = edge + (edge > 8 ? 3 : 2);
-  const least = dense ? 1 : few ? (narrow ? 10 : 11) * 12 : 92;
+  const least = dense ? 1 : roomy ? 178 : few ? (narrow ? 104 : 132) : middling ? 124 : 70;
   const columns = Math.max(Math.ceil(Math.sqrt(most * (few ? 2.2 : 1.8))), dense ? 1 : Math.floor((least - 14) / step));
   const shown = Math.min(columns, Math.max(most, 1));
-  const pad = dense ? 4 : few ? 10 : 7;
+  const pad = dense ? 4 : roomy ? 14 : few ? 10 : middling ? 9 : 7;
   const box = {
     width: Math.max(least, shown * step + 2 * pad),
-    head: dense ? 3 : few ? 56 : 21,
-    edge, step, columns, pad, few, dense,
+    head: dense ? 3 : roomy ? 72 : few ? 56 : middling ? 26 : 21,
+    edge, step, columns, pad, few, roomy, dense, stacked, narrow,
   };
-  box.width = Math.min(box.width, narrow && !dense ? Math.max(92, (width - 40) / (few ? 2.4 : 3)) : box.width);
+  const third = narrow ? 104 : Math.max(104, width / 3 - 40);
+  const room = stacked || dense ? width - 20 : few ? third : narrow ? (width - 40) / 3 : width - 20;
+  box.width = Math.min(box.width, room);
   box.columns = Math.max(1, Math.min(columns, Math.floor((box.width - 2 * pad + 3) / step)));
   box.height = box.head + Math.ceil(most / box.columns) * step + pad;
   return { box, ...(few ? layOutRing(around, box, width) : layOutRows(around, box, width)) };
@@ -196,9 +199,12 @@ function layOut(machines, width) {
 
 // A few around: on an ellipse, as wide as there is room, and as high as they need to stay apart.
 function layOutRing(around, box, width) {
-  const across = Math.min(Math.max(box.width * 2.2, width * 0.36), width / 2 - box.width / 2 - 4);
-  const begin = around <= 2 ? Math.PI : -Math.PI / 2;
-  for (let down = around <= 2 ? 0 : box.height * 1.25; ; down += 12) {
+  const isLine = around <= 2;
+  const across = box.stacked ? 0 : Math.min(Math.max(box.width * 2.2, width * 0.36), width / 2 - box.width / 2 - 4);
+  // Where there is no room beside the control node, none is put there.
+  const turn = box.narrow && around % 2 === 0 ? Math.PI / around : 0;
+  const begin = box.stacked ? Math.PI / 2 : isLine ? Math.PI : turn - Math.PI / 2;
+  for (let down = isLine && !box.stacked ? 0 : box.height * 1.25; ; down += 12) {
     const centres = [[0, 0]];
     for (let at = 0; at < around; at += 1) {
       const angle = begin + (2 * Math.PI * at) / Math.max(1, around);
@@ -210,21 +216,19 @@ function layOutRing(around, box, width) {
   }
 }
 
-// Many around: rows like bricks, those nearest to the middle taken, in the order of their cores.
+// Many around: in rows, which leave out the corners, in the order of their cores.
 function layOutRows(around, box, width) {
   const wide = box.width + (box.dense ? 4 : 12);
   const high = box.height + (box.dense ? 4 : 14);
-  const columns = Math.max(1, Math.floor((width - 8) / wide));
-  const rows = Math.ceil((around + 1) / columns) + 2;
-  const half = (columns - 1) / 2;
+  const across = Math.max(0, Math.floor(((width - 8) / wide - 1) / 2)); // to each side of the middle
+  const down = Math.ceil(((around + 1) / (2 * across + 1) - 1) / 2);
   const places = [];
-  for (let row = -rows; row <= rows; row += 1) {
-    for (let column = -Math.floor(half); column <= Math.floor(half); column += 1) {
+  for (let row = -down; row <= down; row += 1) {
+    for (let column = -across; column <= across; column += 1) {
       if (row || column) places.push([column * wide, row * high]);
     }
   }
-  const ratio = (columns * wide) / (((around + 1) / columns) * high);
-  const far = ([x, y]) => Math.max(Math.abs(x), Math.abs(y) * Math.max(ratio, 0.05)) + Math.hypot(x, y) / 1e4;
+  const far = ([x, y]) => Math.hypot(x / ((across + 0.5) * wide), y / ((down + 0.5) * high));
   places.sort((a, b) => far(a) - far(b));
   const taken = places.slice(0, around).sort((a, b) => a[1] - b[1] || a[0] - b[0]);
   return placeCentres([[0, 0], ...taken], box, width);
@@ -258,13 +262,12 @@ function renderPicture() {
 function buildPicture(machines) {
   const { box, centres, top, height, width } = drawn;
   const image = draw("svg", {
-    viewBox: `${-width / 2} ${top} ${width} ${height}`, tabindex: 0, role: "listbox", class: box.few ? "few" : "many",
+    viewBox: `${-width / 2} ${top} ${width} ${height}`, tabindex: 0, role: "listbox", class: box.roomy ? "roomy" : box.few ? "few" : "many",
     "aria-label": "The cluster as a picture: machines", "aria-describedby": "picture-hint",
   });
   const links = draw("g", { "aria-hidden": "true" });
   const marks = draw("g", { "aria-hidden": "true" });
   image.append(links);
-  if (box.few) image.append(marks);
   machines.forEach((machine, at) => {
     const [x, y] = centres[at];
     if (machine.role !== "control") {
@@ -286,6 +289,7 @@ function buildPicture(machines) {
     drawn.groups.set(machine.name, { group, seen: "" });
     image.append(group);
   });
+  if (box.few) image.append(marks);
   image.addEventListener("keydown", handleKey);
   $("picture").replaceChildren(image);
   drawn.image = image;
@@ -325,15 +329,16 @@ function updateMachine(machine) {
   if (!box.dense) {
     const bad = isBadLink(machine) || silent.length > 0;
     const room = box.width - 2 * box.pad;
-    group.append(draw("text", { x: box.pad, y: box.few ? 20 : 15, class: "name" }, fit(machine.name, room, 7.6)));
+    const [first, second, third, wide, thin] = box.roomy ? [26, 46, 63, 8.8, 7] : [20, 35, 49, box.few ? 7.8 : 6.9, 6.4];
+    group.append(draw("text", { x: box.pad, y: box.few ? first : box.head - 6, class: "name" }, fit(machine.name, room - (bad && !box.few ? 8 : 0), wide)));
     if (box.few) {
       const role = machine.role === "control" ? "control node" : rest || LINKS[machine.link] || "";
       group.append(
-        draw("text", { x: box.pad, y: 35, class: isBadLink(machine) ? "small bad" : "small" }, fit(role, room, 6.2)),
-        draw("text", { x: box.pad, y: 49, class: silent.length ? "small bad" : "small" },
-          fit(describeAlive(machine), room, 6.2)));
+        draw("text", { x: box.pad, y: second, class: isBadLink(machine) ? "small bad" : "small" }, fit(role, room, thin)),
+        draw("text", { x: box.pad, y: third, class: silent.length ? "small bad" : "small" },
+          fit(describeAlive(machine), room, thin)));
     } else if (bad) {
-      group.append(draw("text", { x: box.width - box.pad - 9, y: 15, class: "bad" }, "✕"));
+      group.append(draw("text", { x: box.width - 13, y: box.head - 7, class: "bad" }, "✕"));
     }
   }
   const places = Array.from(machine.states, (_, at) => [
@@ -397,36 +402,31 @@ function renderLegend() {
 // ---- One sentence, and what it is made of
 
 function judge() {
-  const sum = { silent: 0, restarting: 0, troubled: 0, unknown: 0, alive: 0, all: 0 };
+  const sum = { silent: 0, restarting: 0, unknown: 0, alive: 0, all: 0 };
   for (const machine of view.machines) {
     sum.all += machine.states.length;
     sum.alive += count(machine, "a");
     sum.silent += count(machine, "s");
     sum.restarting += count(machine, "r");
-    sum.troubled += count(machine, "t");
     sum.unknown += count(machine, "u");
   }
   const findings = view.findings || [];
   sum.errors = findings.filter((each) => each.severity === "error").length;
   sum.warnings = findings.filter((each) => each.severity === "warning").length;
   sum.links = view.machines.filter(isBadLink).length;
-  sum.agents = view.machines.filter((machine) => machine.agent_silent_s != null).length;
+  sum.agents = view.machines.filter((machine) => machine.agent_silent_s != null && !isBadLink(machine)).length;
   sum.guard = view.guard === false;
-  const errors = [
+  const words = [
     sum.guard && "the guard is not whole",
     sum.links && `${plural(sum.links, "machine")} silent`,
     sum.silent && `${plural(sum.silent, "worker")} silent`,
-    sum.errors && plural(sum.errors, "error"),
-  ].filter(Boolean);
-  const warnings = [
-    sum.troubled && `${plural(sum.troubled, "worker")} to look at`,
     sum.restarting && `${plural(sum.restarting, "worker")} restarting`,
     sum.agents && `${plural(sum.agents, "agent")} silent`,
-    sum.warnings && plural(sum.warnings, "warning"),
-  ].filter(Boolean);
-  const words = [...errors, ...warnings].join(", ");
+    sum.errors + sum.warnings && plural(sum.errors + sum.warnings, "finding"),
+  ].filter(Boolean).join(", ");
   if (words) {
-    return { sum, state: errors.length ? "error" : "warning", words: words[0].toUpperCase() + words.slice(1) };
+    const isError = sum.guard || sum.links || sum.silent || sum.errors;
+    return { sum, state: isError ? "error" : "warning", words: words[0].toUpperCase() + words.slice(1) };
   }
   if (sum.unknown && !sum.alive && view.guard === null) return { sum, state: "", words: "Nothing is known of the workers yet" };
   return { sum, state: "fine", words: sum.unknown ? "All that is known from here is as it should be" : "Everything is as it should be" };
@@ -491,7 +491,8 @@ function renderChanges() {
 function when(seconds) {
   const then = new Date(seconds * 1000);
   const now = new Date((view ? view.at : seconds) * 1000);
-  return then.toDateString() === now.toDateString() ? then.toLocaleTimeString() : then.toLocaleDateString();
+  if (then.toDateString() === now.toDateString()) return clock(seconds);
+  return then.toLocaleDateString([], { day: "numeric", month: "short" });
 }
 
 function addChanges(more, isNews) {
@@ -529,7 +530,7 @@ function plotPaths(points, top) {
   points.forEach((point, index) => {
     const x = at(index).toFixed(1);
     if (point === null) {
-      gaps += `M${x} 19v5`;
+      gaps += `M${x} 12v12`;
       isOn = false;
     } else {
       const y = (22 - 20 * Math.min(1, point / top)).toFixed(1);
@@ -572,7 +573,7 @@ function renderWorkers() {
     part.machine = machine;
     const words = part.firstChild.lastChild;
     const median = medianOf(machine);
-    setText(words, describeWorkers(machine) + (median === null ? "" : `; ${milliseconds(median)} in the middle`));
+    setText(words, describeWorkers(machine) + (median === null ? "" : `; median answer ${milliseconds(median)}`));
     words.setAttribute("class", machine.states.includes("s") ? "bad" : "");
     if (part.open) updateTiles(part);
   });
@@ -615,7 +616,7 @@ function listFacts(machine) {
 
 // ---- The table
 
-const COLUMNS = ["machine", "state", "tunnel", "workers", "answer", "handshake", "received", "sent", "address"];
+const COLUMNS = ["machine", "state", "tunnel", "workers", "median answer", "handshake", "received", "sent", "address"];
 
 function renderTable() {
   const table = $("table");
