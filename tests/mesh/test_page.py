@@ -106,16 +106,16 @@ def test_of_a_machines_facts_those_are_shown_that_are_known():
         memory_bytes=2**34,
         memory_available_bytes=3 * 2**30,
     )
-    shown = build_page_picture(with_member(build_view(), facts=facts)).machines
-    assert shown[0].facts == ()
-    assert shown[1].facts == (
+    shown = build_page_picture(with_member(build_view(), facts=facts)).machines[1]
+    assert shown.facts == (
         ("processor", "AMD EPYC 7763"),
         ("logical cores", "8"),
         ("load", "0.50"),
         ("memory available", "3.0 of 16.0 GiB"),
         ("qmesh", "0.1.0"),
     )
-    assert build_page_picture(with_member(build_view(), facts=MachineFacts())).machines[1].facts == ()
+    for unknown in (MachineFacts(), None):
+        assert build_page_picture(with_member(build_view(), facts=unknown)).machines[1].facts == ()
 
 
 # Changes
