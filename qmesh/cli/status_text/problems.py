@@ -14,7 +14,7 @@ from qmesh.agent.commands.status import (
 )
 from qmesh.cli.screen.spans import Style
 from qmesh.cli.status_text.figures import format_duration
-from qmesh.mesh.node_processes.silence import SilenceReason
+from qmesh.mesh.node_processes.silence import SILENCE_WORDS
 from qmesh.mesh.values import format_port_ranges
 
 UNHEARD_S: Final = 180.0
@@ -124,19 +124,6 @@ def _render_other_keys(each: OtherKeysStatus) -> str:
     return f"other keys: {seen}; {each.fetch}"
 
 
-_SILENCES: Final[dict[SilenceReason, str]] = {
-    "": "no answer",
-    "absent": "nothing listens",
-    "elsewhere": "something listens at another address",
-    "refused": "refused",
-    "dropped": "dropped by a firewall, or hanging",
-    "rejected": "rejected by a firewall",
-    "unroutable": "no way from here",
-    "down": "`qmesh down` was run there",
-    "stopped": "stopped by a signal, or frozen",
-}
-
-
 def _render_silent_workers(facts: Status) -> Iterator[str]:
     """A line for each machine and reason. A restart is advised only where the workers may be dead."""
     for machine in facts.machines:
@@ -145,7 +132,7 @@ def _render_silent_workers(facts: Status) -> Iterator[str]:
             found = [each for each in silent if each.why == why]
             cores = tuple(each.core for each in found)
             is_heard = machine.last_handshake is not None and machine.last_handshake < UNHEARD_S
-            reason, cure = _SILENCES[why], f"on {machine.name}: qmesh check"
+            reason, cure = SILENCE_WORDS[why], f"on {machine.name}: qmesh check"
             if why in {"dropped", "rejected"} and not is_heard and machine.name != facts.control:
                 reason = "nothing of the machine comes through the tunnel"
             elif why == "down":
