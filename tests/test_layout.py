@@ -145,6 +145,21 @@ def test_every_module_of_tests_that_a_program_imports_is_there():
     assert missing == set()
 
 
+def test_what_a_program_imports_of_the_package_is_there():
+    """Also in programs that are strings: what was moved is found here, and not on a busy lab machine."""
+    missing = set()
+    for program in PROGRAMS:
+        text = program.read_text(encoding="utf-8")
+        for module, names in re.findall(r"from (qmesh[.\w]*) import (\([^)]*\)|[\w, ]+)", text):
+            path = CHECKOUT / module.replace(".", "/")
+            source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+            words = set(re.findall(r"\w+", source.read_text(encoding="utf-8"))) if source.is_file() else set()
+            words |= {each.stem for each in path.glob("*")}
+            imported = {name.split(" as ")[0].strip() for name in re.sub(r"#.*|[()]", "", names).split(",")}
+            missing |= {f"{module}.{name}" for name in imported - words - {"", "__file__"}}
+    assert missing == set()
+
+
 def test_all_modules_of_tests_that_are_no_tests_are_in_one_folder():
     modules = {path for path in TESTS.rglob("*.py") if not re.match(r"test_|conftest\.py", path.name)}
     elsewhere = {name_of(path) for path in modules if TESTS / "support" not in path.parents}

@@ -30,6 +30,8 @@ ELSEWHERE = {
     "mesh/foreign/xtables/stateful_matches.py": "the same",
     "mesh/foreign/xtables/matches.py": "the same",
     "mesh/foreign/xtables/targets.py": "the same",
+    "host/page/page_files.py": "files of the package itself",
+    "host/page/question_process.py": "a number from its own other process",
     "host/firewall/held_table.py": "a comment in the kernel's message, any octets of which will do",
     "host/write_obstacle.py": "a file's name out of an error",
     "host/owned_path.py": "what the kernel tells of a descriptor",
