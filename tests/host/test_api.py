@@ -24,7 +24,7 @@ import pytest
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused
 from qmesh.host.api import client as answers
-from qmesh.host.api import connections, messages
+from qmesh.host.api import connections, exchange, messages
 from qmesh.host.api.client import Client
 from qmesh.host.api.messages import ControlNodeUnavailable, ServiceUnresponsive
 from qmesh.host.api.server import Service
@@ -499,8 +499,8 @@ def test_what_was_begun_for_a_peer_counts_until_it_has_ended():
         finally:
             go_on.set()
         # Whoever hung up before his turn has none.
-        wait_until(lambda: agent.asked.count(("redeemed",)) == 1 + connections.MAX_JOBS_A_PEER)
-        assert agent.asked.count(("redeem", b"{}", "127.0.0.2")) == connections.MAX_JOBS_A_PEER
+        wait_until(lambda: agent.asked.count(("redeemed",)) == 1 + exchange.MAX_JOBS_A_PEER)
+        assert agent.asked.count(("redeem", b"{}", "127.0.0.2")) == exchange.MAX_JOBS_A_PEER
 
 
 def test_questions_for_now_are_answered_by_a_few_looks():
@@ -542,12 +542,12 @@ def test_a_body_that_breaks_off_is_no_error(caplog):
 SERVE = """
 import signal, socket, sys
 from pathlib import Path
-from qmesh.host.system import log_file
+from qmesh.host.log import log_file
 from qmesh.host.api.server import Service
 from tests.support.api import Agent, HERE, PORT, told_by
 def fail(_):
     raise RuntimeError("5ec2e7 " + "x" * 500)
-log_file.configure_logging(Path(sys.argv[1]))
+log_file.configure_logging(Path(sys.argv[1]), "fra-1")
 Service(Agent(redeem=fail), address=HERE, port=PORT, interface="lo", told=told_by()).start()
 print("ready", flush=True)
 signal.pause()

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused
-from qmesh.host.api.connections import Connections, HttpRequest, Response
+from qmesh.host.api.connections import Connections
+from qmesh.host.api.exchange import HttpRequest, Response
 from qmesh.host.metrics.http_server import LIMITS, MOST_A_SECOND, MOST_CONNECTIONS, MetricsServer, _refuse
 from qmesh.host.metrics.listen import refuse_taken_port
 from qmesh.host.metrics.public_file import is_directory, remove_public_file, replace_public_file

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from qmesh.errors import EnrolmentRefused, QmeshError
-from qmesh.host.api.connections import HttpRequest, RequestTooLarge, Response
+from qmesh.host.api.exchange import HttpRequest, RequestTooLarge, Response
 from qmesh.host.api.handlers import FindingsCollector, MembershipHandler
 from qmesh.host.api.messages import (
     ASKED_FINDINGS,

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from qmesh.errors import QmeshError
-from qmesh.host.api.connections import ConnectionLimits, Connections, HttpRequest, Response
+from qmesh.host.api.connections import ConnectionLimits, Connections
+from qmesh.host.api.exchange import HttpRequest, Response
 from qmesh.host.metrics.listen import open_listener
 from qmesh.host.system import heartbeat
 from qmesh.mesh.metrics.outlets import is_wanted_host

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Final
 
 from qmesh.errors import QmeshError, describe_unexpected_error
-from qmesh.host.api.connections import ConnectionLimits, Connections, HttpRequest, Response
+from qmesh.host.api.connections import ConnectionLimits, Connections
+from qmesh.host.api.exchange import HttpRequest, Response
 from qmesh.host.page.news import PageNews
 from qmesh.host.page.page_files import PageFile
 from qmesh.mesh.page.access import METHODS, find_file_name, refuse_request

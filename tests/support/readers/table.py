@@ -33,7 +33,7 @@ from qmesh.agent.node.worker_status import SilentCore, WorkerHealth
 from qmesh.agent.readers import answers, ask
 from qmesh.errors import QmeshError
 from qmesh.host import api, registry
-from qmesh.host.api import client, collection, connections, dispatch, server
+from qmesh.host.api import client, collection, dispatch, exchange, http_protocol, server
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import (
@@ -965,17 +965,17 @@ def _question(octets: bytes) -> None:
     """A member's request, as the control node takes it."""
 
     async def arrive() -> None:
-        wire = connections._HttpProtocol(connections.ConnectedPeer("10.77.0.2"))
+        wire = http_protocol.HttpProtocol(exchange.ConnectedPeer("10.77.0.2"))
         wire.connection_made(_Closed())
         for begin in range(0, len(octets), 700):
             wire.data_received(octets[begin : begin + 700])
         wire.connection_lost(None)
         found = wire.question.result()
-        if isinstance(found, connections.HttpRequest):
+        if isinstance(found, exchange.HttpRequest):
             for said in found.query.values():
                 dispatch._parse_number(said)
         else:
-            assert isinstance(found, connections._BadRequest | connections.RequestTooLarge), found
+            assert isinstance(found, http_protocol.BadRequest | exchange.RequestTooLarge), found
 
     LOOP.run_until_complete(arrive())
 
