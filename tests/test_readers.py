@@ -44,8 +44,6 @@ ELSEWHERE = {
     "host/network/routes.py": "what pyroute2 has read",
     "host/network/sysctls.py": "a number of the kernel's, and KernelRefused for anything else",
     "host/system/boot_clock.py": "any text will do",
-    "host/page/page_files.py": "files of qmesh's own package",
-    "host/page/question_process.py": "what the process's own child sends, a head and so many bytes",
 }
 """Modules that read and are no reader of the table, and why not."""
 
