@@ -398,7 +398,7 @@ def test_a_url_that_stays_keeps_its_place_and_a_new_one_gets_another():
     ]
     assert second.receivers == ("3", "1")
     assert NotifySettings(program="/x", program_identifier="9").receivers == ("9",)
-    with pytest.raises(BadInput, match="more than the 8"):
+    with pytest.raises(BadInput, match="can notify 8"):
         replace_targets(NotifySettings(), [f"https://{n}.example" for n in range(MOST_TARGETS + 1)], "1" * 99)
 
 

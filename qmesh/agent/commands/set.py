@@ -194,7 +194,7 @@ def set_readers(state: State, group: str) -> ReaderSettings:
     if wanted is None:  # no agent may run that would
         remove_place()
     elif not background.is_agent_running(state):
-        log.warning("no agent runs on this machine, which answers readers (hint: `qmesh apply` starts it)")
+        log.warning("no agent runs on this machine to answer readers (hint: `qmesh apply` starts one)")
     return ReaderSettings(
         is_another=wanted != old.readers,
         readers=wanted,

@@ -274,7 +274,9 @@ class Notifier:
                     self._state.notification_record.write(record)
             self._kept = record
         except (QmeshError, OSError) as error:  # it is tried again; what is told meanwhile may be told twice
-            report_event("notification-unkept", "what is told could not be kept: %s", error)
+            report_event(
+                "notification-unkept", "what was sent could not be saved, and may be sent again: %s", error
+            )
 
     # How it is told
 

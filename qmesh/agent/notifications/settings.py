@@ -40,7 +40,7 @@ def set_notifications(
     for each in wanted or ():
         if each == "none":
             raise BadInput(
-                "--notify none says that nothing is told, and another --notify whom to tell",
+                "--notify none means no receiver, and another --notify names one",
                 hint="leave one of the two out",
             )
         parse_target(each)
@@ -60,7 +60,7 @@ def set_notifications(
         if not settings.receivers:
             if after_s is not None and urls is None and program is None:
                 raise BadInput(
-                    "this machine has no receiver of notifications, so there is nothing to wait before",
+                    "this machine has no receiver of notifications, so --notify-after changes nothing",
                     hint="pass one as well: `qmesh set --notify URL --notify-after SECONDS`",
                 )
             # First what was told: a receiver of next month is not told that it is over.
@@ -85,6 +85,6 @@ def send_test_notification(state: State) -> ReceiverResults:
         )
     if not background.is_agent_running(state):
         raise MachineRefused(
-            "no agent runs on this machine, which would send notifications", hint="run `qmesh apply`"
+            "no agent runs on this machine to send notifications", hint="run `qmesh apply`: it starts one"
         )
     return request_test(state.directory, wait_s=TEST_S)

@@ -143,8 +143,8 @@ def replace_targets(
     parsed = list(dict.fromkeys(map(parse_target, urls)))
     if len(parsed) > MOST_TARGETS:
         raise BadInput(
-            f"{len(parsed)} URLs are more than the {MOST_TARGETS} that one machine tells",
-            hint="pass fewer, or one receiver that passes them on",
+            f"{len(parsed)} URLs were passed, and one machine can notify {MOST_TARGETS}",
+            hint="pass fewer, or the URL of one receiver that passes messages on",
         )
     targets = tuple(
         known.get(each) or NotifyTarget(identifier, each[0], SecretUrl(each[1]))
