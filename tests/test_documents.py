@@ -25,6 +25,8 @@ DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 PAGES = [DOCS / f"{name}.md" for name in ("quick-start", "operating", "recovery", "reference", "3am")]
 """What an operator reads."""
 CHECKS, FAULTS, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "guard"))
+WATCHED = [DOCS / f"{name}.md" for name in ("events", "monitoring", "node", "page")]
+"""What is read by who watches a cluster."""
 
 OTHER_PROGRAMS = {
     *("ansible", "apt-get", "cat", "git", "journalctl", "mkdir", "mv", "pipx", "rm", "scp", "ssh"),
@@ -274,12 +276,12 @@ def test_what_is_mistyped_is_found():
     ]
 
 
-@pytest.mark.parametrize("document", [*PAGES, README, CHECKS, FAULTS, GUARD], ids=name_of)
+@pytest.mark.parametrize("document", [*PAGES, *WATCHED, README, CHECKS, FAULTS, GUARD], ids=name_of)
 def test_no_page_types_a_command_or_an_option_that_is_not_there(document):
     assert [(words, wrong) for words in typed_commands_of(document) if (wrong := mistyped(words))] == []
 
 
-@pytest.mark.parametrize("document", [*PAGES, README, CHECKS], ids=name_of)
+@pytest.mark.parametrize("document", [*PAGES, *WATCHED, README, CHECKS], ids=name_of)
 def test_no_page_names_an_option_that_no_command_has(document):
     spans = (span for span in typed_spans_of(document) if re.match("--?[a-z]", span))
     assert {span.split()[0].partition("=")[0] for span in spans} <= ALL_OPTIONS
@@ -297,7 +299,7 @@ def test_code_blocks_type_programs_that_there_are(document):
     assert programs <= OTHER_PROGRAMS | {"qmesh"}
 
 
-@pytest.mark.parametrize("document", [*PAGES, README, CHECKS, FAULTS, GUARD], ids=name_of)
+@pytest.mark.parametrize("document", [*PAGES, *WATCHED, README, CHECKS, FAULTS, GUARD], ids=name_of)
 def test_units_that_a_page_names_are_qmeshs(document):
     text = document.read_text(encoding="utf-8")
     named = re.findall(r"\bqmesh(?:-[a-z]+)?(?:@[0-9]*)?\.(?:service|target)\b", text)
@@ -464,7 +466,7 @@ def test_the_words_that_are_not_used_are_read():
     assert not is_used("anew", "an ewe")
 
 
-@pytest.mark.parametrize("document", [*PAGES, README, CHECKS, FAULTS, GLOSSARY, GUARD], ids=name_of)
+@pytest.mark.parametrize("document", [*PAGES, *WATCHED, README, CHECKS, FAULTS, GLOSSARY, GUARD], ids=name_of)
 def test_a_page_keeps_to_the_words_that_are_used(document):
     said = said_in(document)
     assert [word for word in words_that_are_not_used() if is_used(word, said)] == []
