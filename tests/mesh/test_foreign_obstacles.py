@@ -490,3 +490,22 @@ def test_the_cure_of_what_is_sent_by_wireguard_where_a_name_is_hostile() -> None
     assert command["insert"]["rule"]["expr"][0]["match"]["left"] == {
         "payload": {"protocol": "udp", "field": "sport"}
     }
+
+
+@pytest.mark.parametrize(
+    ("traffic", "protocol", "word"),
+    [
+        ("path errors in", "icmp", "destination-unreachable"),
+        ("path errors in by IPv6", "icmpv6", "packet-too-big"),
+    ],
+)
+def test_so_it_is_of_what_routers_say(traffic: str, protocol: str, word: str) -> None:
+    chain = Chain(name="a b", hook="input", drops=True)
+    table = Table(program="nft", family="inet", name="t", chains={"a b": chain})
+    (found,) = find_obstacles([table], [PACKETS[traffic]])
+    (command,) = json.loads(shlex.split(found.cure)[2])["nftables"]
+    assert command["insert"]["rule"]["expr"][0]["match"] == {
+        "op": "==",
+        "left": {"payload": {"protocol": protocol, "field": "type"}},
+        "right": word,
+    }
