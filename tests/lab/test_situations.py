@@ -5,12 +5,15 @@ All of them are `scripts/situations`; here is one of each kind that is quick.
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from qmesh.host.system.processes import parse_stat
+from tests.support.checkout import CHECKOUT
 from tests.support.lab.cluster import STATE
 from tests.support.lab.machines import Lab
-from tests.support.lab.situation_cluster import SituationCluster, list_commands
+from tests.support.lab.situation_cluster import Outcome, SituationCluster, list_commands
 from tests.support.lab.situations import DETOURS, OWN_ROUTES, SITUATIONS
 
 pytestmark = pytest.mark.lab
@@ -88,3 +91,25 @@ def test_what_is_the_tunnels_own_is_fixed_and_the_rest_is_named_with_the_command
     assert outcome.is_right, outcome
     if situation.code and situation.on == "control":
         assert "do not go into the tunnel" in cluster.machines["control"].read(f"{STATE}/agent.log")
+
+
+def test_a_whole_run_puts_its_table_into_the_page(monkeypatch):
+    """In place of the one that is there, and nothing else is changed."""
+    monkeypatch.syspath_prepend(CHECKOUT / "scripts")
+    script = importlib.import_module("situations")
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.HEAD in page
+    put = script.put_into(page, "new")
+    assert "new" in put.partition(script.FIRST)[2].partition(script.LAST)[0]
+    assert script.HEAD not in put
+    assert (put.partition(script.FIRST)[0], put.partition(script.LAST)[2]) == (
+        page.partition(script.FIRST)[0],
+        page.partition(script.LAST)[2],
+    )
+    outcome = Outcome(find("agent killed"), "named", 1, 3.4, "yes", 10.5, ())
+    row = script.format_row(outcome)
+    assert row.endswith("| `agent-missing`, 1 | 3.4 | `check` | yes, 10.5 s |")
+    assert row.count("|") == script.HEAD.partition("\n")[0].count("|")
+    broken = [outcome, Outcome(find("all rules flushed"), "broken", 0, 0.0, "", 0.0, ())]
+    assert "1 named by `check`, 0 fixed by the agent, 0 silent" in script.describe_run(broken, 10)
+    assert "1 not tried" in script.describe_run(broken, 10)
