@@ -316,7 +316,7 @@ FOREIGN_RULES: Final = (
         spoil="(echo 'table inet geo { set s { type ipv4_addr; flags interval; elements = {';"
         ' for a in $(seq 20 99); do for b in $(seq 0 249); do echo "$a.$b.7.0/24,"; done; done;'
         " echo '192.168.0.200 } };';"
-        " echo 'chain c { type filter hook prerouting priority -310; ip saddr @s drop; } }')"
+        " echo 'chain c { type filter hook prerouting priority -310; ip saddr @s drop; }'; echo '}')"
         " | nft -f -",
         code="foreign-drop",
         undo="nft delete table inet geo",
@@ -343,9 +343,9 @@ def _tell_control_endpoint(machines: Machines, host: str) -> None:
 def _date_a_handshake_ahead(machines: Machines) -> None:
     """As of a member whose clock was years ahead for a moment; then its tunnel begins anew."""
     member = machines["member"]
-    keys = f"cat {STATE}/private.key; wg show qmesh0 peers"
-    send = f"({keys}) | python -m tests.support.initiation 192.168.0.200 2000000000"
-    member.run(["sh", "-c", f"pkill -KILL wireguard-go; {send}"])
+    keys = member.run(["sh", "-c", f"cat {STATE}/private.key; wg show qmesh0 peers"]).stdout
+    assert member.kill("wireguard-go")
+    member.run(["python", "-m", "tests.support.initiation", "192.168.0.200", "2000000000"], input=keys)
 
 
 SILENCES: Final = (
@@ -394,7 +394,8 @@ SILENCES: Final = (
         part=2,
         name="WireGuard's packets go out by another interface",
         harm=NO_MEMBER,
-        spoil="ip link add other type dummy; ip link set other up; ip route add 192.168.0.200 dev other",
+        spoil="ip link add other type veth peer name far; ip link set far up; ip link set other up;"
+        " ip route add 192.168.0.200 dev other",
         code="peer-silent",
         undo="ip link delete other",
         by_hand="ip route delete 192.168.0.200",
