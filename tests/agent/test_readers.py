@@ -66,6 +66,7 @@ listenRESTMultiaddr: /ip4/0.0.0.0/tcp/8338?token=hunter2
 """
 NOW = int(time.time())
 USER, GROUP, OTHER_GROUP = 1001, 3001, 3002
+READER = Caller(USER, frozenset((GROUP,)))
 NAMED: list[str | None] = ["readers"]
 """The groups that the settings have named; the last is the one that they name."""
 READERS = f"readers:x:{GROUP}:alice,bob\n"
@@ -622,7 +623,7 @@ def test_no_secret_of_the_machine_is_in_an_answer(own_machine, tmp_path):
     here = load_local(state)
     metrics = MetricsCollector(state, lambda: AgentKnowledge(here, looked_at=1.0))
     answers = ReaderAnswers(state, metrics)
-    said = {question: answers.find_answer(question).octets for question in QUESTIONS}
+    said = {question: answers.find_answer(question, READER).octets for question in QUESTIONS}
 
     wanted: dict[ReaderQuestion, tuple[str, ...]] = {
         "status": ("machine-b", "10.77.0.2"),
@@ -648,8 +649,8 @@ def test_an_error_of_a_command_is_told_in_its_words(own_machine, tmp_path):
         State(tmp_path / "none"), MetricsCollector(State(tmp_path / "none"), lambda: None)
     )
     with pytest.raises(BadInput, match="in no mesh") as refused:
-        answers.find_answer("log")
+        answers.find_answer("log", READER)
     assert "qmesh join" in refused.value.hint
     for question in ("metrics", "view"):
         with pytest.raises(MachineRefused, match="has not looked at it yet"):
-            answers.find_answer(question)
+            answers.find_answer(question, READER)

@@ -22,7 +22,7 @@ from qmesh.mesh.view.answers import (
     StatusAnswer,
     keep_shown_fields,
 )
-from qmesh.mesh.view.questions import MOST_ANSWER, ReaderQuestion, build_refusal
+from qmesh.mesh.view.questions import MOST_ANSWER, ROOT, Caller, ReaderQuestion, build_refusal
 
 KEPT: Final[dict[ReaderQuestion, tuple[float, float]]] = {
     "status": (2.0, 10.0),
@@ -57,9 +57,9 @@ class ReaderAnswers:
             for question, find in finders.items()
         }
 
-    def find_answer(self, question: ReaderQuestion) -> ReaderAnswer:
-        """The answer. Raises QmeshError."""
-        return self._shared[question].find_answer()
+    def find_answer(self, question: ReaderQuestion, caller: Caller) -> ReaderAnswer:
+        """The answer to that process: to root one that is found now. Raises QmeshError."""
+        return self._shared[question].find_answer(is_fresh=caller.user == ROOT)
 
     def forget_old(self) -> None:
         """Let go of what is not given any more."""

@@ -38,12 +38,17 @@ class SharedAnswer:
         self._held: tuple[bytes | QmeshError, float] | None = None
         self._due = 0.0
 
-    def find_answer(self, *, wait_s: float = WAIT_S) -> ReaderAnswer:
-        """The answer, found now or kept. Raises QmeshError where there is none."""
+    def find_answer(self, *, is_fresh: bool = False, wait_s: float = WAIT_S) -> ReaderAnswer:
+        """The answer, found now or kept. Raises QmeshError where there is none.
+
+        is_fresh: whether it must not have been found for who asked before.
+        """
+        asked_at = self._clock()
         if not self._lock.acquire(timeout=wait_s):
             raise Busy("this machine's agent is still at this question", hint="try again in a minute")
         try:
-            if self._held is None or self._clock() >= self._due:
+            is_due = self._held is None or self._clock() >= self._due
+            if is_due or (is_fresh and self._held is not None and self._held[1] < asked_at):
                 self._renew()
             assert self._held is not None
             found, at = self._held

@@ -56,11 +56,13 @@ class ReaderAnswer(NamedTuple):
 class ReaderServer:
     """Answers callers that a listening socket has accepted.
 
-    may_ask: whether a process may ask now. answer: the answer to a question; raises QmeshError.
+    may_ask: whether a process may ask now. answer: what it is answered; raises QmeshError.
     """
 
     def __init__(
-        self, may_ask: Callable[[Caller], bool], answer: Callable[[ReaderQuestion], ReaderAnswer]
+        self,
+        may_ask: Callable[[Caller], bool],
+        answer: Callable[[ReaderQuestion, Caller], ReaderAnswer],
     ) -> None:
         self._may_ask = may_ask
         self._answer = answer
@@ -117,7 +119,7 @@ class ReaderServer:
         """Raises OSError where the caller says nothing in time."""
         try:
             self._refuse_stranger(caller)
-            octets, age_s = self._answer(receive_question(connection))
+            octets, age_s = self._answer(receive_question(connection), caller)
             self._refuse_stranger(caller)  # the group may have changed meanwhile
             if len(octets) > MOST_ANSWER:
                 return build_error_head(build_size_error()), b""
