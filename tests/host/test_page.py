@@ -242,9 +242,12 @@ def test_windows_are_bounded_and_one_that_closes_leaves_room(served):
 def test_who_has_no_token_displaces_no_window_however_many_connections_are_opened(served):
     with following(served) as follower, contextlib.ExitStack() as stack:
         follower.wait_for("view")
-        for each in range(4 * MOST_CONNECTIONS):
-            text = b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n" * (each % 2)
-            stack.enter_context(served.send(text))
+        # All that have asked, and stay; then those that do not end their question.
+        for end in (b"\r\n", b""):
+            for _ in range(2 * MOST_CONNECTIONS):
+                asking = stack.enter_context(served.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + end))
+                assert not end or asking.recv(9) == b"HTTP/1.1 "
+            assert served.ask("/")[0] == 404
         served.view = build_view(at=NOW + 77)
         while follower.wait_for("view")["at"] != NOW + 77:
             pass
