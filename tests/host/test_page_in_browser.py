@@ -188,6 +188,16 @@ def test_an_agent_and_a_server_that_are_gone_are_said(browser, served):
     assert len(labels(browser)) == 3
 
 
+def test_a_window_that_was_refused_is_let_in_once_there_is_room(browser, served):
+    served.server._followers += http_server.MOST_FOLLOWERS
+    try:
+        browser.show(served.url)
+        until(browser, "document.getElementById('live').textContent === 'not connected'")
+    finally:
+        served.server._followers -= http_server.MOST_FOLLOWERS
+    until(browser, "document.getElementById('live').dataset.state === 'on'")
+
+
 def test_all_can_be_reached_and_done_by_keyboard(browser, served):
     see(browser, served)
     seen = []

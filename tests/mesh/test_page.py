@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 
 from qmesh.errors import BadInput
+from qmesh.host.registry.events import EventKind
 from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.page.access import DEFAULT_PORT, find_file_name, refuse_page_port, refuse_request
 from qmesh.mesh.page.changes import Change, describe_events, list_changes
@@ -207,6 +210,12 @@ def test_events_are_sentences_and_one_that_is_not_known_is_told_all_the_same():
         Change(7, "note", "of-later hel-2"),
         Change(7, "note", "of-later"),
     )
+
+
+def test_every_event_of_the_registry_has_its_words():
+    for kind in get_args(EventKind):
+        (change,) = describe_events((event(kind),))
+        assert change.text != f"{kind} hel-2"
 
 
 # History

@@ -724,12 +724,18 @@ function listen() {
   });
   on("trouble", (news) => { showTrouble(news); showLive(news === null); });
   on("beat", () => { received = performance.now(); });
-  events.addEventListener("error", () => { isFirst = true; showLive(false); });
-  // A machine that slept, or a tunnel of ssh that died without a word.
-  setInterval(() => {
-    if (view !== null && performance.now() - received > 30000) showLive(false);
-  }, 5000);
+  events.addEventListener("error", () => {
+    isFirst = true;
+    showLive(false);
+    // The browser calls again by itself, but not where it was refused: as many windows as there can be are open.
+    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+  });
 }
+
+// A machine that slept, or a tunnel of ssh that died without a word.
+setInterval(() => {
+  if (view !== null && performance.now() - received > 30000) showLive(false);
+}, 5000);
 
 new ResizeObserver(() => { if (view !== null) schedule(); }).observe($("picture"));
 listen();
