@@ -415,6 +415,35 @@ def set_metrics(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
+RECEIVER: Final = "http://127.0.0.1:8123/hook"
+
+
+def set_notify(lab: Lab, *, every: int, wanted: str) -> Result:
+    """Who is told is who was told before or as asked for; where none is, nothing of it is kept."""
+    rig = Rig(lab, 40003)
+    rig.found()
+    rig.control.end_agent()  # it would remove what the command leaves over
+    before = RECEIVER if wanted == "none" else "none"
+    files = ["/var/lib/qmesh/notify.json", "/var/lib/qmesh/notifications.json"]
+
+    def crash(number: int) -> Ended:
+        rig.control.succeed("set", "--notify", before)
+        if wanted == "none":
+            rig.machine_a.write(files[1], '{"mesh":"x","control":"x"}', 0o600)
+        return rig.control("set", "--notify", wanted, kill=number)
+
+    def again() -> str:
+        found = [each["url"] for each in rig.control.facts("set", "--notify", wanted)["notify"]]
+        if found != ([] if wanted == "none" else ["http://127.0.0.1:8123"]):
+            return f"told are {found}"
+        left = rig.machine_a.run(["ls", *files], check=False).stdout.split()
+        expected = [] if wanted == "none" else files[:1]
+        return f"kept are {left}" if left != expected else trouble_of_plan(rig.control)
+
+    points = crash(0).points
+    return in_turn(points, every, crash, again)
+
+
 READERS: Final = "qmesh-readers"
 _WHERE_READERS_ASK: Final = """
 test -S /run/qmesh-read/ask.sock && exec stat -c %G:%a /run/qmesh-read/ask.sock
@@ -824,6 +853,8 @@ MATRICES: Final[dict[str, Matrix]] = {
     "set": set_workers,
     "set of a registry of the version before": set_on_older_registry,
     "set --metrics": set_metrics,
+    "set --notify URL": functools.partial(set_notify, wanted=RECEIVER),
+    "set --notify none": functools.partial(set_notify, wanted="none"),
     "set --readers GROUP": functools.partial(set_readers, wanted=READERS),
     "set --readers none": functools.partial(set_readers, wanted="none"),
     "remove": remove,
