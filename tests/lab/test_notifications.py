@@ -24,6 +24,7 @@ from tests.support.lab.cluster import (
     stop_agent,
 )
 from tests.support.lab.machines import TOOLS, Lab, Machine, Running
+from tests.support.lab.systemd import control_group, start_systemd
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
@@ -214,3 +215,26 @@ def test_from_the_end_of_a_worker_to_the_webhook(cluster, capsys, after_s):
     with capsys.disabled():
         print(f"\nfrom SIGKILL of workers to the webhook: {taken:.0f} s with --notify-after {after_s}")  # noqa: T201 - figures that are asked for
     qmesh(control, "set", "--notify-after", "10")
+
+
+@pytest.mark.long  # with the agent's capabilities alone: tests/agent/test_agent_rights.py
+def test_in_its_units_sandbox_the_agent_tells_receivers():
+    """A URL and a program, which may write to /var/lib and not to /etc."""
+    with control_group() as group, Lab() as lab:
+        machine = lab.machine("fra-1", "203.0.113.5")
+        start_systemd(machine, group)
+        mesh = ("--name", "fra-1", "--endpoint", "203.0.113.5", "--workers", "3", "--node", "1.4")
+        assert "the agent runs as qmesh.service" in qmesh(machine, "init", *mesh).stderr
+        receiver = start_receiver(machine)
+        program = "#!/bin/sh\ncat >/var/lib/told; touch /etc/told || echo refused\n"
+        machine.write("/root/hooks/tell", program, 0o700)
+        words = ("--notify", "-", "--notify-command", "/root/hooks/tell", "--notify-test")
+        done = qmesh(machine, "set", *words, input=URL)
+        assert done.stdout.splitlines() == [
+            "http://127.0.0.1:8123: delivered: 200 OK",
+            "/root/hooks/tell: delivered: it ended with code 0",
+            "  it said: refused",
+        ]
+        assert kinds(receiver, "test") == [("test", "happened", "fra-1")]
+        assert json.loads(machine.run(["cat", "/var/lib/told"]).stdout)["machine"] == "fra-1"
+        assert SECRET not in machine.run(["journalctl", "--no-pager"]).stdout
