@@ -15,6 +15,7 @@ import pytest
 from qmesh.errors import BadInput
 from qmesh.host.notifications import delivery, http_sender
 from qmesh.host.notifications.delivery import find_program_file, run_program, send_by_http
+from qmesh.host.notifications.delivery_result import DeliveryResult
 from qmesh.host.notifications.limited_child import MOST_OUTPUT, run_limited_child
 from qmesh.host.unprivileged import NOBODY
 from qmesh.mesh.notifications.change import ToldChange
@@ -34,7 +35,7 @@ def request_to(url: str) -> Request:
     return build_request(NotifyTarget("1", "json", SecretUrl(url)), Sender("fra-1", "m"), BATCH)
 
 
-def send(port: int, scheme: str = "http") -> delivery.DeliveryResult:
+def send(port: int, scheme: str = "http") -> DeliveryResult:
     """By a process of its own, as the agent sends."""
     url = f"{scheme}://127.0.0.1:{port}/{SECRET}?k={SECRET}"
     return send_by_http(request_to(url), parse_web_url(url))

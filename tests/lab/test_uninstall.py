@@ -20,6 +20,7 @@ from tests.support.lab.cluster import (
     what_is_there,
 )
 from tests.support.lab.machines import Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -71,6 +72,10 @@ def test_nothing_is_left_and_what_others_have_stays(lab):
     machine.run(["mkdir", "-p", METRICS])
     for name in ("qmesh.prom", "others.prom"):
         machine.write(f"{METRICS}/{name}", "# of an agent that has ended\n")
+    qmesh(machine, "set", "--notify", "-", input="http://127.0.0.1:9/hook")
+    # By then its first check of the machine has begun, which would outlive the agent for a moment.
+    wait_until(lambda: is_there(machine, f"{STATE}/notifications.json"), 30)
+    wait_until(lambda: not machine.processes("qmesh check"), 60)
     assert all_of_it(machine) != before
 
     answer = facts(machine, "uninstall", "--delete-state")

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from qmesh.host.notifications.delivery import DeliveryResult, run_program, send_by_http
+from qmesh.host.notifications.delivery import run_program, send_by_http
+from qmesh.host.notifications.delivery_result import DeliveryResult
 from qmesh.mesh.notifications.formats import build_request, encode_message
 from qmesh.mesh.notifications.outbox import Batch
 from qmesh.mesh.notifications.targets import NotifySettings

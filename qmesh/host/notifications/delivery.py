@@ -15,6 +15,7 @@ import msgspec
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.node_program.group_confinement import build_confined_command, can_confine
+from qmesh.host.notifications.delivery_result import DeliveryResult
 from qmesh.host.notifications.limited_child import run_limited_child
 from qmesh.host.owned_path import DirectoryUse, PathMissing, open_without_links
 from qmesh.mesh.decode import Malformed, decode_json
@@ -34,17 +35,6 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _MOST_LINKS: Final = 40
 _USE: Final = DirectoryUse("--notify-command", "the program that is told")
 _SENDER: Final = "qmesh.host.notifications.http_sender"
-
-
-class DeliveryResult(msgspec.Struct, frozen=True):
-    """What came of it. is_delivered: whether the receiver has taken it.
-
-    text: that in words, without a secret. said: what the receiver answered besides, cut short.
-    """
-
-    is_delivered: bool
-    text: str
-    said: str = ""
 
 
 class HttpOutcome(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import msgspec
 
 from qmesh.errors import MachineRefused
-from qmesh.host.notifications.delivery import DeliveryResult
+from qmesh.host.notifications.delivery_result import DeliveryResult
 from qmesh.host.system import unix_socket
 from qmesh.mesh.decode import Malformed, decode_json
 

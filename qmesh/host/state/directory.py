@@ -77,6 +77,7 @@ class State:
         self.agent_lock_file = directory / "agent.lock"
         self.health_socket = directory / agent_health.SOCKET
         self.questions_socket = directory / readers_place.SOCKET
+        self.notify_socket = directory / notify_socket.SOCKET
         self.undo_lock_file = directory / "undo.lock"
         self.worker_config_directory = directory / "node"
         self.estate_file = directory / "estate.msgpack"
@@ -100,7 +101,6 @@ class State:
         self.key_differences = Document(directory / "node-keys.json", KeyDifferences)
         self.notify_settings = Document(directory / "notify.json", NotifySettings, hint=_NOTIFY_ANEW)
         self.notification_record = Document(directory / "notifications.json", NotificationRecord)
-        self.notify_socket = directory / notify_socket.SOCKET
 
     def create_directory(self) -> None:
         """Make the state directory, 0700. Raises MachineRefused where it is in use for something else."""

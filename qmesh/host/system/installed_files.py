@@ -97,6 +97,7 @@ def _list_state_files(state: State) -> tuple[Path, ...]:
         state.agent_socket,
         state.findings_socket,
         state.health_socket,
+        state.notify_socket,
         state.questions_socket,
         state.hold_socket,
         state.hold_lock_file,

@@ -61,6 +61,7 @@ from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import HEADER, build_attribute, parse_answers, parse_messages
 from qmesh.host.node_program import running_nodes
 from qmesh.host.notifications import delivery, notify_socket
+from qmesh.host.notifications.delivery_result import DeliveryResult
 from qmesh.host.readers import client as readers_client
 from qmesh.host.readers import server as readers_server
 from qmesh.host.registry import Registry, RegistryImage, image
@@ -533,7 +534,7 @@ STATUS: Final = _json(
         errors=(failed_check_finding("a", "b", "c"),),
     )
 )
-_DELIVERED: Final = delivery.DeliveryResult(is_delivered=True, text="delivered: 200 OK", said="ok")
+_DELIVERED: Final = DeliveryResult(is_delivered=True, text="delivered: 200 OK", said="ok")
 WEB_ADDRESS: Final = b"https://u:p@h.example:8443/services/T012?token=abcdef"
 WEB_URL: Final = url.parse_web_url(WEB_ADDRESS.decode())
 
