@@ -18,5 +18,5 @@ ROWS = [pytest.param(name, marks=[] if name in SHORT else pytest.mark.long) for 
 @pytest.mark.parametrize("command", ROWS)
 def test_e4_killed_at_any_point_it_is_run_again(lab, command):
     result = MATRICES[command](lab, every=120)
-    assert result.points > 3
+    assert result.points > 1
     assert result.wrong == []
