@@ -15,7 +15,7 @@ from qmesh.cli.screen.spans import Lines
 from qmesh.cli.screen.terminal_traits import read_terminal_traits
 from qmesh.cli.streams import find_stdout_failure, keep_lost_answer
 from qmesh.cli.terminal import print_lines, print_stderr, print_stdout
-from qmesh.mesh.values import DEFAULT_PROFILE, Profile
+from qmesh.mesh.values import DEFAULT_PROFILE, STATE_DIRECTORY, Profile
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ TakeOverOption: TypeAlias = Annotated[
     ),
 ]
 
-STATE = Path("/var/lib/qmesh")
+STATE = Path(STATE_DIRECTORY)
 
 
 def print_answer(facts: T, *, as_json: bool, text: Callable[[T], str | Lines]) -> None:

@@ -72,6 +72,8 @@ UnixTime = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
 """Seconds: no more than can be printed as a date."""
 
 DEFAULT_INTERFACE: Final = "qmesh0"
+STATE_DIRECTORY: Final = "/var/lib/qmesh"
+"""Where a machine's state is, where no other directory is named."""
 DEFAULT_LISTEN_PORT: Final = 51820
 SERVICE_PORTS: Final = range(325, 333)
 """TCP ports for the membership service of a new mesh: no user can take one while the agent restarts. None is

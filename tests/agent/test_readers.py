@@ -20,18 +20,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from qmesh.agent.commands.check import Report
+from qmesh.agent.commands.check import Report, check
+from qmesh.agent.commands.log import list_events
+from qmesh.agent.commands.metrics import read_metrics
 from qmesh.agent.commands.set import set_readers
-from qmesh.agent.commands.status import Status
+from qmesh.agent.commands.status import Status, status
 from qmesh.agent.daemon.supervisor import READERS_PLACE, Troubles
 from qmesh.agent.limited_command import find_answer_line
 from qmesh.agent.local import load_local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.readers import service as service_module
 from qmesh.agent.readers.answers import ReaderAnswers
+from qmesh.agent.readers.ask import is_reader
 from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.readers.shared_answer import SharedAnswer
-from qmesh.errors import BadInput, Busy, MachineRefused
+from qmesh.errors import BadInput, Busy, MachineRefused, NeedsRoot
 from qmesh.host.readers import server
 from qmesh.host.readers.client import ask_agent
 from qmesh.host.readers.place import DIRECTORY, SOCKET, ReaderPlace, remove_place
@@ -40,7 +43,7 @@ from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import unix_socket
 from qmesh.mesh.notifications.targets import NotifySettings, NotifyTarget, SecretUrl
-from qmesh.mesh.values import Endpoint
+from qmesh.mesh.values import STATE_DIRECTORY, Endpoint
 from qmesh.mesh.view.answers import ReportAnswer, StatusAnswer
 from qmesh.mesh.view.cluster_view import EventView
 from qmesh.mesh.view.questions import MOST_ANSWER, QUESTIONS, Caller, ReaderQuestion
@@ -111,6 +114,14 @@ def test_an_answer_is_found_once_for_all_who_ask_within_some_seconds():
     clock.now += 10 * 3.0
     shared.forget_old()
     assert shared._held is None
+
+
+def test_a_user_who_names_another_state_directory_is_not_told_of_the_agents(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert is_reader(State(Path(STATE_DIRECTORY)))
+    for look in (status, check, list_events, read_metrics):
+        with pytest.raises(NeedsRoot, match="--state"):
+            look(State(tmp_path))
 
 
 @pytest.mark.parametrize("talk", [b"", b"warning: rolled back\nhint: {x}\n", b"{not: json\n"])

@@ -50,7 +50,7 @@ def check(state: State) -> Report:
     A reader is told what this machine's agent says. Raises QmeshError where it is not known what the machine
     should be.
     """
-    if is_reader():
+    if is_reader(state):
         return ask_as_reader("check", Report)
     check_user("check")
     looks = PartChecks()

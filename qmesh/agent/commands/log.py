@@ -19,7 +19,7 @@ def list_events(state: State) -> tuple[Event, ...]:
 
     A reader is told what this machine's agent says.
     """
-    if is_reader():
+    if is_reader(state):
         return ask_as_reader("log", _Log).events
     check_user("log")
     load_checked(state, "log")

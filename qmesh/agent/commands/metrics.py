@@ -17,7 +17,7 @@ ANSWER_S: Final = 60.0
 
 def read_metrics(state: State) -> str:
     """The text. Of the agent, where one runs; else all is looked at here. Raises MachineRefused, BadInput."""
-    if is_reader():
+    if is_reader(state):
         return read_metrics_as_reader()
     check_user("metrics")
     load_checked(state, "metrics")

@@ -44,11 +44,12 @@ def serve_page(state: State, port: int, path: Path | None, tell: Callable[[PageP
     tell: is called once it can be reached, and says whether to go on.
     Raises NeedsRoot where this user may not ask the agent; MachineRefused, BadInput.
     """
-    ask_view = partial(_ask_view, None if is_reader() else state.directory)
+    is_root = not is_reader(state)
+    ask_view = partial(_ask_view, state.directory if is_root else None)
     try:
         view = read_answer(ask_view(), ClusterView)
     except MachineRefused:
-        if not is_reader():
+        if is_root:
             load_checked(state, "page")  # a machine that is in no mesh has no agent to ask
         raise
     files = read_page_files()
@@ -60,17 +61,17 @@ def serve_page(state: State, port: int, path: Path | None, tell: Callable[[PageP
     else:
         listening, clean_up = open_page_socket(path)
         token, place = "", PagePlace(view.name, None, None, str(path.absolute()))
-    with listening, _ask_without_root(ask_view, clean_up) as ask:
+    with listening, _ask_without_root(ask_view, clean_up, is_root=is_root) as ask:
         if tell(place):
             PageServer(listening, files, token, lambda: read_answer(ask(), ClusterView)).run()
 
 
 @contextlib.contextmanager
 def _ask_without_root(
-    ask_view: Callable[[], bytes], clean_up: Callable[[], None]
+    ask_view: Callable[[], bytes], clean_up: Callable[[], None], *, is_root: bool
 ) -> Iterator[Callable[[], bytes]]:
     """A way to ask the agent, in a process that has not root's rights from here on."""
-    if not is_reader():
+    if is_root:
         with become_nobody(ask_view, clean_up) as ask:
             yield ask
         return

@@ -156,7 +156,7 @@ def status(state: State) -> Status:
 
     A reader is told what its agent says.
     """
-    if is_reader():
+    if is_reader(state):
         return ask_as_reader("status", Status)
     check_user("status")
     here = load_latest(state)

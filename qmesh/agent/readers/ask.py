@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Final, TypeVar
 
-from qmesh.errors import MachineRefused
+from qmesh.errors import MachineRefused, NeedsRoot
 from qmesh.host.log.events import report_event
 from qmesh.host.readers.client import ask_agent
+from qmesh.host.state.directory import State
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.systemd.instructions import describe_agent_restart
+from qmesh.mesh.values import STATE_DIRECTORY
 from qmesh.mesh.view.questions import ROOT, ReaderQuestion
 
 T = TypeVar("T")
@@ -18,9 +21,19 @@ _OLD_S: Final = 5.0
 """Seconds after which it is said how old an answer is."""
 
 
-def is_reader() -> bool:
-    """Whether this process is not root's, and can only ask."""
-    return os.geteuid() != ROOT
+def is_reader(state: State) -> bool:
+    """Whether this process is not root's, and can only ask.
+
+    Raises NeedsRoot where such a user names a state directory: what is answered is of the agent's own.
+    """
+    if os.geteuid() == ROOT:
+        return False
+    if state.directory != Path(STATE_DIRECTORY):
+        raise NeedsRoot(
+            "only root may pass --state: other users are answered by this machine's agent",
+            hint="run the same command without --state, or with `sudo` before it",
+        )
+    return True
 
 
 def ask_as_reader(question: ReaderQuestion, kind: type[T]) -> T:
