@@ -352,6 +352,22 @@ def test_a_program_that_others_can_change_is_not_run():
     refused("is a link to", str(users / "to-hooks" / "hook"))
     (users / "hook").symlink_to(path)
     refused("others than root can change", str(users / "hook"))
+    reader = users / "python"
+    reader.write_text("#!/bin/sh\ntouch /run/was-run\n")
+    reader.chmod(0o755)  # root's own, in a user's directory
+    Path(path).chmod(0o755)
+    script = Path(path).read_text()
+    for first, match in (
+        (f"#!{reader}", "others than root can change"),
+        (f"#! {reader} -I", "others than root can change"),
+        ("#!python", "first line"),
+        ("#!", "first line"),
+        (f"#!{path}", "first line"),
+        ("#!/usr/none", "is not there"),
+    ):
+        Path(path).write_text(f"{first}\n{script}")
+        refused(match)
+    Path(path).write_text(script)
     assert not Path("/run/was-run").exists()
     Path(path).chmod(0o755)
     assert run_program(path, "").is_delivered

@@ -33,6 +33,9 @@ _MOST_MEMORY: Final = 1 << 30
 _MOST_SHOWN: Final = 200
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _MOST_LINKS: Final = 40
+_MOST_SCRIPTS: Final = 4
+"""Scripts that are read by scripts: the kernel runs no more."""
+_MOST_FIRST_LINE: Final = 256
 _USE: Final = DirectoryUse("--notify-command", "the program that is told")
 _SENDER: Final = "qmesh.host.notifications.http_sender"
 
@@ -113,7 +116,7 @@ def run_program(path: str, message: str) -> DeliveryResult:
 
 
 def find_program_file(path: str) -> str:
-    """The program without links, where only root can have made it what it is.
+    """The program without links, where only root can have made it what it is; of a script also what reads it.
 
     It is run with root's rights: whoever can write it, or a directory on the way to it, would have them.
     Raises BadInput, and MachineRefused where its disk does not answer.
@@ -121,7 +124,7 @@ def find_program_file(path: str) -> str:
     return run_in_time(Path(path), lambda: _find_program_file(path))
 
 
-def _find_program_file(path: str) -> str:
+def _find_program_file(path: str, most_scripts: int = _MOST_SCRIPTS) -> str:
     place = Path(path)
     try:
         for _ in range(_MOST_LINKS):
@@ -141,7 +144,23 @@ def _find_program_file(path: str) -> str:
             f"{quote_text(path)} is not a program", hint="run `chmod u+x` on it, if it is a script"
         )
     _refuse_changeable(path, place)
+    interpreter = _read_interpreter(place)
+    if interpreter is not None:
+        if not interpreter.startswith("/") or not most_scripts:
+            raise BadInput(
+                f"{quote_text(path)} is a script, and what it names in its first line is not a program",
+                hint="write it as `#!/bin/sh`, with the absolute path of a program of root's",
+            )
+        _find_program_file(interpreter, most_scripts - 1)
     return str(place)
+
+
+def _read_interpreter(place: Path) -> str | None:
+    """What the kernel runs in a script's place; None where it is none. Source: execve(2)."""
+    with place.open("rb") as file:
+        first, _, _ = file.read(_MOST_FIRST_LINE).partition(b"\n")
+    words = first[2:].split() if first.startswith(b"#!") else None
+    return None if words is None else os.fsdecode(words[0]) if words else ""
 
 
 def _refuse_changeable(path: str, *places: Path) -> None:
