@@ -142,6 +142,24 @@ def test_what_is_served_in_the_tunnel_ends_with_it_and_where_the_port_is_a_worke
     outlets._stop_server()
 
 
+def test_a_user_who_takes_the_port_meanwhile_is_named_and_it_is_taken_back(tmp_path):
+    """While no agent runs, any user may listen at a port from 1024 on, and tell Prometheus what he likes."""
+    place = Endpoint("127.0.0.1", 9586)
+    here = with_settings(load_local(made(tmp_path)), metrics=place, metrics_directory="")
+    troubles = Troubles(lambda _: None)
+    outlets = MetricsOutlets(collector(State(tmp_path), [here]), lambda: here, troubles)
+    with socket.create_server((place.host, place.port)):
+        outlets._keep_server(here)
+        (trouble,) = troubles.list_troubles()
+        assert trouble.part == METRICS_PORT
+        assert "127.0.0.1:9586: Address already in use" in trouble.reason
+        assert "ss -ltnp" in trouble.hint
+    outlets._keep_server(here)
+    assert troubles.list_troubles() == ()
+    assert outlets._server is not None
+    outlets._stop_server()
+
+
 def test_another_directory_is_another_one_at_once_whether_or_not_an_agent_runs(tmp_path):
     state, old, new = made(tmp_path / "state"), Path("/run/old"), Path("/run/new")
     for each in (old, new):
