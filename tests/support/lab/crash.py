@@ -477,34 +477,6 @@ def set_readers(lab: Lab, *, every: int, wanted: str) -> Result:
     return in_turn(points, every, crash, again)
 
 
-_WHO_IS_TOLD: Final = ("--notify", "http://127.0.0.1:9/secret", "--notify-command", "/bin/true")
-_NOBODY_IS_TOLD: Final = ("--notify", "none", "--notify-command", "none")
-
-
-def set_notifications(lab: Lab, *, every: int, is_wanted: bool) -> Result:
-    """Who is told is who was or who was asked for; run again it is that, and of none nothing stays."""
-    rig = Rig(lab, 40003)
-    rig.found()
-    wanted, before = (_WHO_IS_TOLD, _NOBODY_IS_TOLD) if is_wanted else (_NOBODY_IS_TOLD, _WHO_IS_TOLD)
-    kept = ["sh", "-c", "cd /var/lib/qmesh; stat -c %n:%a notif*.json || true"]
-
-    def crash(number: int) -> Ended:
-        rig.control.succeed("set", *before)
-        return rig.control("set", *wanted, kill=number)
-
-    def again() -> str:
-        said = rig.control.facts("set", *wanted)
-        if (len(said["notify"]), said["notify_command"]) != ((1, "/bin/true") if is_wanted else (0, None)):
-            return f"who is told is {said}"
-        found = rig.machine_a.run(kept).stdout.split()
-        if is_wanted != ("notify.json:600" in found) or (found and not is_wanted):
-            return f"what is kept of it is {found}"
-        return trouble_of_plan(rig.control)
-
-    points = crash(0).points
-    return in_turn(points, every, crash, again)
-
-
 def _run_sql(rig: Rig, script: str) -> list[int]:
     """Have the control node's registry do what a script says; the first column of what it answers."""
     program = (
@@ -884,8 +856,6 @@ MATRICES: Final[dict[str, Matrix]] = {
     "set --notify URL": functools.partial(set_notify, wanted=RECEIVER),
     "set --notify none": functools.partial(set_notify, wanted="none"),
     "set --readers GROUP": functools.partial(set_readers, wanted=READERS),
-    "set --notify URL": functools.partial(set_notifications, is_wanted=True),
-    "set --notify none": functools.partial(set_notifications, is_wanted=False),
     "set --readers none": functools.partial(set_readers, wanted="none"),
     "remove": remove,
     "invite --replace": replace,
