@@ -141,8 +141,8 @@ def command(
     readers: Annotated[
         str | None,
         typer.Option(
-            help="The group of this machine whose members may use `qmesh status`, `check`, `log` and"
-            " `metrics` without root; `none` for no group.",
+            help="The group of this machine whose members may use `qmesh status`, `check`, `log`,"
+            " `metrics` and `page` without root; `none` for no group.",
             metavar="GROUP",
             show_default=False,
         ),
@@ -349,7 +349,9 @@ def _render_readers(settings: ReaderSettings) -> str:
     group = settings.readers
     if group is None:
         return "only root may look at this mesh from this machine"
-    may = "`qmesh status`, `check`, `log` and `metrics` without root; the agent answers within seconds"
+    may = (
+        "`qmesh status`, `check`, `log`, `metrics` and `page` without root; the agent answers within seconds"
+    )
     if settings.members:
         return f"members of group {group} may use {may}; in it: {', '.join(settings.members)}"
     return (
