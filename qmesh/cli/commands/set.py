@@ -150,8 +150,8 @@ def command(
     notify: Annotated[
         list[str] | None,
         typer.Option(
-            help="Whom this machine's agent tells what has changed: a webhook's URL, or FORMAT+URL; `-` to"
-            " read URLs, hidden, as one is a secret; `none` for no URL.",
+            help="Where this machine's agent sends what has changed: the URL of a webhook, or FORMAT+URL."
+            " `-` asks for it and hides it, as it is a secret; `none` for nowhere.",
             metavar="URL",
             show_default=False,
         ),
@@ -159,7 +159,7 @@ def command(
     notify_command: Annotated[
         str | None,
         typer.Option(
-            help="A program of root's that is given the same as JSON; `none` for none.",
+            help="A program that only root can change, which gets the same as JSON; `none` for no program.",
             metavar="PROGRAM",
             show_default=False,
         ),
@@ -167,14 +167,14 @@ def command(
     notify_after: Annotated[
         int | None,
         typer.Option(
-            help="Seconds that something has to last before it is told.",
+            help="Seconds that something has to last before it is sent.",
             metavar="SECONDS",
             show_default=str(DEFAULT_AFTER_S),
         ),
     ] = None,
     notify_test: Annotated[
         bool,
-        typer.Option("--notify-test", help="Tell all of them now that it is a test, and what came of it."),
+        typer.Option("--notify-test", help="Send a test to all of these now, and show what came of it."),
     ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
@@ -182,6 +182,8 @@ def command(
     """Change a machine, or without NAME the whole mesh.
 
     It prints the machines whose core numbers change, and what to restart, in which order.
+
+    --metrics, --metrics-directory, --readers and --notify... are for the machine on which they are typed.
     """
     for_all = _list_given(
         ("--node", node),
