@@ -48,9 +48,9 @@ def start_receiver(machine: Machine, port: int = 8123, *options: str) -> Running
     return receiver
 
 
-def tell(machine: Machine, *urls: str) -> None:
+def tell(machine: Machine, *urls: str, after_s: int = 10) -> None:
     """Have it tell these, and wait until it counts what happens from now on."""
-    qmesh(machine, "set", "--notify", "-", "--notify-after", "10", input="\n".join(urls))
+    qmesh(machine, "set", "--notify", "-", "--notify-after", str(after_s), input="\n".join(urls))
 
     def is_ready() -> bool:
         text = machine.run(["cat", f"{STATE}/notifications.json"], check=False).stdout
@@ -129,15 +129,6 @@ def test_workers_that_do_not_answer_are_told_once_and_that_they_answer_again(clu
     ]
 
 
-def test_who_joins_and_who_is_removed_is_told(cluster):
-    third = make_member(cluster.lab, cluster.control, 202, 1)
-    joined, removed = ((kind, "happened", third.name) for kind in ("machine-joined", "machine-removed"))
-    wait_until(lambda: joined in kinds(cluster.receiver, "machine-joined"), 30)
-    qmesh(cluster.control, "remove", third.name)
-    wait_until(lambda: removed in kinds(cluster.receiver, "machine-removed"), 30)
-    assert kinds(cluster.receiver, "machine-joined", "machine-removed", "machine-silent").count(joined) == 1
-
-
 def test_e1_the_secret_of_a_url_is_in_one_file_and_in_nothing_that_is_shown(cluster):
     control = cluster.control
     assert files_with(control, SECRET) == {f"{STATE}/notify.json"}
@@ -158,17 +149,18 @@ def test_e1_the_secret_of_a_url_is_in_one_file_and_in_nothing_that_is_shown(clus
     assert "http://127.0.0.1:8123" in shown[0].stdout
 
 
-def test_g3_a_guard_is_back_and_others_are_told_while_a_receiver_hangs(cluster):
+def test_g3_a_guard_is_back_and_others_are_told_who_joins_while_a_receiver_hangs(cluster):
     """The agent's looks go on, and `check` finds nothing of it."""
     control = cluster.control
     hanging = start_receiver(control, 8124, "--hang")
     tell(control, URL, URL.replace("8123", "8124"))
     third = make_member(cluster.lab, control, 203, 1)
+    joined, removed = ((kind, "happened", third.name) for kind in ("machine-joined", "machine-removed"))
     wait_until(lambda: hanging.output().count("machine-joined"), 60)
     assert is_back(control)
     qmesh(control, "remove", third.name)
-    removed = ("machine-removed", "happened", third.name)
     wait_until(lambda: removed in kinds(cluster.receiver, "machine-removed"), 60)
+    assert kinds(cluster.receiver, "machine-joined", "machine-silent").count(joined) == 1
     assert not {"agent-silent", "agent-failing", "agent-restarted"} & problems(control)
     tell(control, URL)
     hanging.kill()
@@ -196,16 +188,17 @@ def test_what_is_no_receiver_is_refused_and_none_ends_it(cluster):
 
 
 @pytest.mark.long  # the light one is above: test_workers_that_do_not_answer...
-def test_from_the_end_of_a_worker_to_the_webhook(cluster, capsys):
+def test_from_the_end_of_a_worker_to_the_webhook(lab, capsys):
     """It prints how long that takes with the default of `--notify-after`."""
-    control, member, receiver = cluster.control, cluster.member, cluster.receiver
-    qmesh(control, "set", "--notify-after", "60")
-    before = len(kinds(receiver, "worker-silent"))
-    member.kill("worker.py")
+    control, member = make_cluster(lab)
+    receiver = start_receiver(control)
+    start_workers(control, "1..3")
+    workers = start_workers(member, "4..7")
+    tell(control, URL, after_s=60)
+    workers.kill_session()
     began = time.monotonic()
-    wait_until(lambda: len(kinds(receiver, "worker-silent")) > before, 200)
+    wait_until(lambda: kinds(receiver, "worker-silent"), 200)
     taken = time.monotonic() - began
-    start_workers(member, "4..7")
     with capsys.disabled():
         print(f"\nfrom SIGKILL of workers to the webhook: {taken:.0f} s")  # noqa: T201 - figures that are asked for
 

@@ -70,7 +70,7 @@ class GuardKeeper:
         stamp, found = _read_stamp(self._path), self._found
         if noticed is None and stamp == found[0] and time.monotonic() < found[1]:
             return False
-        self._found = None, 0.0
+        self._found = found[0], 0.0
         try:
             was_loaded = self._load_if_changed()
         finally:
