@@ -109,6 +109,18 @@ def test_of_an_answer_little_is_read_and_its_status_counts(behave, monkeypatch):
     assert len(str(said.get("body", ""))) <= http_sender.MOST_ANSWER
 
 
+@pytest.mark.parametrize("octet", [b"\0", b"\xff", "\U0001f600".encode()])
+def test_whatever_is_in_an_answer_its_status_counts(octet):
+    """As what is printed of it, it is several times as long."""
+    reason = b"\xff" * 5000
+    head = b"HTTP/1.1 200 %s\r\nContent-Length: 8000\r\n\r\n" % reason
+    with receiving(head + (octet * 8000)[:8000]) as receiver:
+        result = send(receiver.port)
+    assert result.is_delivered, result
+    assert result.text.isprintable()
+    assert result.said.isprintable()
+
+
 @pytest.mark.parametrize("behave", [hang, drip], ids=lambda each: each.__name__)
 def test_who_never_answers_is_given_up(behave: Behaviour, monkeypatch):
     monkeypatch.setattr(delivery, "SEND_S", patience(0.4))

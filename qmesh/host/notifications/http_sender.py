@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from qmesh.host.unprivileged import become_nobody
 
-MOST_ANSWER: Final = 2048
-"""Bytes that are read of an answer's body."""
+MOST_ANSWER: Final = 300
+"""Bytes that are read of an answer's body; as JSON, each may be six."""
 WAIT_S: Final = 20
 """Seconds for all of it."""
 STEP_S: Final = 10.0
@@ -51,7 +51,7 @@ def send_request(asked: Asked, *, trust: ssl.SSLContext | None = None) -> dict[s
         headers = {"User-Agent": _USER_AGENT, **asked["headers"]}
         connection.request("POST", asked["target"], asked["body"].encode(), headers)
         answer = connection.getresponse()
-        said |= {"status": answer.status, "reason": answer.reason[:200]}
+        said |= {"status": answer.status, "reason": answer.reason[:100]}
         if 300 <= answer.status < 400:
             said["location"] = _find_host(answer.getheader("Location") or "")
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):  # the status says enough
@@ -74,7 +74,7 @@ def _open_connection(asked: Asked, trust: ssl.SSLContext | None) -> http.client.
 def _find_host(location: str) -> str:
     """Where a redirect leads: its host only, as the rest may hold the secret."""
     try:
-        return urlsplit(location).hostname or ""
+        return (urlsplit(location).hostname or "")[:253]
     except ValueError:
         return ""
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from qmesh.host.system import heartbeat, programs
 
-MOST_OUTPUT: Final = 4096
+MOST_OUTPUT: Final = 1 << 14
 PROCESSOR_S: Final = 20
 _END_S: Final = 2.0
 _PIECE: Final = 1 << 16
