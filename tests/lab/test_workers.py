@@ -156,3 +156,27 @@ def test_watching_goes_on_until_ctrl_c(cluster):
     assert watching.wait(10) == 130
     for line in control.read("/root/seen").splitlines():
         assert json.loads(line)["machines"][0]["name"] == "control"
+
+    # At a terminal of 60 cells and 12 lines. Nothing runs here, so there is more to say than has room.
+    watched = "stty cols 60 rows 12; TERM=xterm exec qmesh status --watch 1"
+    watching = control.start(
+        ["script", "--quiet", "--flush", "--return", "--command", watched, "/root/drawn"]
+    )
+
+    def frames() -> list[str]:
+        drawn = control.read("/root/drawn") if control.path("/root/drawn").exists() else ""
+        return [each.partition("\x1b[J")[0] for each in drawn.split("\x1b[H")[1:] if "\x1b[J" in each]
+
+    wait_until(lambda: len(frames()) >= 3, seconds=30)
+    (watcher,) = (process for process in control.processes(r"status --watch 1$"))
+    control.run(["kill", "-INT", str(watcher)])
+    assert watching.wait(10) == 130
+    for frame in frames():
+        lines = [re.sub(r"\x1b\[[0-9;]*[mK]", "", line) for line in re.split(r"[\r\n]+", frame)]
+        assert len(lines) <= 12
+        assert max(map(len, lines)) <= 60
+        assert any(line.startswith("silent: ") for line in lines)
+        assert any(re.match(r"! (?:control|machine-b) +active ", line) for line in lines)
+    after = control.read("/root/drawn").rpartition("\x1b[?1049l")[2]
+    assert "silent\x1b[0m: cores 4-7 of machine-b" in after
+    assert "error: interrupted" in after
