@@ -235,6 +235,12 @@ def test_a_picture_is_never_higher_than_the_terminal_and_begins_with_what_is_wro
         assert "with a problem: see `qmesh status`" in drawn[-1]
 
 
+@pytest.mark.parametrize(("bad", "style"), [(30, "warning"), (2, "plain")])
+def test_what_has_no_room_is_marked_where_something_of_it_is_wrong(bad, style):
+    facts = mesh(*map(silent, range(bad)), *map(machine, range(bad, 40)))
+    assert build_watched_lines(facts, LOOK, TerminalTraits(80, 20))[-1][0].style == style
+
+
 def test_a_picture_that_is_old_says_so_and_why():
     old = LOOK._replace(age_s=30.0, failure="no kernel (hint: buy one)", talk=("a warning",))
     lines = build_watched_lines(mesh(machine(0)), old, TerminalTraits(80, 24))

@@ -1,0 +1,46 @@
+"""The control node's agent logs what changes the mesh, with the codes that `qmesh log` has."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from qmesh.agent.daemon.event_log import RegistryEventLog
+from qmesh.agent.local import Local
+from qmesh.host.state.directory import State
+from tests.support.registries import NOW, invite, path, registry  # noqa: F401 - fixtures
+
+
+def here(*, control: bool) -> Local:
+    """All that is asked of it: whose registry counts."""
+    return cast("Local", SimpleNamespace(settings=SimpleNamespace(control=control)))
+
+
+@pytest.fixture
+def events(registry, path, caplog, monkeypatch):  # noqa: F811 - the fixtures
+    caplog.set_level(logging.INFO, logger="qmesh")
+    monkeypatch.setattr(logging.getLogger("qmesh"), "propagate", True)
+    return RegistryEventLog(State(path.parent))
+
+
+def test_what_is_new_is_logged_once_with_its_code_and_machine(events, registry, caplog):  # noqa: F811
+    events.look(here(control=True))
+    assert caplog.records == []  # what was before the agent is in `qmesh log`
+
+    invite(registry, "hel-2")
+    registry.withdraw_invitation("hel-2", now=NOW)
+    events.look(here(control=True))
+    events.look(here(control=True))
+    said = [(each.qmesh_code, each.qmesh_machine, each.levelname) for each in caplog.records]
+    assert said == [("invited", "hel-2", "NOTICE"), ("invitation-withdrawn", "hel-2", "NOTICE")]
+    assert caplog.records[0].getMessage() == "invited hel-2 (by invite), revision 1"
+
+
+def test_a_machine_that_becomes_the_control_node_does_not_log_all_that_ever_was(events, registry, caplog):  # noqa: F811
+    events.look(here(control=False))
+    invite(registry, "hel-2")
+    events.look(here(control=True))
+    assert caplog.records == []
