@@ -344,8 +344,8 @@ def _date_a_handshake_ahead(machines: Machines) -> None:
     """As of a member whose clock was years ahead for a moment; then its tunnel begins anew."""
     member = machines["member"]
     keys = member.run(["sh", "-c", f"cat {STATE}/private.key; wg show qmesh0 peers"]).stdout
-    assert member.kill("wireguard-go")
     member.run(["python", "-m", "tests.support.initiation", "192.168.0.200", "2000000000"], input=keys)
+    assert member.kill("wireguard-go")
 
 
 SILENCES: Final = (
