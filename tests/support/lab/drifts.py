@@ -219,8 +219,9 @@ def _list_foreign_drifts(random: Random) -> Iterator[Drift]:
     yield add_chain("input", "iifname qmesh0 tcp dport 40003-40006 drop")
     yield add_chain("input", "ip saddr 10.0.0.0/8 drop")
     yield add_chain("input", "", policy="drop")
-    yield add_chain("input", "icmpv6 type nd-neighbor-advert drop")
-    yield add_chain("output", "meta l4proto icmpv6 drop")
+    by_ipv6 = "qmesh apply --control-endpoint '[fd00:1a::200]:51820' >/dev/null; "
+    yield add_chain("input", "icmpv6 type nd-neighbor-advert drop", more=by_ipv6)
+    yield add_chain("output", "meta l4proto icmpv6 drop", more=by_ipv6)
     yield add_chain(
         "input",
         "udp dport @ports drop",

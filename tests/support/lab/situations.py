@@ -19,6 +19,9 @@ NO_WORK: Final = "these workers get no work"
 FILE: Final = f"{CONFIG}/config.yml"
 TABLE_52: Final = "ip rule add lookup 52 priority 5270"
 VPN: Final = "ip route add default dev eth0 table 7; ip rule add not fwmark 51820 lookup 7 priority 90"
+NO_IPV6: Final = "ip -6 address flush dev eth0 scope global"
+"""Or the agent would find the way by IPv6, which is there as well."""
+IPV6_AGAIN: Final = "ip address add fd00:1a::201/64 dev eth0 nodad"
 NO_VPN: Final = "ip rule delete priority 90; ip rule delete priority 89; ip route flush table 7"
 
 
@@ -221,24 +224,27 @@ FOREIGN_RULES: Final = (
         part=4,
         name="ARP is dropped",
         harm=NO_MEMBER,
-        spoil="nft add table arp others; nft add chain arp others c '{ type filter hook input priority 0; }';"
+        spoil=f"{NO_IPV6}; nft add table arp others;"
+        " nft add chain arp others c '{ type filter hook input priority 0; }';"
         " nft add rule arp others c drop; ip neigh flush dev eth0",
         code="foreign-drop",
-        undo="nft delete table arp others",
+        undo=f"nft delete table arp others; {IPV6_AGAIN}",
         takes_silence=True,
     ),
     Situation(
         part=4,
         name="a bridge's rule drops WireGuard",
         harm=NO_MEMBER,
-        spoil="ip link add br0 type bridge; ip link set br0 up; ip address flush dev eth0;"
+        spoil=f"{NO_IPV6}; ip link add br0 type bridge; ip link set br0 up;"
+        " ip address flush dev eth0 scope global;"
         " ip link set eth0 master br0; ip address add 192.168.0.201/24 dev br0;"
         " nft add table bridge others; nft add chain bridge others c"
         " '{ type filter hook input priority 0; }';"
         " nft add rule bridge others c udp sport 51820 drop",
         code="foreign-drop",
         takes_silence=True,
-        undo="nft delete table bridge others; ip link delete br0; ip address add 192.168.0.201/24 dev eth0",
+        undo="nft delete table bridge others; ip link delete br0; ip address add 192.168.0.201/24 dev eth0;"
+        f" {IPV6_AGAIN}",
     ),
     Situation(
         part=4,
@@ -327,7 +333,7 @@ FOREIGN_RULES: Final = (
 def _take_ipv4_away(machines: Machines) -> None:
     """Have the member's network translate IPv4: the control node itself has the translated address."""
     control, member = machines["control"], machines["member"]
-    control.run(["ip", "address", "add", "64:ff9b::c0a8:c8/96", "dev", "eth0", "nodad"])
+    control.run(["sh", "-c", f"{NO_IPV6}; ip address add 64:ff9b::c0a8:c8/96 dev eth0 nodad"])
     script = (
         "echo 64:ff9b::c000:aa ipv4only.arpa >>/etc/hosts; ip -4 address flush dev eth0;"
         " ip -6 route add 64:ff9b::/96 dev eth0"
@@ -394,10 +400,10 @@ SILENCES: Final = (
         part=2,
         name="WireGuard's packets go out by another interface",
         harm=NO_MEMBER,
-        spoil="ip link add other type veth peer name far; ip link set far up; ip link set other up;"
+        spoil=f"{NO_IPV6}; ip link add other type veth peer name far; ip link set far up; ip link set other up;"
         " ip route add 192.168.0.200 dev other",
         code="peer-silent",
-        undo="ip link delete other",
+        undo=f"ip link delete other; {IPV6_AGAIN}",
         by_hand="ip route delete 192.168.0.200",
         takes_silence=True,
     ),
@@ -405,9 +411,9 @@ SILENCES: Final = (
         part=2,
         name="a wrong link-layer address",
         harm=NO_MEMBER,
-        spoil="ip neigh replace 192.168.0.200 lladdr 02:00:00:00:00:01 dev eth0 nud permanent",
+        spoil=f"{NO_IPV6}; ip neigh replace 192.168.0.200 lladdr 02:00:00:00:00:01 dev eth0 nud permanent",
         code="peer-silent",
-        undo="ip neigh delete 192.168.0.200 dev eth0",
+        undo=f"ip neigh delete 192.168.0.200 dev eth0; {IPV6_AGAIN}",
         by_hand="ip neigh delete 192.168.0.200 dev eth0",
         takes_silence=True,
     ),
@@ -415,7 +421,8 @@ SILENCES: Final = (
         part=2,
         name="the control node has another address",
         harm=NO_MEMBER,
-        spoil="ip address delete 192.168.0.200/24 dev eth0; ip address add 192.168.0.222/24 dev eth0",
+        spoil=f"{NO_IPV6}; ip address delete 192.168.0.200/24 dev eth0;"
+        " ip address add 192.168.0.222/24 dev eth0",
         code="peer-silent",
         on="control",
         asked="member",
