@@ -204,7 +204,7 @@ SEE_CHECK = "see `qmesh check --help`"
             "it is about the machine that it runs on: log in to hel-2, and run `qmesh check` there; "
             + SEE_CHECK,
         ),
-        (["status", "hel-2"], "leave it out; see `qmesh status --help`"),
+        (["status", "hel-2"], "see `qmesh status --help`"),
     ],
 )
 def test_wrong_usage_is_two_lines_and_exit_code_2(words, hint):

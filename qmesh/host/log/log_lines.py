@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Final
 
 from qmesh.mesh.events.catalogue import PRIORITIES, Level, find_level
@@ -34,7 +35,7 @@ def find_priority(record: logging.LogRecord) -> int:
 def read_trace(record: logging.LogRecord) -> str:
     """The traceback that belongs to it, of several lines; empty for none."""
     if record.exc_info:
-        return logging.Formatter().formatException(record.exc_info)
+        return "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
     return getattr(record, "qmesh_trace", "").rstrip("\n")
 
 
