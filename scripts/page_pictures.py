@@ -87,20 +87,20 @@ def measure_all(browser: Browser, runs: int) -> None:
     """Print a table: how much is sent, and how long it takes until it is seen."""
     files = sum(len(each.octets) for name, each in read_page_files().items() if name)
     print(f"Files of the page: {files / 1000:.0f} kB.\n")
-    print("| cluster | a picture, kB | first picture, ms | all of it, ms | an update, ms | memory, MB |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print("| cluster | a picture of it, kB | first picture, ms | all of it, ms | from news to paint, ms |")
+    print("|---|---:|---:|---:|---:|")
     for cluster in (SMALL, MIDDLE, LARGE, WIDE, MANY):
         found = [measure(browser, cluster, run) for run in range(runs)]
-        first, complete, update, memory = (statistics.median(each) for each in zip(*found, strict=True))
+        first, complete, update = (statistics.median(each) for each in zip(*found, strict=True))
         size = len(news.encode_event("view", build_page_picture(build_view(cluster.workers)))) / 1000
         print(
-            f"| {cluster.title} | {size:.1f} | {first:.0f} | {complete:.0f} | {update:.0f} | {memory:.0f} |",
+            f"| {cluster.title} | {size:.1f} | {first:.0f} | {complete:.0f} | {update:.0f} |",
             flush=True,
         )
 
 
-def measure(browser: Browser, cluster: Cluster, run: int) -> tuple[float, float, float, float]:
-    """Milliseconds until the picture is there, until all is, and until news are seen; MB of scripts."""
+def measure(browser: Browser, cluster: Cluster, run: int) -> tuple[float, float, float]:
+    """Milliseconds until the picture is there, until all is, and until news are seen."""
     view = build_view(cluster.workers, seed=run)
     news.LEAST_S = 0.01  # type: ignore[misc]
     news.BYTES_A_S = 1 << 40  # type: ignore[misc]
@@ -121,11 +121,9 @@ def measure(browser: Browser, cluster: Cluster, run: int) -> tuple[float, float,
         began = time.time()
         served.tell(build_view(cluster.workers, seed=run + 1, silent=(2,), at=NOW + 5))
         update = browser.run("window.painted") - began * 1000
-        browser.run("0")
-        memory = browser.run("performance.memory ? performance.memory.usedJSHeapSize / 1e6 : 0")
     finally:
         served.stop()
-    return first, complete, update, memory
+    return first, complete, update
 
 
 def wait_for_mark(browser: Browser, name: str) -> None:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from qmesh.host.page.page_files import PAGE, read_page_files
+from tests.support.checkout import CHECKOUT
 
 FILES = read_page_files()
 HTML = FILES[PAGE].octets.decode()
@@ -146,3 +147,10 @@ def test_the_measure_of_contrast_is_that_of_wcag():
 
 def test_the_page_is_small():
     assert sum(len(FILES[name].octets) for name in FILES if name) < 60_000
+
+
+def test_the_pictures_in_the_documents_are_small():
+    pictures = list((CHECKOUT / "docs/page").iterdir())
+    assert {path.suffix for path in pictures} == {".png"}
+    assert len(pictures) >= 8
+    assert max(path.stat().st_size for path in pictures) < 150_000
