@@ -213,7 +213,7 @@ def test_all_can_be_reached_and_done_by_keyboard(browser, served):
     assert "SUMMARY" in seen
     browser.run("document.querySelector('#picture svg').focus()")
     for key, name in (
-        ("ArrowRight", "fra-1"),
+        ("ArrowLeft", "fra-1"),
         ("ArrowRight", "hel-2"),
         ("End", "ams-3"),
         ("ArrowLeft", "hel-2"),
@@ -313,6 +313,30 @@ def test_however_many_machines_none_is_drawn_over_another_or_outside(browser, se
         " || box.bottom > all.bottom + 1).length; })()"
     )
     assert clipped == 0
+
+
+def test_a_worker_machine_shows_its_own_tunnel_and_draws_no_other_as_one_that_is_up(browser, served):
+    view = build_view()
+    control, hel, ams = view.machines
+    unknown = tuple(replace(each, state="unknown", answer_s=None) for each in ams.workers)
+    machines = (
+        replace(control, tunnel=hel.tunnel),
+        replace(hel, tunnel=None),
+        replace(ams, tunnel=None, workers=unknown),
+    )
+    served.view = replace(view, name="hel-2", role="worker", machines=machines, events=None)
+    see(browser, served)
+    assert text_of(browser, "#verdict") == "All that is known from here is as it should be"
+    assert text_of(browser, "#sums div:nth-child(2) dd") == "2 of 2"
+    assert labels(browser) == [
+        "fra-1; control node; 3 of 3 alive",
+        "hel-2; this machine, tunnel up; 4 of 4 alive",
+        "ams-3; no tunnel from here; 0 of 4 alive, 4 unknown",
+    ]
+    links = "[...document.querySelectorAll('#picture .link')]"
+    strokes = browser.run(f"{links}.map((each) => getComputedStyle(each).strokeDasharray)")
+    assert strokes[0] == "none"
+    assert strokes[1] != "none"
 
 
 def test_dark_is_dark_and_light_is_light(browser, served):

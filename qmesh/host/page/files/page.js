@@ -122,10 +122,10 @@ function describeWorkers(machine) {
 }
 
 function describeLink(machine) {
-  if (machine.link === "here") return "this machine";
   if (machine.state === "invited") return "invited, has not joined";
   const age = machine.handshake_s;
-  return LINKS[machine.link] + (machine.link === "silent" && age != null ? `, last handshake ${duration(age)} ago` : "");
+  const since = machine.link === "silent" && age != null ? `, last handshake ${duration(age)} ago` : "";
+  return [machine.name === view.name && "this machine", LINKS[machine.link] + since].filter(Boolean).join(", ");
 }
 
 const isBadLink = (machine) => machine.link === "silent" || machine.link === "never";
@@ -256,7 +256,7 @@ function renderPicture() {
     if (hadFocus) drawn.image.focus();
   }
   machines.forEach((machine) => updateMachine(machine));
-  choose(chosen !== null && drawn.groups.has(chosen) ? chosen : machines[0] && machines[0].name);
+  choose(drawn.groups.has(chosen) ? chosen : null);
 }
 
 function buildPicture(machines) {
@@ -290,6 +290,7 @@ function buildPicture(machines) {
     image.append(group);
   });
   if (box.few) image.append(marks);
+  image.addEventListener("focus", () => choose(chosen === null ? machines[0].name : chosen));
   image.addEventListener("keydown", handleKey);
   $("picture").replaceChildren(image);
   drawn.image = image;
@@ -353,13 +354,14 @@ function describeAlive(machine) {
   return `${count(machine, "a")} of ${machine.states.length} alive`;
 }
 
+// null: none yet, as before a click, or before the picture has had the focus.
 function choose(name) {
+  chosen = name;
   for (const [each, { group }] of drawn.groups) {
-    group.toggleAttribute("data-chosen", each === name && chosen !== null);
+    group.toggleAttribute("data-chosen", each === name);
     group.setAttribute("aria-selected", each === name ? "true" : "false");
     if (each === name) drawn.image.setAttribute("aria-activedescendant", group.id);
   }
-  if (chosen !== null || document.activeElement === drawn.image) chosen = name;
 }
 
 function handleKey(event) {
@@ -373,8 +375,7 @@ function handleKey(event) {
   } else if (next === undefined || event.ctrlKey || event.altKey || event.metaKey) {
     return;
   } else {
-    chosen = names[Math.max(0, Math.min(names.length - 1, at < 0 ? 0 : next))];
-    choose(chosen);
+    choose(names[Math.max(0, Math.min(names.length - 1, at < 0 ? 0 : next))]);
   }
   event.preventDefault();
 }
@@ -437,7 +438,7 @@ function renderNow() {
   document.querySelector(".now").setAttribute("data-state", state);
   setText($("verdict"), words);
   document.title = (state === "fine" ? "✓ " : state === "error" ? "✕ " : state ? "! " : "") + `${words} - ${view.control}`;
-  const known = view.machines.filter((machine) => machine.state === "active");
+  const known = view.machines.filter((machine) => machine.state === "active" && machine.link !== "none");
   const heard = known.filter((machine) => machine.link === "up" || machine.link === "here").length;
   const guard = { true: "whole", false: "not whole", null: "unknown" }[String(view.guard)];
   keepChildren($("sums"), [
@@ -607,7 +608,7 @@ function updateTiles(part) {
 
 function listFacts(machine) {
   const facts = [["address", machine.address]];
-  if (machine.link !== "here") facts.push(["tunnel", describeLink(machine)]);
+  if (machine.link !== "here") facts.push(["tunnel", LINKS[machine.link]]);
   if (machine.revision != null) facts.push(["revision", String(machine.revision)]);
   if (machine.agent_silent_s != null) facts.push(["agent", `silent for ${duration(machine.agent_silent_s)}`]);
   for (const [title, value] of machine.facts || []) facts.push([title, value]);
