@@ -27,9 +27,6 @@ def events(registry, path, caplog, monkeypatch):  # noqa: F811 - the fixtures
 
 
 def test_what_is_new_is_logged_once_with_its_code_and_machine(events, registry, caplog):  # noqa: F811
-    events.look(here(control=True))
-    assert caplog.records == []  # what was before the agent is in `qmesh log`
-
     invite(registry, "hel-2")
     registry.withdraw_invitation("hel-2", now=NOW)
     events.look(here(control=True))
@@ -37,6 +34,16 @@ def test_what_is_new_is_logged_once_with_its_code_and_machine(events, registry, 
     said = [(each.qmesh_code, each.qmesh_machine, each.levelname) for each in caplog.records]
     assert said == [("invited", "hel-2", "NOTICE"), ("invitation-withdrawn", "hel-2", "NOTICE")]
     assert caplog.records[0].getMessage() == "invited hel-2 (by invite), revision 1"
+
+
+def test_what_was_before_the_agent_is_for_qmesh_log(registry, path, events, caplog):  # noqa: F811
+    invite(registry, "hel-2")
+    RegistryEventLog(State(path.parent)).look(here(control=True))
+    assert caplog.records == []
+
+
+def test_a_machine_without_a_registry_logs_nothing(tmp_path):
+    RegistryEventLog(State(tmp_path)).look(here(control=False))
 
 
 def test_a_machine_that_becomes_the_control_node_does_not_log_all_that_ever_was(events, registry, caplog):  # noqa: F811

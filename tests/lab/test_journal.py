@@ -51,6 +51,13 @@ def test_events_are_in_the_journal_with_their_fields():
         assert restored["_SYSTEMD_UNIT"] in {"qmesh-hold.service", "qmesh.service"}
         assert restored["QMESH_MACHINE"] == "fra-1"
 
+        # The holder alone, from its own sandbox.
+        machine.run(["systemctl", "stop", "qmesh"])
+        machine.run(["nft", "delete", "table", "inet", "qmesh"])
+        held = wait_for_entry(machine, "QMESH_CODE=guard-restored", "_SYSTEMD_UNIT=qmesh-hold.service")
+        assert (held["PRIORITY"], held["QMESH_MACHINE"], held["_TRANSPORT"]) == ("4", "fra-1", "journal")
+        machine.run(["systemctl", "start", "qmesh"])
+
         qmesh(machine, "invite", "hel-2", "--workers", "2", "--out", "/root/invitation")
         invited = wait_for_entry(machine, "QMESH_CODE=invited", "QMESH_MACHINE=hel-2")
         assert (invited["PRIORITY"], invited["MESSAGE"]) == (

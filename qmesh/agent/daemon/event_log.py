@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 from qmesh.agent.local import Local
+from qmesh.errors import QmeshError
 from qmesh.host.log.events import report_event
 from qmesh.host.registry import Event, Registry
 from qmesh.host.state.directory import State
@@ -19,17 +21,22 @@ class RegistryEventLog:
     def __init__(self, state: State) -> None:
         self._state = state
         self._last: int | None = None
+        with contextlib.suppress(QmeshError):  # such as without a registry, on a worker machine
+            self._take_new_events()
 
     def look(self, here: Local) -> None:
         """Log what is new. Raises QmeshError where the registry cannot be read."""
         if not here.settings.control:
             self._last = None
             return
-        with Registry(self._state.registry_file) as registry:
-            self._last, events = registry.list_new_events(self._last)
-        for event in events:
+        for event in self._take_new_events():
             if event.what not in _SAID_ELSEWHERE:
                 _report(event)
+
+    def _take_new_events(self) -> tuple[Event, ...]:
+        with Registry(self._state.registry_file) as registry:
+            self._last, events = registry.list_new_events(self._last)
+        return events
 
 
 def _report(event: Event) -> None:
