@@ -400,8 +400,8 @@ SILENCES: Final = (
         part=2,
         name="WireGuard's packets go out by another interface",
         harm=NO_MEMBER,
-        spoil=f"{NO_IPV6}; ip link add other type veth peer name far; ip link set far up; ip link set other up;"
-        " ip route add 192.168.0.200 dev other",
+        spoil=f"{NO_IPV6}; ip link add other type veth peer name far; ip link set far up;"
+        " ip link set other up; ip route add 192.168.0.200 dev other",
         code="peer-silent",
         undo=f"ip link delete other; {IPV6_AGAIN}",
         by_hand="ip route delete 192.168.0.200",
