@@ -398,17 +398,6 @@ SILENCES: Final = (
     ),
     Situation(
         part=2,
-        name="WireGuard's packets go out by another interface",
-        harm=NO_MEMBER,
-        spoil=f"{NO_IPV6}; ip link add other type veth peer name far; ip link set far up;"
-        " ip link set other up; ip route add 192.168.0.200 dev other",
-        code="peer-silent",
-        undo=f"ip link delete other; {IPV6_AGAIN}",
-        by_hand="ip route delete 192.168.0.200",
-        takes_silence=True,
-    ),
-    Situation(
-        part=2,
         name="a wrong link-layer address",
         harm=NO_MEMBER,
         spoil=f"{NO_IPV6}; ip neigh replace 192.168.0.200 lladdr 02:00:00:00:00:01 dev eth0 nud permanent",
