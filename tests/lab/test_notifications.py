@@ -163,7 +163,7 @@ def test_g3_a_guard_is_back_and_others_are_told_who_joins_while_a_receiver_hangs
     assert kinds(cluster.receiver, "machine-joined", "machine-silent").count(joined) == 1
     assert not {"agent-silent", "agent-failing", "agent-restarted"} & problems(control)
     tell(control, URL)
-    hanging.kill()
+    hanging.stop()
 
 
 def test_what_is_no_receiver_is_refused_and_none_ends_it(cluster):

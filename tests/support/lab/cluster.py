@@ -198,8 +198,13 @@ def files_with(machine: Machine, secret: str) -> set[str]:
         "paths = [os.path.join(top, name) for root in ('/root', '/run', '/tmp', '/etc/systemd', '/var/lib')"
         " for top, _, names in os.walk(root) for name in names]\n"
         "paths += glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ')\n"
+        "def read(path):\n"
+        "    try:\n"
+        "        return open(path, 'rb').read()\n"
+        "    except (FileNotFoundError, ProcessLookupError):\n"  # a process that has just ended has neither
+        "        return b''\n"
         "for path in paths:\n"
-        "    if os.path.isfile(path) and secret in open(path, 'rb').read():\n"
+        "    if os.path.isfile(path) and secret in read(path):\n"
         "        print(path)\n"
     )
     return set(machine.run(["python", "-c", script], input=secret).stdout.split())
