@@ -52,7 +52,7 @@ def _put_registry_back(machines: Machines, *, changes_it: bool = False) -> None:
     stop_agent(control)
     control.run(["sh", "-c", f"rm {STATE}/mesh.db*; cp -a {_SNAPSHOT}/mesh.db* {STATE}"])
     if changes_it:
-        qmesh(control, "set", "machine-b", "--guard-port", "9998")
+        qmesh(control, "set", "machine-b", "--workers", "3")
     start_agent(control)
 
 
