@@ -247,6 +247,8 @@ def _lock_killing_hung_change(state: State) -> Iterator[None]:
     undoing = state.rollback_record.read()
     if undoing is not None:
         processes.send_signal(undoing.by.process, signal.SIGKILL, is_meant=partial(_is_hung_change, undoing))
+        # What it was starting is killed before it counts as ended, but after it has lost the lock.
+        processes.wait_for_exit(undoing.by.process, PATIENCE_S)
     with state.try_lock(2 * PATIENCE_S) as locked:
         if not locked:
             report_event("command-hangs", "another qmesh command hangs: the rollback no longer waits for it")

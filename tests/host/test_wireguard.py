@@ -611,6 +611,35 @@ def test_the_process_outlives_its_maker_and_holds_none_of_its_files(process, mon
 
 
 @pytest.mark.userspace
+def test_a_start_that_outlasts_its_starter_makes_no_interface(process):
+    assert process.kind == "tun"
+    slow, real = Path("/run/bin/wireguard-go"), userspace.find_program()
+    slow.parent.mkdir(mode=0o755)
+    slow.write_text(f'#!/bin/sh\nuntil test -e /run/told; do sleep 0.05; done\nexec {real} "$@"\n')
+    slow.chmod(0o755)
+    code = "from qmesh.host.wireguard.userspace import UserspaceWireGuard as W; W().create('qmesh0')"
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"}
+    )
+    wait_until(lambda: running("wireguard-go"))
+
+    starter.kill()
+    starter.wait()
+
+    wait_until(lambda: not running("wireguard-go"))
+    Path("/run/told").touch()
+    assert links.read(NAME) is None
+
+
+def test_a_start_whose_starter_has_ended_already_runs_nothing(tmp_path):
+    for number in (1, os.getpid()):
+        words = ["/bin/sh", "-c", userspace._IF_PARENT_LIVES, "x", str(number), "touch", str(tmp_path / "ran")]
+        ended = subprocess.run(words, check=False)
+
+        assert (ended.returncode == 0) == (number == os.getpid()) == (tmp_path / "ran").exists()
+
+
+@pytest.mark.userspace
 def test_a_process_that_hangs_does_not_hang_us(process, monkeypatch):
     process.create(NAME)
     (identifier,) = running("wireguard-go")

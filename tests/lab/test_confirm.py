@@ -236,7 +236,9 @@ def test_a_change_that_is_killed_at_any_moment_is_undone(lab, begun, delay):
     assert as_it_is(member) == before
 
 
-def test_a_change_that_hangs_with_the_lock_is_killed_and_undone(lab):
+@pytest.mark.parametrize("outlasts", [False, pytest.param(True, marks=LONG)])
+def test_a_change_that_hangs_with_the_lock_is_killed_and_undone(lab, outlasts):
+    """outlasts: whether what it was starting would go on after the rollback."""
     member = taken_down_member(lab)
     stop_agent(member)
     before = as_it_is(member)
@@ -244,9 +246,11 @@ def test_a_change_that_hangs_with_the_lock_is_killed_and_undone(lab):
         applying = begin(member, env)
         wait_until(lambda: member.processes(UNDOING) and member.processes("bin/wireguard-go"), every_s=0.05)
         applying.send_signal(19)
-        member.write(TOLD, "")
+        if not outlasts:
+            member.write(TOLD, "")
     wait_until(lambda: is_undone(member), seconds=40)
     assert applying.wait(5) == -9
+    member.write(TOLD, "")
     idle(3)
     assert as_it_is(member) == before
 

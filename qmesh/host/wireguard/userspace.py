@@ -27,6 +27,8 @@ PROGRAM: Final = "wireguard-go"
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0
 _POLL_S = 0.01
+_IF_PARENT_LIVES: Final = '[ "$PPID" = "$1" ] && shift && exec "$@"'
+"""It may have ended before the signal was asked for."""
 
 
 def find_program() -> str:
@@ -117,13 +119,13 @@ def _build_elsewhere_error(interface: str) -> KernelRefused:
 
 def _start_process(interface: str) -> str:
     """Start the process, which leaves a daemon behind, and return what it printed."""
-    found = find_program()
+    words = _tie_to_own_life((find_program(), interface))
     # The daemon may keep what it prints to: neither our output nor a pipe, or it would hold our caller.
     with os.fdopen(os.memfd_create(PROGRAM), "w+b") as output:
         try:
             with heartbeat.allow_wait(START_TIMEOUT_S):
                 ended = subprocess.run(
-                    [found, interface],
+                    words,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -140,6 +142,17 @@ def _start_process(interface: str) -> str:
     if ended.returncode != 0:
         raise _build_start_error(interface, printed)
     return printed
+
+
+def _tie_to_own_life(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words that start a program which is killed when this thread ends, until it leaves its daemon behind.
+
+    A start that goes on by itself would make the interface after that was rolled back. Source: setpriv(1).
+    """
+    setpriv = programs.find_program("setpriv")
+    if setpriv is None:
+        return words
+    return (setpriv, "--pdeathsig=KILL", "/bin/sh", "-c", _IF_PARENT_LIVES, PROGRAM, str(os.getpid()), *words)
 
 
 def _build_environment() -> dict[str, str]:
