@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from qmesh.agent.machine_facts import bench, gatherer
 from qmesh.agent.machine_facts.gatherer import FactsGatherer, SpeedMeter
 from qmesh.agent.machine_facts.keeper import FactsKeeper, with_own_facts
 from qmesh.agent.machine_facts.teller import FactsTeller
+from qmesh.errors import MachineRefused
 from qmesh.host.machine_facts import program_digest
 from qmesh.host.machine_facts.core_speed import measure_core_speed
 from qmesh.host.machine_facts.program_digest import ProgramDigest
@@ -399,6 +401,24 @@ def test_a_program_of_whole_steps_ends_too(program, monkeypatch):
     monkeypatch.setattr(program_digest, "STEP", 3500)
     digest = ProgramDigest()
     assert take_steps(digest, program) == 3
+    assert digest.value == hashlib.sha3_256(program.read_bytes()).hexdigest()
+
+
+def test_a_step_that_was_given_up_and_goes_on_later_changes_no_digest(program, monkeypatch):
+    monkeypatch.setattr(program_digest, "STEP", 2000)
+    read_step, given_up = program_digest._read_step, []
+
+    def give_up(*words: Any) -> int:
+        given_up.append(words)
+        read_step(*words)
+        raise MachineRefused("the disk does not answer", hint="")
+
+    digest = ProgramDigest()
+    with monkeypatch.context() as slow:
+        slow.setattr(program_digest, "_read_step", give_up)
+        digest.take_step(program, os.geteuid())
+    assert given_up
+    take_steps(digest, program)
     assert digest.value == hashlib.sha3_256(program.read_bytes()).hexdigest()
 
 

@@ -28,19 +28,23 @@ pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
 
 class Agent:
-    """An agent's part, turn by turn. here: what its machine remembers; altered: how often the guard was."""
+    """An agent's part, turn by turn. here: what its machine remembers; altered: how often the guard was.
+
+    event: the number of the registry's last event.
+    """
 
     def __init__(self, state: State) -> None:
         self.state = state
         self.here = load_local(state)
         self.altered = 0
+        self.event = 1
         self.troubles = Troubles(lambda _: None)
         metrics = MetricsCollector(state, lambda: AgentKnowledge(self.here))
         metrics._checked = float("inf")  # no check of this machine
         self.notifier = Notifier(state, self.know, metrics, self.troubles)
 
     def know(self) -> AgentFacts:
-        return AgentFacts(self.here, LinkReport(), frozenset(), 1, f"start {self.altered} nft (process 7)")
+        return AgentFacts(self.here, LinkReport(), frozenset(), self.event, f"start {self.altered} nft (process 7)")
 
     def turn(self) -> bool:
         """One turn; whether nothing is left to deliver then."""
@@ -146,6 +150,18 @@ def test_settings_that_are_damaged_are_said_and_those_before_count(tmp_path):
             set_notifications(agent.state, urls=None, program="none", after_s=None)
         path.write_bytes(whole)
         agent.turn()
+        assert agent.list_troubles() == {}
+
+
+def test_a_registry_that_cannot_be_read_for_once_is_no_lasting_trouble(tmp_path):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        registry, aside = agent.state.registry_file, tmp_path / "aside"
+        agent.event, agent.altered = 2, 1
+        registry.rename(aside)
+        agent.turn()
+        aside.rename(registry)
+        wait_until(lambda: agent.turn() and told(receiver))
         assert agent.list_troubles() == {}
 
 

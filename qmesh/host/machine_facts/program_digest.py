@@ -57,8 +57,9 @@ class ProgramDigest:
         if self._value:
             return
         # Of a step that was given up, the thread may go on: nothing of this object is its business.
-        digest, begin = self._hash, self._read
+        digest, begin = self._hash.copy(), self._read
         octets = run_in_time(path, lambda: _read_step(program, digest, begin))
+        self._hash = digest
         self._read += octets
         if octets < STEP:
             self._value = self._hash.hexdigest()
