@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -216,3 +218,16 @@ def test_a_full_disk_ends_nobody(tmp_path):
     program = "logging.getLogger('qmesh').info('hello'); os.mkdir(sys.argv[1] + '.well')"
     speak(tmp_path / log_file.NAME, program, out=Path("/dev/full"))
     assert [path.name for path in tmp_path.iterdir()] == [f"{log_file.NAME}.well"]
+
+
+def test_who_reads_nothing_of_it_keeps_nobody_waiting(tmp_path):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writing, bytes(4096)):
+            pass
+    os.set_blocking(writing, True)
+    words = [sys.executable, "-c", SPEAK, str(tmp_path / "none"), "1000", "logging.getLogger('qmesh').info('x')"]
+    subprocess.run(words, stderr=writing, check=True, timeout=patience(20))
+    os.close(reading)
+    os.close(writing)

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import select
 import stat
 import sys
 import threading
@@ -37,6 +38,8 @@ PER_S: Final = 256.0
 """Octets a second, over a longer time: 22 MB a day."""
 MOST_LINE: Final = 8 * 1024
 _MOST_TEXTS: Final = 1000
+_TAKEN_MS: Final = 100
+"""Milliseconds for standard error to take a line: a journal whose disk hangs takes none."""
 _MODE: Final = 0o600
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -116,13 +119,16 @@ class LimitedHandler(logging.Handler):
 
 
 class StderrHandler(LimitedHandler):
-    """Writes lines to standard error."""
+    """Writes lines to standard error, where that takes them: no thread waits for who reads it."""
 
     def _send(self, record: logging.LogRecord, line: str, left_out: str) -> None:  # noqa: ARG002
         self._write(f"{line}{left_out}\n".encode("utf-8", "backslashreplace"))
 
     def _write(self, octets: bytes) -> None:
-        os.write(2, octets)
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if poll.poll(_TAKEN_MS):
+            os.write(2, octets)
 
 
 class JournalHandler(StderrHandler):
