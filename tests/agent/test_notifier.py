@@ -44,7 +44,9 @@ class Agent:
         self.notifier = Notifier(state, self.know, metrics, self.troubles)
 
     def know(self) -> AgentFacts:
-        return AgentFacts(self.here, LinkReport(), frozenset(), self.event, f"start {self.altered} nft (process 7)")
+        return AgentFacts(
+            self.here, LinkReport(), frozenset(), self.event, f"start {self.altered} nft (process 7)"
+        )
 
     def turn(self) -> bool:
         """One turn; whether nothing is left to deliver then."""

@@ -20,13 +20,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from qmesh.agent import limited_command
 from qmesh.agent.commands.check import Report, check
 from qmesh.agent.commands.log import list_events
 from qmesh.agent.commands.metrics import read_metrics
 from qmesh.agent.commands.set import set_readers
 from qmesh.agent.commands.status import Status, status
 from qmesh.agent.daemon.supervisor import READERS_PLACE, Troubles
-from qmesh.agent.limited_command import find_answer_line
+from qmesh.agent.limited_command import find_answer_line, run_limited_command
 from qmesh.agent.local import load_local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.readers import service as service_module
@@ -53,7 +54,7 @@ from tests.support.factories import key
 from tests.support.node_identity import IDENTITY, KEY_STORE
 from tests.support.node_identity import SECRETS as NODE_SECRETS
 from tests.support.registries import invite, redeem
-from tests.support.waiting import patience, wait_until
+from tests.support.waiting import patience, wait_until, within
 
 CONFIG = f"""{IDENTITY}
 db:
@@ -130,6 +131,14 @@ def test_what_a_command_logs_while_it_answers_spoils_no_answer(talk):
     answer = b'{"machine":"b","revision":5,"findings":[]}'
     assert find_answer_line(talk + answer + b"\n") == answer
     assert find_answer_line(b"Killed\n") == b"Killed\n"
+
+
+def test_a_command_is_not_waited_for_beyond_its_end(tmp_path, monkeypatch):
+    """What it leaves behind in a session of its own holds its output, and is out of reach."""
+    words = ("/bin/sh", "-c", "echo '{}'; setsid sleep 90 &")
+    monkeypatch.setattr(limited_command, "build_command_line", lambda *_, **__: words)
+    with within(6):
+        assert run_limited_command(State(tmp_path), "status", most_octets=100) == (b"{}", 0)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from qmesh.errors import BadInput
 from qmesh.host.notifications import delivery, http_sender
 from qmesh.host.notifications.delivery import find_program_file, run_program, send_by_http
 from qmesh.host.notifications.delivery_result import DeliveryResult
-from qmesh.host.notifications.limited_child import MOST_OUTPUT, run_limited_child
+from qmesh.host.system.limited_child import ChildLimits, run_limited_child
 from qmesh.host.unprivileged import NOBODY
 from qmesh.mesh.notifications.change import ToldChange
 from qmesh.mesh.notifications.formats import Request, build_request
@@ -387,7 +387,6 @@ def test_a_program_that_others_can_change_is_not_run():
 
 
 def test_what_a_child_prints_is_bounded_and_it_is_not_kept_waiting():
-    ended = run_limited_child(
-        ("/bin/sh", "-c", "head -c 1000000 /dev/zero; exit 3"), b"", wait_s=patience(20)
-    )
-    assert (ended.code, len(ended.output)) == (3, MOST_OUTPUT)
+    limits = ChildLimits(patience(20), output=10_000)
+    ended = run_limited_child(("/bin/sh", "-c", "head -c 1000000 /dev/zero; exit 3"), b"", limits)
+    assert (ended.code, len(ended.output)) == (3, 10_000)

@@ -633,8 +633,8 @@ def test_a_start_that_outlasts_its_starter_makes_no_interface(process):
 
 def test_a_start_whose_starter_has_ended_already_runs_nothing(tmp_path):
     for number in (1, os.getpid()):
-        words = ["/bin/sh", "-c", userspace._IF_PARENT_LIVES, "x", str(number), "touch", str(tmp_path / "ran")]
-        ended = subprocess.run(words, check=False)
+        words = ("/bin/sh", "-c", userspace._IF_PARENT_LIVES, "x", str(number))
+        ended = subprocess.run([*words, "touch", str(tmp_path / "ran")], check=False)
 
         assert (ended.returncode == 0) == (number == os.getpid()) == (tmp_path / "ran").exists()
 

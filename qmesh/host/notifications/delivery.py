@@ -16,8 +16,8 @@ from qmesh.errors import BadInput, QmeshError
 from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.node_program.group_confinement import build_confined_command, can_confine
 from qmesh.host.notifications.delivery_result import DeliveryResult
-from qmesh.host.notifications.limited_child import run_limited_child
 from qmesh.host.owned_path import DirectoryUse, PathMissing, open_without_links
+from qmesh.host.system.limited_child import ChildLimits, run_limited_child
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.notifications.formats import Request
 from qmesh.mesh.notifications.url import WebUrl
@@ -54,9 +54,8 @@ def send_by_http(request: Request, url: WebUrl) -> DeliveryResult:
     """Send a request. url: what of it is secret is in nothing that this returns."""
     words = build_command_line(sys.executable, module=_SENDER)
     try:
-        ended = run_limited_child(
-            words, msgspec.json.encode(request), wait_s=SEND_S, most_memory=_MOST_MEMORY
-        )
+        limits = ChildLimits(SEND_S, memory=_MOST_MEMORY)
+        ended = run_limited_child(words, msgspec.json.encode(request), limits)
     except OSError as error:
         return DeliveryResult(is_delivered=False, text=f"no process could be started: {error.strerror}")
     if ended.code is None:
@@ -96,7 +95,7 @@ def run_program(path: str, message: str) -> DeliveryResult:
         words: tuple[str, ...] = (find_program_file(path),)
         # It can begin no session of its own, so that one signal ends all that it starts.
         words = build_confined_command(words) if can_confine() else words
-        ended = run_limited_child(words, message.encode(), wait_s=PROGRAM_S)
+        ended = run_limited_child(words, message.encode(), ChildLimits(PROGRAM_S))
     except QmeshError as error:
         return DeliveryResult(is_delivered=False, text=error.message)
     except OSError as error:

@@ -145,7 +145,7 @@ def _start_process(interface: str) -> str:
 
 
 def _tie_to_own_life(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words that start a program which is killed when this thread ends, until it leaves its daemon behind.
+    """The words that start a program which is killed when this thread ends; its daemon is not.
 
     A start that goes on by itself would make the interface after that was rolled back. Source: setpriv(1).
     """

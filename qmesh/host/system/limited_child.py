@@ -12,22 +12,34 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from qmesh.host.system import heartbeat, programs
 
-MOST_OUTPUT: Final = 1 << 14
-PROCESSOR_S: Final = 20
 _END_S: Final = 2.0
 _PIECE: Final = 1 << 16
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+class ChildLimits(NamedTuple):
+    """What a child has. wait_s: seconds; processor_s: of the processor's time.
+
+    memory: bytes of address space; None for all there is. output: bytes that are kept of what it prints.
+    niceness: as of nice(1); 0 for this process's own.
+    """
+
+    wait_s: float
+    processor_s: int = 20
+    memory: int | None = None
+    output: int = 1 << 14
+    niceness: int = 0
+
+
 class ChildEnd(NamedTuple):
     """How a child has ended. code: as of `subprocess`; None where it was ended, as its time was over.
 
-    output: the first `MOST_OUTPUT` bytes that it printed.
+    output: the first bytes that it printed, on either stream.
     """
 
     code: int | None
@@ -35,11 +47,12 @@ class ChildEnd(NamedTuple):
 
 
 def run_limited_child(
-    words: Sequence[str], given: bytes, *, wait_s: float, most_memory: int | None = None
+    words: Sequence[str], given: bytes, limits: ChildLimits, *, environment: Mapping[str, str] | None = None
 ) -> ChildEnd:
-    """Run a program, with `given` on its standard input. wait_s: seconds that it has.
+    """Run a program, with `given` on its standard input.
 
-    most_memory: bytes of address space. Raises OSError where it can't be started.
+    environment: none of this process's, but a bare one, where it is None. Raises OSError where it can't be
+    started.
     """
     child = subprocess.Popen(
         words,
@@ -47,14 +60,14 @@ def run_limited_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=programs.DIRECTORY,
-        env=_build_environment(),
+        env=_build_environment() if environment is None else environment,
         start_new_session=True,
         bufsize=0,
     )
-    with heartbeat.allow_wait(wait_s + _END_S):
+    with heartbeat.allow_wait(limits.wait_s + _END_S):
         try:
-            _limit_process(child.pid, most_memory)
-            output, has_ended = _exchange(child, given, time.monotonic() + wait_s)
+            _limit_process(child.pid, limits)
+            output, has_ended = _exchange(child, given, limits)
         finally:
             # Until it is waited for, its number is nobody else's.
             with contextlib.suppress(OSError):
@@ -73,19 +86,22 @@ def _build_environment() -> dict[str, str]:
     return {"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": home if home.startswith("/") else "/"}
 
 
-def _limit_process(number: int, most_memory: int | None) -> None:
+def _limit_process(number: int, limits: ChildLimits) -> None:
     with contextlib.suppress(OSError):  # it has ended already
-        resource.prlimit(number, resource.RLIMIT_CPU, (PROCESSOR_S, PROCESSOR_S))
-        if most_memory is not None:
-            resource.prlimit(number, resource.RLIMIT_AS, (most_memory, most_memory))
+        if limits.niceness:
+            os.setpriority(os.PRIO_PROCESS, number, limits.niceness)
+        resource.prlimit(number, resource.RLIMIT_CPU, (limits.processor_s, limits.processor_s))
+        if limits.memory is not None:
+            resource.prlimit(number, resource.RLIMIT_AS, (limits.memory, limits.memory))
 
 
-def _exchange(child: subprocess.Popen[bytes], given: bytes, until: float) -> tuple[bytes, bool]:
+def _exchange(child: subprocess.Popen[bytes], given: bytes, limits: ChildLimits) -> tuple[bytes, bool]:
     """Give it what it is to read, and take what it prints; that, and whether it has ended by itself."""
     assert child.stdin is not None
     assert child.stdout is not None
+    until = time.monotonic() + limits.wait_s
     ended = os.pidfd_open(child.pid)
-    taken, printed, wanted = b"", child.stdout.fileno(), child.stdin.fileno()
+    taken, printed, wanted = bytearray(), child.stdout.fileno(), child.stdin.fileno()
     os.set_blocking(printed, False)
     os.set_blocking(wanted, False)
     try:
@@ -100,14 +116,14 @@ def _exchange(child: subprocess.Popen[bytes], given: bytes, until: float) -> tup
                     if not given:
                         selector.unregister(wanted)
                         child.stdin.close()
-                if printed in ready:
+                if printed in ready or ended in ready:
                     piece = _take(printed)
-                    taken = (taken + piece)[:MOST_OUTPUT]
-                    if not piece:
+                    taken += piece[: limits.output - len(taken)]
+                    if not piece and printed in ready:
                         selector.unregister(printed)
                 if ended in ready:  # what it has left behind may print for ever
-                    return (taken + _take(printed))[:MOST_OUTPUT], True
-        return taken, False
+                    return bytes(taken), True
+        return bytes(taken), False
     finally:
         os.close(ended)
 
