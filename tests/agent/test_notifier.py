@@ -155,6 +155,19 @@ def test_settings_that_are_damaged_are_said_and_those_before_count(tmp_path):
         assert agent.list_troubles() == {}
 
 
+def test_another_command_at_work_is_no_failure_to_keep_what_was_sent(tmp_path, caplog):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        agent.notifier._state = State(tmp_path, patience_s=0.01)
+        agent.altered = 1
+        with agent.state.lock():
+            agent.turn()
+            assert agent.notifier._record != agent.state.notification_record.read()
+        assert "notification-unkept" not in {getattr(each, "qmesh_code", "") for each in caplog.records}
+        wait_until(lambda: agent.turn() and told(receiver))
+        assert len(told(receiver)) == 1
+
+
 def test_a_registry_that_cannot_be_read_for_once_is_no_lasting_trouble(tmp_path):
     with receiving() as receiver:
         agent = make_agent(tmp_path, hook(receiver))

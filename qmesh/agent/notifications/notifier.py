@@ -20,7 +20,7 @@ from qmesh.agent.daemon.supervisor import DELIVERY, NOTIFYING, AgentPart, Troubl
 from qmesh.agent.local import Local
 from qmesh.agent.metrics.collector import MachineCheck, MetricsCollector, WorkerLook
 from qmesh.agent.notifications.delivery import Courier, describe_receiver
-from qmesh.errors import QmeshError
+from qmesh.errors import Busy, QmeshError
 from qmesh.host import files
 from qmesh.host.firewall import holder_client
 from qmesh.host.log.events import report_event
@@ -271,6 +271,8 @@ class Notifier:
                 if self._state.has_settings():
                     self._state.notification_record.write(record)
             self._kept = record
+        except Busy:  # another command is at work, and ends: at the next tick
+            pass
         except (QmeshError, OSError) as error:  # it is tried again; what is told meanwhile may be told twice
             report_event(
                 "notification-unkept", "what was sent could not be saved, and may be sent again: %s", error
