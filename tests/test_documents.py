@@ -27,6 +27,8 @@ PAGES = [DOCS / f"{name}.md" for name in ("quick-start", "operating", "recovery"
 CHECKS, FAULTS, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "guard"))
 WATCHED = [DOCS / f"{name}.md" for name in ("events", "monitoring", "node", "page")]
 """What is read by who watches a cluster."""
+REPOSITORY = [CHECKOUT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")]
+"""What is read before it is installed, or changed."""
 
 OTHER_PROGRAMS = {
     *("ansible", "apt-get", "cat", "git", "journalctl", "mkdir", "mv", "pipx", "rm", "scp", "ssh"),
@@ -466,7 +468,22 @@ def test_the_words_that_are_not_used_are_read():
     assert not is_used("anew", "an ewe")
 
 
-@pytest.mark.parametrize("document", [*PAGES, *WATCHED, README, CHECKS, FAULTS, GLOSSARY, GUARD], ids=name_of)
+@pytest.mark.parametrize(
+    "document",
+    [
+        *PAGES,
+        *WATCHED,
+        README,
+        *REPOSITORY,
+        CHECKS,
+        FAULTS,
+        GLOSSARY,
+        GUARD,
+        DOCS / "tests.md",
+        DOCS / "vagrant.md",
+    ],
+    ids=name_of,
+)
 def test_a_page_keeps_to_the_words_that_are_used(document):
     said = said_in(document)
     assert [word for word in words_that_are_not_used() if is_used(word, said)] == []
