@@ -16,7 +16,7 @@ from qmesh.agent.commands.status import _describe_unlike_machines
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.machine_facts import bench, gatherer
 from qmesh.agent.machine_facts.gatherer import FactsGatherer, SpeedMeter
-from qmesh.agent.machine_facts.keeper import FactsKeeper, with_own_facts
+from qmesh.agent.machine_facts.keeper import REREAD_S, FactsKeeper, with_own_facts
 from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.errors import MachineRefused
 from qmesh.host.machine_facts import program_digest
@@ -25,6 +25,7 @@ from qmesh.host.machine_facts.program_digest import ProgramDigest
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
+from qmesh.mesh.machine import Machine
 from qmesh.mesh.machine_facts.facts import MOST_RELABELLED, MachineFacts, ToldFacts, WorkerFacts
 from qmesh.mesh.machine_facts.schedule import TELL_S
 from qmesh.mesh.node_processes.observed import NodeProcess
@@ -218,6 +219,50 @@ def test_n3_facts_go_with_their_machine_and_with_the_control_role(control):
     keeper.look(control)
     keeper.look(member(control))
     assert known(keeper) == {}
+
+
+def a_revision_later(control: Local, machines: tuple[Machine, ...] | None = None) -> Local:
+    """The same control node, with a newer membership. machines: of it; None for the same."""
+    mesh = control.inventory
+    newer = msgspec.structs.replace(mesh, revision=mesh.revision + 1, machines=machines or mesh.machines)
+    return msgspec.structs.replace(control, inventory=newer)
+
+
+def test_what_a_machine_tells_before_the_agent_knows_that_it_joined_is_kept(control):
+    """A member tells at once, and then not for minutes; the agent's look may be older."""
+    others = tuple(each for each in control.inventory.machines if each.name != "machine-b")
+    mesh = msgspec.structs.replace(control.inventory, machines=others)
+    before = msgspec.structs.replace(control, inventory=mesh)
+    keeper = keeper_of({B: told_by(member(control))})
+    keeper.look(before)
+    keeper.look(before)
+    assert known(keeper) == {}
+    keeper.look(a_revision_later(control))
+    assert known(keeper).keys() == {B}
+
+
+def test_what_a_machine_tells_before_the_agent_knows_its_new_key_is_kept(control, monkeypatch):
+    old = control.inventory.machine("machine-b").public_key
+    machines = tuple(
+        msgspec.structs.replace(each, public_key=key(9)) if each.name == "machine-b" else each
+        for each in control.inventory.machines
+    )
+    rotated = a_revision_later(control, machines)
+    same = msgspec.structs.replace(rotated, preshared={**control.preshared, key(9): control.preshared[old]})
+    another = msgspec.structs.replace(
+        rotated, preshared={**control.preshared, key(9): control.preshared[key(2)]}
+    )
+    keeper, replaced, late = (keeper_of({B: told_by(member(control))}) for _ in range(3))
+    for each in (keeper, replaced, late):
+        each.look(control)
+    keeper.look(same)
+    assert known(keeper).keys() == {B}
+    replaced.look(another)
+    assert known(replaced) == {}, "another machine has its place now"
+    later = time.monotonic() + REREAD_S
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    late.look(same)
+    assert known(late) == {}
 
 
 def test_the_control_nodes_own_facts_are_among_them_once():
