@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local, load_local, read_held_membership
-from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
+from qmesh.errors import JOIN_ANEW, EnrolmentRefused, QmeshError, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.log.events import report_event
@@ -84,6 +84,17 @@ def apply_control_role(state: State, held: Inventory) -> None:
         if held.successor != settings.name:
             state.save_handover_payload(None)
         state.remove_control_files()
+
+
+def is_role_unchanged(state: State, here: Local) -> bool:
+    """Whether this machine is the control node, or is not, as it was then; also where it cannot be told.
+
+    Where that has changed meanwhile, files that are missing are no trouble of the machine's.
+    """
+    try:
+        return state.settings().control == here.settings.control
+    except QmeshError:
+        return True
 
 
 def resume_handover(state: State) -> None:

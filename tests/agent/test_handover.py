@@ -339,6 +339,17 @@ def test_the_old_control_node_serves_on_until_it_is_a_member(control: State) -> 
     assert not is_member(control, "an invitation")
 
 
+@pytest.mark.lab
+def test_what_is_missing_since_the_role_has_passed_is_no_trouble(control: State) -> None:
+    """The agent looks with what it knew before; its registry is gone by then."""
+    here = load_local(control)
+    assert control_role.is_role_unchanged(control, here)
+    control.save_settings(msgspec.structs.replace(control.settings(), control=False))
+    assert not control_role.is_role_unchanged(control, here)
+    (control.directory / "machine.json").write_text("{")
+    assert control_role.is_role_unchanged(control, here), "what cannot be read is a trouble"
+
+
 def test_who_was_the_control_node_tells_a_removed_machine_so_wherever_it_is_killed(
     control: State, mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def test_the_control_role_moves_and_the_worker_ports_follow(lab):
         assert {each["code"] for each in checked(machine)["findings"]} <= {"worker-wide"}
     assert "not the control node" in refusal(a, "invite", "machine-e", code=2)
     assert "is the control node of its mesh" in refusal(b, "join", "invitation", code=2)
+    assert "agent-failing" not in a.read(f"{STATE}/agent.log")
     # Nothing is left on A that makes a control node, and nothing on B but that.
     assert a.run(["sh", "-c", f"cd {STATE}; ls mesh.db signing.key"], check=False).stdout == ""
     held = b.run(["sh", "-c", f"cd {STATE}; ls"]).stdout.split()

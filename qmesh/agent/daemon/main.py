@@ -327,7 +327,8 @@ class Agent:
             except Busy:
                 pass  # the next time, then
             except (QmeshError, OSError) as error:
-                self._troubles.note_error(supervisor.FOLLOWING, error)
+                if control_role.is_role_unchanged(self._state, here):
+                    self._troubles.note_error(supervisor.FOLLOWING, error)
             else:
                 self._troubles.clear(supervisor.FOLLOWING)
 
