@@ -10,8 +10,10 @@ import pytest
 
 from qmesh.agent.daemon.event_log import RegistryEventLog
 from qmesh.agent.local import Local
+from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
-from tests.support.registries import NOW, invite, path, registry  # noqa: F401 - fixtures
+from tests.support.factories import key
+from tests.support.registries import NOW, invite, path, redeem, registry  # noqa: F401 - fixtures
 
 
 def here(*, control: bool) -> Local:
@@ -34,6 +36,16 @@ def test_what_is_new_is_logged_once_with_its_code_and_machine(events, registry, 
     said = [(each.qmesh_code, each.qmesh_machine, each.levelname) for each in caplog.records]
     assert said == [("invited", "hel-2", "NOTICE"), ("invitation-withdrawn", "hel-2", "NOTICE")]
     assert caplog.records[0].getMessage() == "invited hel-2 (by invite), revision 1"
+
+
+def test_who_made_an_invitation_is_not_said_to_have_joined(events, registry, path, caplog):  # noqa: F811
+    with Registry(path, user="alice") as inviting:
+        issued = invite(inviting, "hel-2")
+    redeem(registry, issued, key(1))
+    events.look(here(control=True))
+    assert [each.getMessage() for each in caplog.records if each.qmesh_code == "joined"] == [
+        "joined hel-2 (by join, invited by alice), revision 2"
+    ]
 
 
 def test_what_was_before_the_agent_is_for_qmesh_log(registry, path, events, caplog):  # noqa: F811

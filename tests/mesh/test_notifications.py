@@ -402,12 +402,14 @@ def test_events_of_the_registry_are_told_of_and_most_are_not():
     events = (
         RegistryEvent(NOW, "invited", "c", "root", None),
         RegistryEvent(NOW, "joined", "c", "root", "10.77.0.3"),
+        RegistryEvent(NOW, "replaced", "d", "bob", None),
         RegistryEvent(NOW, "removed", "b", "alice", None),
         RegistryEvent(-5, "restored", None, None, None),
     )
     found = sources.list_membership_changes(events, control="a")
     assert [(each.kind, each.machine, each.detail, each.at) for each in found] == [
         ("machine-joined", "c", "at 10.77.0.3, invited by root", NOW),
+        ("machine-replaced", "d", "invited by bob", NOW),
         ("machine-removed", "b", "by alice", NOW),
         ("mesh-restored", "a", "", 0),
     ]

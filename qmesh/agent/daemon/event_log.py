@@ -40,6 +40,12 @@ class RegistryEventLog:
 
 
 def _report(event: Event) -> None:
-    by = event.command if event.user is None else f"{event.command}, {event.user}"
     what = f"{event.what} {event.machine}" if event.machine else event.what
-    report_event(event.what, "%s (by %s), revision %d", what, by, event.revision, machine=event.machine)
+    report_event(
+        event.what,
+        "%s (%s), revision %d",
+        what,
+        event.describe_author(),
+        event.revision,
+        machine=event.machine,
+    )

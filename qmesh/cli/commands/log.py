@@ -30,16 +30,8 @@ def _render_text(found: Sequence[Event]) -> str:
 
 def _render_event(event: Event) -> str:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
-    what = f"{event.what:<21} {event.machine or ''} ({_render_author(event)}){_render_origin(event)}"
+    what = f"{event.what:<21} {event.machine or ''} ({event.describe_author()}){_render_origin(event)}"
     return escape_line(f"{at}  revision {event.revision:<5} {what}")
-
-
-def _render_author(event: Event) -> str:
-    if event.user is None:
-        return f"by {event.command}"
-    if event.command == "join":
-        return f"by join, invited by {event.user}"
-    return f"by {event.command}, {event.user}"
 
 
 def _render_origin(event: Event) -> str:

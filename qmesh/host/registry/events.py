@@ -78,6 +78,14 @@ class Event(msgspec.Struct, frozen=True):
     endpoint: str | None = None
     public_key: str | None = None
 
+    def describe_author(self) -> str:
+        """By which command it was, and which user's, in words."""
+        if self.user is None:
+            return f"by {self.command}"
+        if self.command == "join":
+            return f"by join, invited by {self.user}"
+        return f"by {self.command}, {self.user}"
+
 
 def record_event(
     connection: sqlite3.Connection, now: int, command: str, what: EventKind, machine: str, revision: int

@@ -174,6 +174,6 @@ def list_membership_changes(events: Iterable[RegistryEvent], *, control: str) ->
 
 
 def _describe_event(event: RegistryEvent) -> str:
-    by = "invited by" if event.what == "joined" else "by"
+    by = "invited by" if event.what in {"joined", "replaced"} else "by"
     words = (event.address and f"at {event.address}", event.user and f"{by} {cut_text(event.user)}")
     return ", ".join(filter(None, words))
