@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.errors import BadInput
-from qmesh.host.notifications import delivery, http_sender
+from qmesh.errors import BadInput, MachineRefused
+from qmesh.host.notifications import delivery, http_sender, notify_socket
 from qmesh.host.notifications.delivery import find_program_file, run_program, send_by_http
 from qmesh.host.notifications.delivery_result import DeliveryResult
 from qmesh.host.system.limited_child import ChildLimits, run_limited_child
@@ -390,3 +391,36 @@ def test_what_a_child_prints_is_bounded_and_it_is_not_kept_waiting():
     limits = ChildLimits(patience(20), output=10_000)
     ended = run_limited_child(("/bin/sh", "-c", "head -c 1000000 /dev/zero; exit 3"), b"", limits)
     assert (ended.code, len(ended.output)) == (3, 10_000)
+
+
+# A test of them
+
+
+def test_a_test_waits_for_one_that_is_under_way(tmp_path):
+    """As where somebody has typed it, waited for a program that hangs, and pressed Ctrl-C."""
+    results = notify_socket.ReceiverResults(
+        (notify_socket.ReceiverResult("x", DeliveryResult(True, "delivered")),)
+    )
+
+    def serve() -> None:
+        for _ in range(2):
+            listening.accept()[0].close()
+        notify_socket.send_results(listening.accept()[0], results)
+
+    with notify_socket.listen(tmp_path) as listening:
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        assert notify_socket.request_test(tmp_path, wait_s=patience(30)) == results
+        serving.join()
+
+
+def test_a_test_that_is_never_sent_ends(tmp_path):
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the test is over
+            while True:
+                listening.accept()[0].close()
+
+    with notify_socket.listen(tmp_path) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(MachineRefused, match="does not send"):
+            notify_socket.request_test(tmp_path, wait_s=0.3)

@@ -22,8 +22,8 @@ from qmesh.mesh.notifications.targets import (
     validate_program_path,
 )
 
-TEST_S = 60.0
-"""Seconds for a test: a program has 30, and the agent may just be at a look."""
+TEST_S = 90.0
+"""Seconds for a test: a program has 30, the agent may just be at a look, and another test under way."""
 
 
 def set_notifications(

@@ -21,6 +21,7 @@ from qmesh.mesh.decode import Malformed, decode_json
 SOCKET: Final = "notify.sock"
 _MOST_OCTETS: Final = 1 << 16
 _TAKEN_S: Final = 1.0
+_AGAIN_S: Final = 0.2
 
 
 class ReceiverResult(msgspec.Struct, frozen=True):
@@ -58,21 +59,32 @@ def request_test(directory: Path, *, wait_s: float) -> ReceiverResults:
 
     Raises MachineRefused where it does not answer.
     """
-    until, octets = time.monotonic() + wait_s, b""
+    until = time.monotonic() + wait_s
     try:
-        with unix_socket.open_socket_path(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(wait_s)
-            _connect(asking, path, until)
-            while part := asking.recv(_MOST_OCTETS):
-                octets += part
-                if len(octets) > _MOST_OCTETS or time.monotonic() > until:
-                    raise TimeoutError
+        while not (octets := _ask(directory, until)):
+            # A test is under way, such as one that somebody has broken off, or the agent has just begun.
+            time.sleep(_AGAIN_S)
         return parse_results(octets)
     except (OSError, Malformed):
         raise MachineRefused(
             "this machine's agent does not send notifications",
             hint="try again in some seconds where it has just started; else `qmesh check` says what is wrong",
         ) from None
+
+
+def _ask(directory: Path, until: float) -> bytes:
+    """What the agent answers; nothing where it sends no test now. Raises OSError, TimeoutError among them."""
+    octets = b""
+    with unix_socket.open_socket_path(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(max(_AGAIN_S, until - time.monotonic()))
+        _connect(asking, path, until)
+        while part := asking.recv(_MOST_OCTETS):
+            octets += part
+            if len(octets) > _MOST_OCTETS:
+                raise TimeoutError
+    if time.monotonic() > until:
+        raise TimeoutError
+    return octets
 
 
 def _connect(asking: socket.socket, path: str, until: float) -> None:
