@@ -225,11 +225,14 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
 """By command, and by option where that makes a difference."""
 
 
-def check_user(command: str) -> None:
-    """Raise NeedsRoot unless this process may do that command."""
+def check_user(command: str, *, option: str = "") -> None:
+    """Raise NeedsRoot unless this process may do that command.
+
+    option: what is root's alone, where readers may use the command without it.
+    """
     if PRECONDITIONS[command].root and os.geteuid() != 0:
         raise NeedsRoot(
-            f"`qmesh {command}` needs root; nothing was changed",
+            f"`{' '.join(filter(None, ('qmesh', command, option)))}` needs root; nothing was changed",
             hint="run the same command again, with `sudo` before it",
         )
 

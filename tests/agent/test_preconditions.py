@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from qmesh.agent import preconditions
+from qmesh.agent.audit.own_fixes import check_and_fix
+from qmesh.agent.commands.status import list_port_status
+from qmesh.agent.machine_facts.bench import measure_machines
 from qmesh.agent.preconditions import PRECONDITIONS, check_user, find_differences, lock_checked
 from qmesh.cli.app import COMMANDS
 from qmesh.errors import BadInput, NeedsRoot, StateUnreadable
@@ -77,6 +80,21 @@ def test_who_is_not_root_is_refused_by_all_but_who_only_looks(monkeypatch):
         else:
             with pytest.raises(NeedsRoot, match=f"`qmesh {command}` needs root"):
                 check_user(command)
+
+
+@pytest.mark.parametrize(
+    ("command", "run"),
+    [
+        ("status --ports", list_port_status),
+        ("status --bench", measure_machines),
+        ("check --fix", check_and_fix),
+    ],
+)
+def test_what_readers_may_not_is_named_with_its_option(monkeypatch, tmp_path, command, run):
+    """They may use the command without it."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(NeedsRoot, match=f"`qmesh {command}` needs root"):
+        run(State(tmp_path))
 
 
 @pytest.mark.usefixtures("own_machine")

@@ -51,7 +51,7 @@ def check_and_fix(state: State) -> FixedReport:
 
     Raises as `check`, and NeedsRoot before anything is changed.
     """
-    check_user("check")
+    check_user("check", option="--fix")
     report = check(state)
     # Each in turn: one that fails does not keep the others from being done.
     fixes = tuple(_try_fix(state, fix) for fix in list_fixes(report.findings))

@@ -297,7 +297,7 @@ class PortStatus(msgspec.Struct, frozen=True):
 
 def list_port_status(state: State) -> PortStatus:
     """For each machine what has to be open to the internet, and where the network comes for its workers."""
-    check_user("status")
+    check_user("status", option="--ports")
     here = load_latest(state)
     mesh = here.inventory
     return PortStatus(

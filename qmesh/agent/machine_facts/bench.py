@@ -53,7 +53,7 @@ class BenchStatus(msgspec.Struct, frozen=True):
 
 def measure_machines(state: State) -> BenchStatus:
     """Measure this machine, for half a second of one core, and list what is known of others."""
-    check_user("status")
+    check_user("status", option="--bench")
     here, now = load_local(state), time.time()
     told = {each.address: each for each in _request_facts(state)}
     address = here.machine.address
