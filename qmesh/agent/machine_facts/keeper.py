@@ -14,9 +14,9 @@ from qmesh.mesh.machine_facts.facts import HeldFacts, ToldFacts, hold_labels
 from qmesh.mesh.protocol.facts_report import decode_facts, decrypt_facts, encode_facts
 
 REREAD_S: Final = 60.0
-"""Seconds for which a report is read again with each newer membership. What the agent knows of the mesh may be
-older than the report of a machine that has just joined, or has another key; and it is not told again for
-minutes."""
+"""Seconds for which a report is read again with each newer membership. What the agent knows of the mesh may
+be older than the report of a machine that has just joined, or has another key; and that machine does not tell
+it again for minutes."""
 
 
 class _Report(NamedTuple):
