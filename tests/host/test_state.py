@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -40,6 +41,7 @@ SETTINGS = Settings(
     verification_key=bytes(range(32)),
     control_endpoints=(Endpoint("203.0.113.5", 51820), Endpoint("2001:db8::5", 51820)),
     config_directory="/root/.config",
+    mtu=1380,
     up=False,
     guarded=False,
 )
@@ -125,6 +127,39 @@ def test_settings_are_read_as_they_were_saved(state, settings):
 
     assert state.settings() == settings
     assert State(state.directory).find_settings() == settings
+
+
+BEFORE_READERS = """\
+{
+  "mesh": "0123456789abcdef",
+  "name": "machine-b",
+  "control": false,
+  "interface": "qmesh0",
+  "listen_port": 51820,
+  "verification_key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+  "control_endpoints": [{"host": "203.0.113.5", "port": 51820}, {"host": "2001:db8::5", "port": 51820}],
+  "config_directory": "/root/.config",
+  "config_owner": null,
+  "mtu": 1380,
+  "up": false,
+  "guarded": false,
+  "removed": false,
+  "invitation": null,
+  "metrics": null,
+  "metrics_directory": null
+}"""
+"""The settings as the version wrote them that knew no readers."""
+
+
+def test_settings_of_an_older_version_are_read_and_it_reads_these_while_nothing_newer_is_set(state):
+    """It refuses what it does not know, and says that the file is damaged."""
+    path = state.directory / "machine.json"
+    path.write_text(BEFORE_READERS)
+    assert state.settings() == SETTINGS
+    state.save_settings(state.settings())
+    assert json.loads(path.read_text()).keys() <= json.loads(BEFORE_READERS).keys()
+    state.save_settings(msgspec.structs.replace(SETTINGS, readers="monitoring"))
+    assert json.loads(path.read_text()).keys() - json.loads(BEFORE_READERS).keys() == {"readers"}
 
 
 def test_a_redemption_under_way_is_remembered_until_it_is_not(state):
@@ -269,11 +304,11 @@ def test_text_in_the_settings_that_is_no_text_is_damage(state):
         (b'"machine-b"', b'"a\\u0000b"'),
         (b'"/root/.config"', b'"/root\\u0000"'),
         (b'"/root/.config"', b'".config"'),
-        (b'"mtu": null', b'"mtu": -5'),
-        (b'"mtu": null', b'"mtu": 575'),
-        (b'"mtu": null', b'"mtu": 1421'),
-        (b'"mtu": null', b'"mtu": ' + b"9" * 5000),
-        (b'"mtu": null', b'"more": ' + b"[" * 5000),
+        (b'"mtu": 1380', b'"mtu": -5'),
+        (b'"mtu": 1380', b'"mtu": 575'),
+        (b'"mtu": 1380', b'"mtu": 1421'),
+        (b'"mtu": 1380', b'"mtu": ' + b"9" * 5000),
+        (b'"mtu": 1380', b'"more": ' + b"[" * 5000),
     ],
 )
 def test_settings_that_cannot_be_are_damage(state, old, new):

@@ -77,8 +77,10 @@ class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What this machine knows of itself. With this file the machine is part of a mesh.
+
+    What is as by default is not written, so that an older version can read it while nothing newer is set.
 
     mesh, name: the mesh's identifier, and this machine's name in it.
     control: whether this machine is the control node, which has the registry.
