@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from qmesh.host.log.events import report_event
@@ -9,6 +10,8 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import background, systemd
 from qmesh.mesh.systemd.instructions import describe_units_update
 from qmesh.mesh.systemd.units import render_qmesh_units
+
+log = logging.getLogger("qmesh")
 
 _START_S: Final = 60.0
 
@@ -37,6 +40,12 @@ def ensure_agent(state: State) -> None:
             process,
             state.log_file,
         )
+
+
+def warn_without_agent(state: State, purpose: str) -> None:
+    """Say that no agent runs, where none does. purpose: what it is needed for, such as `to serve metrics`."""
+    if not background.is_agent_running(state):
+        log.warning("no agent runs on this machine %s (hint: `qmesh apply` starts one)", purpose)
 
 
 def _warn_of_older_units() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import math
 import socket
 import subprocess
@@ -175,6 +177,23 @@ def test_another_directory_is_another_one_at_once_whether_or_not_an_agent_runs(t
     assert b"qmesh_revision" in (new / FILE).read_bytes()
     outlets._update(with_settings(here, metrics_directory=str(old)))
     assert (list(new.iterdir()), [each.name for each in old.iterdir()]) == ([], [FILE])
+
+
+def test_it_is_said_why_metrics_will_not_be_there_in_seconds(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("qmesh"), "propagate", True)
+    state, place = made(tmp_path / "state"), Path("/run/not-yet")
+    set_metrics(state, place=None, directory=str(place))
+    assert caplog.messages == [
+        "nothing is written yet: there is no directory '/run/not-yet' (hint: make it)",
+        "no agent runs on this machine to serve or write metrics (hint: `qmesh apply` starts one)",
+    ]
+    caplog.clear()
+    place.mkdir()
+    with state.agent_lock_file.open("w") as agent:
+        fcntl.flock(agent, fcntl.LOCK_EX)
+        set_metrics(state, place=None, directory=str(place))
+    set_metrics(state, place=None, directory="none")
+    assert caplog.messages == []
 
 
 def test_a_change_of_directory_that_is_cut_off_leaves_no_file_in_the_old_one(tmp_path, monkeypatch):

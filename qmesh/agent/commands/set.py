@@ -9,19 +9,20 @@ from pathlib import Path
 
 import msgspec
 
+from qmesh.agent.agent_start import warn_without_agent
 from qmesh.agent.mesh_change import ChangeResult, change_mesh
 from qmesh.agent.metrics.directory import find_metrics_directory
 from qmesh.agent.node.node_program import warn_of_other_programs
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.metrics.listen import refuse_taken_port
-from qmesh.host.metrics.public_file import remove_public_file
+from qmesh.host.metrics.public_file import is_directory, remove_public_file
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.readers.group import find_group_number, list_group_members
 from qmesh.host.readers.place import remove_place
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.host.system import background, ssh_session
+from qmesh.host.system import ssh_session
 from qmesh.mesh import changes
 from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Inventory
@@ -153,11 +154,22 @@ def set_metrics(state: State, *, place: str | None, directory: str | None) -> Me
             state.save_settings(settings)
     if before != chosen:  # the agent may have written it once more, and have ended since
         _remove_metrics_file(before)
+    _warn_of_missing_metrics(state, settings, chosen)
     return MetricsSettings(
         is_another=settings != old,
         metrics=None if settings.metrics is None else str(settings.metrics),
         metrics_directory=None if chosen is None else str(chosen),
     )
+
+
+def _warn_of_missing_metrics(state: State, settings: Settings, directory: Path | None) -> None:
+    """Say why what was just set will not be there in seconds."""
+    if directory is not None and not is_directory(directory):
+        log.warning(
+            "nothing is written yet: there is no directory %s (hint: make it)", quote_text(str(directory))
+        )
+    if directory is not None or settings.metrics is not None:
+        warn_without_agent(state, "to serve or write metrics")
 
 
 def _remove_metrics_file(directory: Path | None) -> None:
@@ -193,8 +205,8 @@ def set_readers(state: State, group: str) -> ReaderSettings:
             state.save_settings(msgspec.structs.replace(old, readers=wanted))
     if wanted is None:  # no agent may run that would
         remove_place()
-    elif not background.is_agent_running(state):
-        log.warning("no agent runs on this machine to answer readers (hint: `qmesh apply` starts one)")
+    else:
+        warn_without_agent(state, "to answer readers")
     return ReaderSettings(
         is_another=wanted != old.readers,
         readers=wanted,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from qmesh.agent.agent_start import warn_without_agent
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host.notifications.delivery import find_program_file
@@ -68,7 +69,13 @@ def set_notifications(
             state.notify_settings.remove()
         elif settings != old:
             state.notify_settings.write(settings)
-    return describe_settings(settings, is_another=settings != old)
+    return _report_settings(state, settings, is_another=settings != old)
+
+
+def _report_settings(state: State, settings: NotifySettings, *, is_another: bool) -> NotifyFacts:
+    if settings.receivers:
+        warn_without_agent(state, "to send notifications")
+    return describe_settings(settings, is_another=is_another)
 
 
 def send_test_notification(state: State) -> ReceiverResults:
