@@ -183,7 +183,7 @@ def test_who_follows_is_told_the_picture_what_was_before_and_each_change(served)
         shown = follower.wait_for("view")
         assert [machine["name"] for machine in shown["machines"]] == ["fra-1", "hel-2", "ams-3"]
         assert shown["machines"][1]["states"] == "aaaa"
-        assert "hel-2 joined, by anna" in {each["text"] for each in follower.wait_for("changes")}
+        assert "hel-2 joined, invited by anna" in {each["text"] for each in follower.wait_for("changes")}
         assert follower.wait_for("history")[-1][1]["first"] == 4
         served.view = build_view(silent=(5,), findings=FAULTS, at=NOW + 5)
         while follower.wait_for("view")["machines"][1]["states"] != "asaa":

@@ -89,7 +89,7 @@ def test_the_cluster_is_seen_and_the_browser_complains_of_nothing(browser, serve
         "ams-3; tunnel silent, last handshake 7 min ago; 0 of 4 alive, 4 silent; silent: cores 8-11",
     ]
     assert "systemctl restart qmesh-worker@6.service" in text_of(browser, "#findings")
-    assert "hel-2 joined, by anna" in text_of(browser, "#changes")
+    assert "hel-2 joined, invited by anna" in text_of(browser, "#changes")
     assert browser.run("document.querySelectorAll('#workers .tile').length") == 11
     assert browser.run("document.querySelectorAll('#table tbody tr').length") == 3
     assert browser.run("document.title").startswith("✕ ")

@@ -49,6 +49,9 @@ _EVENTS: Final[dict[str, str]] = {
     "node-files-fetched": "{} fetched the node's files",
 }
 
+_BY_INVITATION: Final = frozenset({"joined", "replaced"})
+"""Events whose user is who made the invitation."""
+
 
 class Change(msgspec.Struct, frozen=True):
     """Something that became different. at: Unix time in seconds."""
@@ -78,7 +81,8 @@ def describe_events(events: Iterable[EventView]) -> tuple[Change, ...]:
 
 def _add_author(words: str, event: EventView) -> str:
     what = words.replace("{}", event.machine or "").rstrip()
-    return what if event.user is None else f"{what}, by {event.user}"
+    by = "invited by" if event.what in _BY_INVITATION else "by"
+    return what if event.user is None else f"{what}, {by} {event.user}"
 
 
 def _list_guard_changes(before: PagePicture, after: PagePicture) -> Iterator[tuple[ChangeKind, str]]:
