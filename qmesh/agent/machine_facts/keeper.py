@@ -19,7 +19,7 @@ be older than the report of a machine that has just joined, or has another key; 
 it again for minutes."""
 
 
-class _Report(NamedTuple):
+class _SealedReport(NamedTuple):
     """sealed: as it came. at: when, by the monotonic clock. revision: of the mesh it was read with last."""
 
     sealed: bytes
@@ -46,13 +46,13 @@ class FactsKeeper:
         self._take_reports = take_reports
         self._lock = threading.Lock()
         self._kept: dict[str, _KeptFacts] = {}
-        self._reports: dict[str, _Report] = {}
+        self._reports: dict[str, _SealedReport] = {}
 
     def look(self, here: Local) -> None:
         """Read what came. Of the thread that follows the node."""
         now, revision = time.monotonic(), here.inventory.revision
         came = self._take_reports() if here.settings.control else {}
-        self._reports.update((address, _Report(sealed, now)) for address, sealed in came.items())
+        self._reports.update((address, _SealedReport(sealed, now)) for address, sealed in came.items())
         self._reports = {
             address: each
             for address, each in self._reports.items()
