@@ -94,11 +94,14 @@ def test_it_says_who_listens_where_it_is_open_now(lab):
     control = make_control(lab)
     member = make_member(lab, control, 201, 2)
     workers = start_workers(member, "4..5", "--careless")
+    qmesh(member, "set", "--metrics", "10.77.0.2:9586")
+    wait_until(lambda: "9586" in member.run(["nft", "list", "table", "inet", "qmesh"]).stdout, 30)
 
     done = qmesh(member, "uninstall")
 
     assert "worker ports 40003-40004 are OPEN" in done.stderr
     assert "tcp port 40003 at ::: python" in done.stderr
+    assert "9586" not in done.stderr, "that was the agent's"
     worker = find_only(member, r"worker\.py")
     assert str(worker) in done.stderr
     workers.stop()
@@ -145,8 +148,10 @@ def test_a_config_that_join_wrote_goes_with_the_state(lab):
     member.write("/root/invitation", qmesh(control, "invite", "machine-b", "--workers", "1").stdout, 0o600)
     qmesh(member, "join", "invitation")
     assert is_there(member, f"{STATE}/node/config.yml")
-    qmesh(member, "uninstall", "--delete-state")
-    assert not is_there(member, f"{STATE}/node")
+    # Here it is a mount, which stays.
+    assert facts(member, "uninstall", "--delete-state")["deleted"] == [STATE]
+    assert member.run(["ls", "-A", STATE]).stdout == ""
+    assert facts(member, "uninstall", "--delete-state")["deleted"] == []
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     closed, with_config = _list_own_ports(state)
     others: tuple[int, ...] = ()
     with contextlib.suppress(QmeshError):
-        others = state.list_guarded_ports()
+        others = _list_others_ports(state, settings)
     installed_files.stop_units()
     for each in (state.agent_lock_file, state.undo_lock_file):
         processes.terminate_lock_owner(each, timeout_s=_END_S)
@@ -117,8 +117,10 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
     deleted, kept = installed_files.delete_units()
     kept += left
     if delete_state:
+        had_state = _has_files(state.directory)
         kept += installed_files.delete_state(state, with_config=with_config)
-        deleted += () if state.directory.exists() else (state.directory,)
+        # A directory that is a mount stays, and is empty.
+        deleted += (state.directory,) if had_state and not _has_files(state.directory) else ()
     elif state.directory.exists():
         kept += (state.directory,)
     return UninstallResult(
@@ -155,6 +157,16 @@ def _list_own_ports(state: State) -> tuple[tuple[int, ...], bool]:
         text = node_config.read(ConfigDirectory(state.worker_config_directory, None)).text
         with_config = text is not None and _render(here, text) == _render(here, None)
     return closed, with_config
+
+
+def _list_others_ports(state: State, settings: Settings | None) -> tuple[int, ...]:
+    """Ports of other programs that the guard closes; that of the agent's metrics goes with the agent."""
+    served = None if settings is None or settings.metrics is None else settings.metrics.port
+    return tuple(port for port in state.list_guarded_ports() if port != served)
+
+
+def _has_files(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
 
 
 def _render(here: Local, text: str | None) -> str:
