@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import json
 import os
 import socket
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,7 +33,7 @@ from qmesh.agent.readers.answers import ReaderAnswers
 from qmesh.agent.readers.ask import is_reader
 from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.readers.shared_answer import SharedAnswer
-from qmesh.errors import BadInput, Busy, MachineRefused, NeedsRoot
+from qmesh.errors import BadInput, Busy, MachineRefused, NeedsRoot, QmeshError
 from qmesh.host.readers import server
 from qmesh.host.readers.client import ask_agent
 from qmesh.host.readers.place import DIRECTORY, SOCKET, ReaderPlace, remove_place
@@ -48,9 +46,9 @@ from qmesh.mesh.values import STATE_DIRECTORY, Endpoint
 from qmesh.mesh.view.answers import ReportAnswer, StatusAnswer
 from qmesh.mesh.view.cluster_view import EventView
 from qmesh.mesh.view.questions import MOST_ANSWER, QUESTIONS, Caller, ReaderQuestion
-from tests.support.checkout import CHECKOUT
 from tests.support.control_node import make_control_node
 from tests.support.factories import key
+from tests.support.forked import run_forked
 from tests.support.node_identity import IDENTITY, KEY_STORE
 from tests.support.node_identity import SECRETS as NODE_SECRETS
 from tests.support.registries import invite, redeem
@@ -74,16 +72,6 @@ READER = Caller(USER, frozenset((GROUP,)))
 NAMED: list[str | None] = ["readers"]
 """The groups that the settings have named; the last is the one that they name."""
 READERS = f"readers:x:{GROUP}:alice,bob\n"
-ASK = """
-import json, sys
-from qmesh.errors import QmeshError
-from qmesh.host.readers.client import ask_agent
-try:
-    print(json.dumps(["answer", ask_agent(sys.argv[1]).octets.decode()]))
-except QmeshError as error:
-    print(json.dumps([f"{type(error).__name__} {error.exit_code}", f"{error.message}; {error.hint}"]))
-"""
-
 
 # One answer for all
 
@@ -233,17 +221,14 @@ def put_groups(path: Path, *lines: str) -> None:
 
 def ask(question: str, *, user: int = USER, groups: tuple[int, ...] = (GROUP,)) -> list[str]:
     """What a process of a user is told."""
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, question],
-        user=user,
-        group=user,
-        extra_groups=groups,
-        env={"PYTHONPATH": str(CHECKOUT), "PATH": os.environ["PATH"]},
-        check=True,
-        stdout=subprocess.PIPE,
-        timeout=patience(30),
-    )
-    found: list[str] = json.loads(done.stdout)
+
+    def work() -> list[str]:
+        try:
+            return ["answer", ask_agent(question).octets.decode()]  # type: ignore[arg-type]
+        except QmeshError as error:
+            return [f"{type(error).__name__} {error.exit_code}", f"{error.message}; {error.hint}"]
+
+    found: list[str] = run_forked(work, user=user, groups=groups)
     return found
 
 
@@ -377,6 +362,18 @@ def test_from_the_command_that_ends_it_on_no_reader_is_answered(own_machine, gro
 
 
 @pytest.mark.lab
+def test_who_waits_to_be_taken_when_that_ends_is_not_answered(own_machine, groups):
+    put_groups(groups, READERS)
+    service = ReaderService(Fixed(), lambda: NAMED[-1], Troubles(lambda _: None))
+    service.update_place("readers")
+    with knock(b"log\n") as calling:
+        NAMED.append(None)
+        service.update_place(None)
+        with contextlib.suppress(ConnectionResetError):
+            assert calling.recv(100) == b""
+
+
+@pytest.mark.lab
 def test_a_socket_that_a_killed_agent_left_is_replaced(own_machine, groups):
     put_groups(groups, READERS)
     left = ReaderPlace(OTHER_GROUP)
@@ -481,6 +478,17 @@ def test_an_agent_that_ends_while_it_answers_is_no_other_version(own_machine, sa
         answering.join()
 
 
+@pytest.mark.lab
+def test_a_program_of_another_user_in_the_agents_place_is_told_nothing(own_machine):
+    with contextlib.closing(ReaderPlace(0)) as place:
+        run_forked(place.listening.listen, user=USER)  # from now on it is that user's
+        with pytest.raises(MachineRefused, match="is not root's"):
+            ask_agent("status")
+        calling, _ = place.listening.accept()
+        with calling:
+            assert calling.recv(100) == b""
+
+
 def answer_with(listening: socket.socket, said: bytes) -> None:
     with listening.accept()[0] as calling:
         calling.recv(100)
@@ -488,6 +496,48 @@ def answer_with(listening: socket.socket, said: bytes) -> None:
 
 
 # Bounds
+
+
+def test_one_who_drips_has_no_more_time_for_each_byte(monkeypatch):
+    ours, theirs = socket.socketpair()
+    clock = Clock()
+
+    def pass_a_second() -> float:
+        theirs.send(b"x")
+        clock.now += 1.0
+        return clock.now
+
+    with ours, theirs:
+        monkeypatch.setattr(time, "monotonic", pass_a_second)
+        with pytest.raises(TimeoutError):
+            server.receive_question(ours)
+        monkeypatch.undo()
+
+
+@pytest.mark.lab
+def test_one_in_more_groups_than_are_read_counts_for_his_own_alone(own_machine):
+    def look() -> tuple[int, list[int]]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            caller = read_caller(ours)
+        return caller.user, sorted(caller.groups)
+
+    groups = tuple(range(GROUP, GROUP + 300))
+    assert run_forked(look, user=USER, groups=groups) == [USER, [USER]]
+    assert run_forked(look, user=USER, groups=groups[:200]) == [USER, [USER, *groups[:200]]]
+
+
+def test_root_is_answered_with_what_is_so_now_and_readers_with_what_is_kept():
+    answers, found = Fixed(), list[int]()
+
+    def find() -> bytes:
+        found.append(1)
+        return b"%d" % len(found)
+
+    answers._shared["log"] = SharedAnswer(find, least_s=3600.0)
+    root = Caller(0, frozenset({0}))
+    said = [answers.find_answer("log", caller).octets for caller in (READER, root, READER, root)]
+    assert said == [b"1", b"2", b"2", b"3"]
 
 
 def take_all_for(user: int) -> None:

@@ -32,6 +32,7 @@ from qmesh.host.page.page_files import read_page_files
 from qmesh.host.page.question_process import become_nobody
 from qmesh.host.unprivileged import NOBODY
 from qmesh.mesh.view.cluster_view import ClusterView
+from tests.support.forked import run_forked
 from tests.support.page_server import TOKEN, ServedPage
 from tests.support.page_views import FAULTS, NOW, build_view
 from tests.support.waiting import patience, wait_until
@@ -133,8 +134,23 @@ def test_every_answer_has_the_headers_that_shut_the_page_in(served, path, method
 def test_the_policy_allows_nothing_that_is_inline_or_of_elsewhere():
     policy = dict(HEADERS)["content-security-policy"]
     assert policy.startswith("default-src 'none';")
-    assert "frame-ancestors 'none'" in policy
+    allowed = {each.partition(" ")[0]: each.partition(" ")[2] for each in policy.split("; ")}
+    for name in ("base-uri", "form-action", "frame-ancestors", "trusted-types"):
+        assert allowed[name] == "'none'"
+    assert allowed["require-trusted-types-for"] == "'script'"
     assert not re.search(r"unsafe|data:|https?:|\*", policy)
+    assert {name: value for name, value in HEADERS if name != "content-security-policy"} == {
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "cache-control": "no-store",
+    }
+
+
+def test_no_other_machine_reaches_the_port(running):
+    assert running.listening.getsockname()[0] == "127.0.0.1"
 
 
 def test_head_has_the_headers_of_get_and_no_body(served):
@@ -224,6 +240,36 @@ def test_names_and_texts_of_others_are_one_line_of_ascii_whatever_is_in_them():
         "</script>\n\ndata: x\r\u2028\u202e",
         "?",
     ]
+
+
+def test_what_is_kept_of_changes_is_bounded_and_a_large_picture_is_sent_seldom(monkeypatch):
+    """A window that comes later gets the newest; and in a second none gets more of a large mesh."""
+    paused = list[float]()
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    async def follow() -> tuple[bytes, int]:
+        told = news.PageNews()
+        for number in range(news.MOST_CHANGES + 8):
+            silent = (5,) if number % 2 else ()
+            await told.note_view(build_view(silent=silent, at=NOW + number))
+        monkeypatch.setattr(asyncio, "sleep", pause)
+        async with contextlib.aclosing(told.follow()) as pieces:
+            assert (await anext(pieces)).startswith(b"retry: ")
+            first = await anext(pieces)
+            await anext(pieces)  # the history
+            await told.note_view(build_view(at=NOW + 1000))
+            await anext(pieces)
+        return first, len(first)
+
+    monkeypatch.setattr(news, "BYTES_A_S", 100)
+    first, octets = asyncio.run(follow())
+    (changes,) = re.findall(rb"event: changes\ndata: (.*)\n", first)
+    kept = json.loads(changes)
+    assert len(kept) == news.MOST_CHANGES
+    assert kept[-1]["at"] == NOW + news.MOST_CHANGES + 7
+    assert paused == [octets / 100]
 
 
 def test_windows_are_bounded_and_one_that_closes_leaves_room(served):
@@ -338,22 +384,6 @@ def test_a_socket_in_a_deep_directory_is_no_trouble(tmp_path):
     assert list(deep.iterdir()) == []
 
 
-def in_child(work: Any) -> Any:
-    """What a function says in a process of its own."""
-    take, give = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(give, json.dumps(work()).encode())
-        finally:
-            os._exit(0)
-    os.close(give)
-    with os.fdopen(take, "rb") as answer:
-        said = answer.read()
-    os.waitpid(child, 0)
-    return json.loads(said)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="this machine cannot: only root has rights to drop")
 def test_what_serves_has_none_of_roots_rights_and_its_child_asks_and_tidies_up(tmp_path):
     secret = tmp_path / "private.key"
@@ -383,7 +413,7 @@ def test_what_serves_has_none_of_roots_rights_and_its_child_asks_and_tidies_up(t
                 said["may signal"] = True
         return said
 
-    said = in_child(work)
+    said = run_forked(work)
     assert said["answers"] == ["secret"] * 3
     assert said["refused"]
     assert said["stays"]
@@ -412,5 +442,5 @@ def test_an_error_of_the_agent_reaches_the_page_with_its_hint_and_a_dead_child_i
                 return [error.message, error.hint]
         return []
 
-    assert in_child(partial(work, ask)) == ["no agent\u2028here", "qmesh apply"]
-    assert "has ended" in in_child(partial(work, end))[0]
+    assert run_forked(partial(work, ask)) == ["no agent\u2028here", "qmesh apply"]
+    assert "has ended" in run_forked(partial(work, end))[0]
