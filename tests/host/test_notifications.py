@@ -292,16 +292,15 @@ def test_what_becomes_of_a_program_is_told():
 @pytest.mark.lab
 @pytest.mark.usefixtures("own_machine")
 def test_a_program_that_does_not_end_is_killed_with_all_that_it_started(monkeypatch):
-    monkeypatch.setattr(delivery, "PROGRAM_S", patience(0.4))
-    for body in (
-        "sleep 1000",
-        "sleep 1000 & sleep 1000 & wait",
-        "setsid sleep 1000; sleep 1000",
-        "(trap '' TERM HUP; while :; do echo x; done) & sleep 1000",
-    ):
-        result = run_program(make_program(body), "")
-        assert result.text.startswith("it did not end within")
-    wait_until(lambda: "sleep" not in list_programs())
+    monkeypatch.setattr(delivery, "PROGRAM_S", patience(1.0))
+    begun = Path("/run/begun")
+    program = make_program(
+        "sleep 1000 & setsid sleep 1000 &\n"
+        f"(trap '' TERM HUP; touch {begun}; while :; do echo x; done) & sleep 1000"
+    )
+    assert run_program(program, "").text.startswith("it did not end within")
+    assert begun.exists()
+    wait_until(lambda: not {"sleep", "hook"} & set(list_programs()))
 
 
 @pytest.mark.lab
@@ -385,6 +384,12 @@ def test_a_program_that_others_can_change_is_not_run():
     Path(path).chmod(0o755)
     assert run_program(path, "").is_delivered
     assert Path("/run/was-run").exists()
+
+
+def test_a_child_has_so_much_of_the_processor_and_of_memory_and_is_as_nice():
+    limits = ChildLimits(patience(20), processor_s=7, memory=1 << 30, niceness=19)
+    words = ("/bin/sh", "-c", "read go; ulimit -t; ulimit -v; nice")
+    assert run_limited_child(words, b"go\n", limits).output.split() == [b"7", b"%d" % (1 << 20), b"19"]
 
 
 def test_what_a_child_prints_is_bounded_and_it_is_not_kept_waiting():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Iterable
 
 import msgspec
@@ -255,6 +256,8 @@ def test_what_an_earlier_version_does_not_tell_is_not_known():
         ("cpu", "<script>"),
         ("cpu", 'a"b'),
         ("cpu", "a\nb"),
+        ("cpu", "a\n"),
+        ("node_digest", "ab" * 32 + "\n"),
         ("cpu", "\x1b[2J"),
         ("cpu", "\u202e"),
         ("cpu", "\ud800"),
@@ -283,6 +286,17 @@ def test_n3_what_breaks_its_bounds_is_no_fact(field, value):
         decode_facts(octets)
     with pytest.raises(EnrolmentRefused):
         decrypt_facts(encrypt_message(octets, SHARED, about=FACTS, nonce=NONCE), SHARED, cores={4})
+
+
+def test_n3_no_character_is_a_fact_that_means_something_elsewhere():
+    """To a shell, a page, a terminal, a collector of metrics."""
+    allowed = set(string.ascii_letters + string.digits + " ()@._+~:/,%#*=-")
+    for character in map(chr, range(0x250)):
+        if character in allowed:
+            assert msgspec.convert(character, FactText) == character
+        else:
+            with pytest.raises(msgspec.ValidationError):
+                msgspec.convert(character, FactText)
 
 
 def test_n3_a_report_of_very_many_workers_fits_and_has_those_with_most_memory():
