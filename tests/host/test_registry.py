@@ -281,6 +281,25 @@ def test_history_ends_and_an_invitation_that_was_used_is_known_still(path, regis
     assert redeem(registry, used, key(1)).machine("machine-b").public_key == key(1)
 
 
+def test_what_happened_since_is_told_in_order_and_of_very_many_the_newest(path, registry):
+    number, found = registry.list_new_events(None)
+    assert (number, found) == (1, ())
+    assert registry.list_new_events(number) == (1, ())
+    assert registry.list_new_events(7) == (1, ())  # of a registry that was restored from an older copy
+    for name in ("machine-b", "machine-c"):
+        invite(registry, name)
+    number, found = registry.list_new_events(1)
+    assert (number, [each.machine for each in found]) == (3, ["machine-b", "machine-c"])
+    assert registry.list_new_events(2) == (3, found[1:])
+    sql(
+        path,
+        "INSERT INTO events (at, command, what, machine, revision) WITH RECURSIVE many(n) AS (SELECT 0"
+        " UNION ALL SELECT n + 1 FROM many WHERE n < 299) SELECT 1, 'set', 'machine-changed', 'b', n FROM many",
+    )
+    number, found = registry.list_new_events(3)
+    assert (number, [each.revision for each in found]) == (303, list(range(200, 300)))
+
+
 def test_an_address_rests_whatever_the_clock_says(registry):
     for number, name in enumerate(("machine-b", "machine-c"), 1):
         redeem(registry, invite(registry, name), key(number))

@@ -192,6 +192,15 @@ def test_telegram_shows_it_as_code_in_the_chat_that_the_url_names():
     assert "@everyone" not in told["text"]
 
 
+def test_a_field_of_the_url_takes_the_place_of_nothing_that_is_told():
+    fields = "chat_id=1&text=calm&entities=none&link_preview_options=x&parse_mode=HTML"
+    url = f"https://api.telegram.org/bot1:A/sendMessage?{fields}"
+    plain = msgspec.json.decode(build_request(target(TELEGRAM), SENDER, BAD).body)
+    told = msgspec.json.decode(build_request(target(url), SENDER, BAD).body)
+    for name in ("text", "entities", "link_preview_options"):
+        assert told[name] == plain[name]
+
+
 def test_ntfy_gets_plain_text_and_a_priority():
     request = build_request(target("https://ntfy.sh/topic"), SENDER, BAD)
     assert request.headers["Priority"] == "high"

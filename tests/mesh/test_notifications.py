@@ -30,6 +30,7 @@ from qmesh.mesh.notifications.record import NotificationRecord
 from qmesh.mesh.notifications.sources import RegistryEvent
 from qmesh.mesh.notifications.tracker import (
     GATHER_S,
+    MOST_DOUBLINGS,
     MOST_GAP_S,
     OFTEN_S,
     Absence,
@@ -135,6 +136,12 @@ def test_what_comes_and_goes_is_told_ever_more_rarely_and_says_so():
     assert [(each.phase, each.hold_s) for each in said] == [("begun", 0), ("ended", 0), ("begun", 240)]
     (over,) = watched.look(OFTEN_S)
     assert (over.phase, over.hold_s) == ("ended", 480)
+
+
+def test_what_has_come_and_gone_for_a_year_is_told_within_so_many_times_as_long():
+    watched = Watched([Told("machine-silent", "b", "", is_on=True, changed_at=NOW, flips=1000)])
+    (over,) = watched.look((1 << MOST_DOUBLINGS) * AFTER_S + 5)
+    assert (over.phase, over.hold_s) == ("ended", (1 << MOST_DOUBLINGS) * AFTER_S)
 
 
 def test_after_a_calm_hour_it_is_told_as_the_first_time():
@@ -567,6 +574,24 @@ def test_many_messages_within_an_hour_become_fewer():
             sent += 1
             box = boxes.note_delivered(box, "x", batch.last, now)
     assert boxes.MOST_IN_HOUR <= sent <= boxes.MOST_IN_HOUR + 3600 / boxes.CROWDED_S
+
+
+def test_messages_of_a_clock_that_was_ahead_make_none_fewer():
+    box, ahead = box_for("x"), NOW + 10**7
+    for _ in range(boxes.MOST_IN_HOUR):
+        box = boxes.note_delivered(boxes.add_changes(box, changes(1)), "x", box.next_number, ahead)
+    box = boxes.note_delivered(boxes.add_changes(box, changes(1)), "x", box.next_number, NOW)
+    box = boxes.add_changes(box, changes(1))
+    assert boxes.find_batch(box, "x", NOW + boxes.BETWEEN_S) is not None
+
+
+def test_what_was_taken_once_is_not_sent_again_by_an_answer_that_comes_late():
+    box = boxes.add_changes(box_for("x", "y"), changes(3))
+    for last in (2, 1):
+        box = boxes.note_delivered(box, "x", last, NOW)
+    batch = boxes.find_batch(box, "x", NOW + boxes.BETWEEN_S)
+    assert batch is not None
+    assert [each.number for each in batch.changes] == [3]
 
 
 def test_what_comes_of_a_receiver_that_is_gone_changes_nothing():
