@@ -483,7 +483,7 @@ def test_a_program_of_another_user_in_the_agents_place_is_told_nothing(own_machi
     with contextlib.closing(ReaderPlace(0)) as place:
         run_forked(place.listening.listen, user=USER)  # from now on it is that user's
         with pytest.raises(MachineRefused, match="is not root's"):
-            ask_agent("status")
+            ask_agent("status", wait_s=patience(5))
         calling, _ = place.listening.accept()
         with calling:
             assert calling.recv(100) == b""

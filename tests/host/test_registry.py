@@ -294,7 +294,8 @@ def test_what_happened_since_is_told_in_order_and_of_very_many_the_newest(path, 
     sql(
         path,
         "INSERT INTO events (at, command, what, machine, revision) WITH RECURSIVE many(n) AS (SELECT 0"
-        " UNION ALL SELECT n + 1 FROM many WHERE n < 299) SELECT 1, 'set', 'machine-changed', 'b', n FROM many",
+        " UNION ALL SELECT n + 1 FROM many WHERE n < 299)"
+        " SELECT 1, 'set', 'machine-changed', 'b', n FROM many",
     )
     number, found = registry.list_new_events(3)
     assert (number, [each.revision for each in found]) == (303, list(range(200, 300)))

@@ -378,8 +378,9 @@ def test_what_is_quiet_is_so_before_it_is_silent():
 def test_only_who_came_while_it_was_watched_is_heard():
     """After an agent's start a handshake of before says nothing, and nothing does later that is old."""
     tunnels = Tunnels("a", "b")
-    tunnels.look(60.0)
-    assert tunnels.watch.list_heard() == frozenset()
+    for seconds in (LOOK_S, 60.0):
+        tunnels.look(seconds)
+        assert tunnels.watch.list_heard() == frozenset()
     tunnels.look(10.0, a=32)
     assert tunnels.watch.list_heard() == {"a"}
     tunnels.look(QUIET_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
@@ -166,6 +166,7 @@ def test_each_metric_is_named_as_prometheus_wants_it():
 
 
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False))
+@example('"\\\n"n\\"} 1', 0.0)
 def test_law_what_is_printed_is_one_line_that_means_the_same(text, number):
     one = Metric("qmesh_x", "gauge", "x", ("y",), "all", lambda _: ())
     printed = render_metrics([MetricFamily(one, (((text,), number),))]).decode()

@@ -182,7 +182,8 @@ def test_discord_shows_it_as_code_and_calls_nobody():
 
 
 def test_telegram_shows_it_as_code_in_the_chat_that_the_url_names():
-    request = build_request(target(TELEGRAM), SENDER, BAD)
+    told_of = change("finding", code="port-wide", subject=HOSTILE, detail=f"\U0001f600{HOSTILE}")
+    request = build_request(target(TELEGRAM), SENDER, batch(told_of))
     assert request.target == "/bot123456:AAsecret/sendMessage"
     told = msgspec.json.decode(request.body)
     assert (told["chat_id"], told["message_thread_id"]) == ("-100123", "7")
