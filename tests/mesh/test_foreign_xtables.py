@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from qmesh.mesh.foreign.lookups import Element, Lookups, Question
+from qmesh.mesh.foreign.packet_fields import LEAST_MSS
 from qmesh.mesh.foreign.packets import Packet
 from qmesh.mesh.foreign.rules import Evaluation, Table
 from qmesh.mesh.foreign.walk import find_drops
@@ -37,6 +38,9 @@ def network(address: bytes, mask: bytes) -> bytes:
 
 
 SOURCE = network(bytes([192, 0, 2, 0]), bytes([255, 255, 255, 0]))
+FROM_SOURCE, TO_TARGET = (
+    network(each, b"\xff" * 4) for each in (DATAGRAM.packed_source, DATAGRAM.packed_target)
+)
 UDP = struct.Struct("=4HB")
 TCP = struct.Struct("=4H4B")
 ANY = (0, 65535)
@@ -54,6 +58,11 @@ ANY = (0, 65535)
         ("passes", DATAGRAM, "conntrack", 3, conntrack(64, status=6)),
         ("drops", DATAGRAM, "conntrack", 3, conntrack(4, addresses=SOURCE)),
         ("passes", DATAGRAM, "conntrack", 3, conntrack(4, 4, addresses=SOURCE)),
+        ("drops", DATAGRAM, "conntrack", 3, conntrack(16, addresses=bytes(64) + TO_TARGET)),
+        ("drops", DATAGRAM, "conntrack", 3, conntrack(32, addresses=bytes(96) + FROM_SOURCE)),
+        ("passes", DATAGRAM, "conntrack", 3, conntrack(16, addresses=bytes(64) + FROM_SOURCE)),
+        ("passes", DATAGRAM, "conntrack", 3, conntrack(32, addresses=bytes(96) + TO_TARGET)),
+        ("drops", DATAGRAM, "conntrack", 3, conntrack(8, addresses=bytes(32) + TO_TARGET)),
         ("unclear", DATAGRAM, "conntrack", 3, conntrack(128)),
         ("drops", DATAGRAM, "conntrack", 1, conntrack(1)[:146] + struct.pack("=HHBB", 1, 0, 8, 0)),
         ("unclear", DATAGRAM, "conntrack", 9, b""),
@@ -71,6 +80,8 @@ ANY = (0, 65535)
         ("passes", DATAGRAM, "multiport", 1, struct.pack("=BB15H15sB", 2, 2, *(51820, 1, *13 * [0]), b"", 1)),
         ("passes", DATAGRAM, "multiport", 1, struct.pack("=BB15H15sB", 0, 1, *(22, *14 * [0]), b"", 0)),
         ("drops", DATAGRAM, "mark", 1, struct.pack("=IIB", 0, 255, 0)),
+        ("drops", replace(SENT, mark=0x8001), "mark", 1, struct.pack("=IIB", 0x8000, 0x8000, 0)),
+        ("passes", replace(SENT, mark=0x8001), "mark", 1, struct.pack("=IIB", 0x8000, 0xFFFF, 0)),
         ("passes", DATAGRAM, "connmark", 1, struct.pack("=IIB", 1, 255, 0)),
         ("drops", REQUEST, "tcp", 0, TCP.pack(*ANY, 51820, 51820, 0, 0x17, 0x02, 0)),
         ("passes", REQUEST, "tcp", 0, TCP.pack(*ANY, *ANY, 0, 0x17, 0x02, 4)),
@@ -125,6 +136,8 @@ ANY = (0, 65535)
         ("passes", REQUEST, "tcpmss", 0, struct.pack("=HHB", 1, 500, 0)),
         ("passes", REQUEST, "tcpmss", 0, struct.pack("=HHB", 536, 65535, 1)),
         ("unclear", REQUEST, "tcpmss", 0, struct.pack("=HHB", 536, 1300, 1)),
+        ("passes", REQUEST, "tcpmss", 0, struct.pack("=HHB", 2 * LEAST_MSS, 65535, 0)),
+        ("unclear", REQUEST, "tcpmss", 0, struct.pack("=HHB", 2 * LEAST_MSS - 1, 65535, 0)),
         ("drops", replace(REQUEST, is_later=True), "tcpmss", 0, struct.pack("=HHB", 536, 65535, 1)),
     ],
 )
@@ -191,6 +204,8 @@ def test_marks_of_iptables() -> None:
     sets = [xt("MARK", 2, struct.pack("=II", 1, 1), "target")]
     perhaps = [meta(20), compares(bytes(4)), *sets]
     assert fate(sets, marked) == "drops"
+    turned = [xt("MARK", 2, struct.pack("=II", 1, 0), "target")]  # --xor-mark 1
+    assert [fate(turned, marked), fate(sets, turned, marked)] == ["drops", "passes"]
     assert fate(perhaps, marked) == "unclear"
     assert fate(perhaps, sets, marked) == "unclear"
     for mode, expected in ((2, "passes"), (0, "passes"), (1, "passes")):
