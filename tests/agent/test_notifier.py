@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.notifications import outbox
+from qmesh.mesh.notifications.tracker import Told
 from tests.support.control_node import make_control_node
 from tests.support.factories import machine
 from tests.support.receivers import Receiver, receiving
 from tests.support.waiting import wait_until
+
+NOW = int(time.time())
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -95,6 +99,21 @@ def test_an_agent_that_restarts_tells_what_it_had_not_told_and_nothing_twice(tmp
         for _ in range(3):
             assert again.turn()
         assert len(receiver.requests) == 1
+
+
+def test_what_was_told_is_known_to_an_agent_that_restarts(tmp_path):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        kept = agent.state.notification_record
+        record, name = kept.read(), agent.here.settings.name
+        assert record is not None
+        told_before = Told("finding", name, "port-wide 40000", is_on=True, changed_at=NOW, flips=1)
+        kept.write(msgspec.structs.replace(record, told=(told_before,)))
+        again = Agent(agent.state)
+        assert again.turn()
+        found = kept.read()
+        assert found is not None
+        assert found.told == (told_before,)
 
 
 def test_a_receiver_that_takes_nothing_is_named_and_gets_all_as_one_message_later(tmp_path, monkeypatch):

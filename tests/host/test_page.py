@@ -397,6 +397,7 @@ def test_what_serves_has_none_of_roots_rights_and_its_child_asks_and_tidies_up(t
 
     def work() -> dict[str, Any]:
         said: dict[str, Any] = {}
+        os.setgroups([0, 3001])
         with become_nobody(ask, tidied.touch) as question:
             said["answers"] = [question().decode() for _ in range(3)]
             said["status"] = Path("/proc/self/status").read_text()
