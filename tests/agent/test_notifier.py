@@ -16,6 +16,7 @@ from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.notifications.notifier import AgentFacts, Notifier
 from qmesh.agent.notifications.settings import set_notifications
 from qmesh.errors import StateUnreadable
+from qmesh.host.log.machine_name import SETTINGS
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links.activity import LinkReport
@@ -114,6 +115,17 @@ def test_what_was_told_is_known_to_an_agent_that_restarts(tmp_path):
         found = kept.read()
         assert found is not None
         assert found.told == (told_before,)
+
+
+def test_after_qmesh_is_uninstalled_nothing_is_written_again(tmp_path):
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        (tmp_path / SETTINGS).unlink()
+        agent.state.notification_record.remove()
+        agent.altered = 1
+        agent.notifier._look_due = 0.0
+        agent.notifier._update()
+        assert not agent.state.notification_record.exists()
 
 
 def test_a_receiver_that_takes_nothing_is_named_and_gets_all_as_one_message_later(tmp_path, monkeypatch):
