@@ -15,7 +15,7 @@ import pytest
 
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host.notifications import delivery, http_sender, notify_socket
-from qmesh.host.notifications.delivery import find_program_file, run_program, send_by_http
+from qmesh.host.notifications.delivery import find_program_file, judge_answer, run_program, send_by_http
 from qmesh.host.notifications.delivery_result import DeliveryResult
 from qmesh.host.system.limited_child import ChildLimits, run_limited_child
 from qmesh.host.unprivileged import NOBODY
@@ -97,6 +97,23 @@ def test_what_takes_nothing_is_told_why_without_the_secret(behave, text):
         result = send(receiver.port)
     assert not result.is_delivered
     assert result.text.startswith(text)
+    assert SECRET not in repr(result)
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        {"error": f"/{SECRET} is not there"},
+        {"status": 404, "reason": f"no {SECRET}"},
+        {"status": 200, "reason": f"{SECRET} it is"},
+        {"status": 404, "body": f"k={SECRET}"},
+        {"status": 302, "reason": SECRET, "body": SECRET},
+    ],
+)
+def test_whatever_the_sending_process_prints_is_told_without_the_secret(printed):
+    url = parse_web_url(f"https://ntfy.example/{SECRET}?k={SECRET}")
+    result = judge_answer(json.dumps(printed).encode(), 0, url)
+    assert "..." in f"{result.text}{result.said}"
     assert SECRET not in repr(result)
 
 
