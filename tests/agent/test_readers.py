@@ -29,7 +29,7 @@ from qmesh.agent.limited_command import find_answer_line, run_limited_command
 from qmesh.agent.local import load_local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.readers import service as service_module
-from qmesh.agent.readers.answers import ReaderAnswers
+from qmesh.agent.readers.answers import ReaderAnswers, select_shown
 from qmesh.agent.readers.ask import is_reader
 from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.readers.shared_answer import SharedAnswer
@@ -199,6 +199,13 @@ def test_each_field_of_an_answer_is_shown_or_hidden_on_purpose(shown, whole, hid
     """Who adds one to a command's answer decides whether readers see it: here, and in qmesh.mesh.view."""
     assert set(list_fields(whole)) - set(list_fields(shown)) == hidden
     assert set(list_fields(shown)) <= set(list_fields(whole))
+
+
+def test_what_a_command_says_besides_is_cut_off():
+    said = b'{"machine":"b","revision":5,"findings":[],"private_key":"s3cret"}'
+    assert b"s3cret" not in select_shown(said, ReportAnswer, "check")
+    with pytest.raises(MachineRefused, match="had no answer"):
+        select_shown(b'{"private_key":"s3cret"}', ReportAnswer, "check")
 
 
 # The socket

@@ -40,6 +40,15 @@ def test_only_what_begins_a_handshake_at_that_port_is_heard(family, address):
         assert list(hearing.receive_messages()) == []
 
 
+def test_a_header_with_options_is_as_long_as_it_says():
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    begins = b"\x01" + b"x" * 147
+    with InitiationReceiver(PORT) as hearing, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
+        sending.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\x01" * 8)  # No Operation
+        sending.sendto(begins, ("127.0.0.1", PORT))
+        assert comes_true(lambda: list(hearing.receive_messages()) == [begins], 5)
+
+
 def test_once_closed_it_hears_nothing():
     hearing = InitiationReceiver(PORT)
     hearing.close()

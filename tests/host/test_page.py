@@ -365,6 +365,13 @@ def test_nothing_that_is_there_is_replaced_by_a_socket_or_removed_with_it(tmp_pa
     (tmp_path / "page.sock").write_text("another's")
     remove()
     assert {each.name for each in tmp_path.iterdir()} == {"file", "link", "page.sock"}
+    (tmp_path / "page.sock").unlink()
+    listening, remove = open_page_socket(tmp_path / "page.sock")
+    (tmp_path / "page.sock").unlink()
+    with listening, socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(tmp_path / "page.sock"))
+        remove()
+    assert (tmp_path / "page.sock").exists()
     assert not (tmp_path / "elsewhere").exists()
 
 
