@@ -56,10 +56,10 @@ def own() -> Any:
     return SimpleNamespace(machine=machine, settings=settings, inventory=inventory)
 
 
-def call(*keys: Secret, at: float = 2e9) -> None:
+def call(*keys: Secret, at: float = 2e9, port: int = PORT) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending:
         for key in keys:
-            sending.sendto(build_initiation(key.reveal(), derive_public_key(OWN), at), ("127.0.0.1", PORT))
+            sending.sendto(build_initiation(key.reveal(), derive_public_key(OWN), at), ("127.0.0.1", port))
 
 
 def test_a_machine_whose_calls_are_not_counted_is_let_in_again_and_not_too_often(own, caplog, monkeypatch):
@@ -89,16 +89,37 @@ def test_a_machine_whose_calls_are_not_counted_is_let_in_again_and_not_too_often
     call(OTHER)
     look()
     assert len(linux.taken) == 1
-    later = time.monotonic() + refused_handshakes.AGAIN_S
-    monkeypatch.setattr(time, "monotonic", lambda: later)
+    later = [time.monotonic() + refused_handshakes.AGAIN_S]
+    monkeypatch.setattr(time, "monotonic", lambda: later[-1])
     call(OTHER)
     look()
     assert len(linux.taken) == 2
+    later.append(later[-1] + refused_handshakes.AGAIN_S)
     call(OTHER)
     look(LinkReport(watched=1))  # none is silent: nothing is heard any more
+    assert refused._receiver is None
     look()
     look()
     assert len(linux.taken) == 2
+    refused.close()
+
+
+def test_it_hears_the_port_that_is_the_machines_now_and_needs_no_peer_that_is_gone(own):
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    linux: Any = Steps()
+    refused = RefusedHandshakes()
+    refused.renew_refused_peers(own, linux, SILENT)
+    own.settings.listen_port = PORT + 1
+    refused.renew_refused_peers(own, linux, SILENT)
+    read = linux.backend.read
+    linux.backend.read = lambda _: SimpleNamespace(peers=())
+    call(OTHER, port=PORT + 1)
+    refused.renew_refused_peers(own, linux, SILENT)
+    assert linux.taken == []
+    linux.backend.read = read
+    call(OTHER, port=PORT + 1)
+    refused.renew_refused_peers(own, linux, SILENT)
+    assert linux.taken == [("qmesh0", PEER)]
     refused.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import struct
 import subprocess
@@ -13,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmesh.host.log import log_file
-from qmesh.host.log.journal import JournalSocket, encode_fields
+from qmesh.host.log.journal import JournalSocket, encode_fields, is_stderr_journal
+from qmesh.host.log.log_lines import EventFormatter, LineFormatter
+from qmesh.host.log.machine_name import SETTINGS, read_machine_name
 
 NAMES = st.from_regex(r"[A-Z][A-Z0-9_]{0,20}", fullmatch=True)
 
@@ -35,6 +39,46 @@ def decode(datagram: bytes) -> dict[str, str]:
 @given(st.dictionaries(NAMES, st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
 def test_fields_arrive_as_they_were(fields):
     assert decode(encode_fields(fields)) == fields
+
+
+def test_whatever_is_logged_is_one_line_that_moves_no_cursor():
+    hostile = "a\nFAKE error\x1b[2J\u2028"
+    error = ValueError(hostile)
+    trace = (ValueError, error, None)
+    record = logging.LogRecord("qmesh", logging.ERROR, "x.py", 1, "%s", (hostile,), trace)
+    for formatter in (LineFormatter(), EventFormatter()):
+        line = formatter.format(record)
+        assert line.isprintable()
+        assert "a\\nFAKE" in line
+        assert "ValueError" in line
+
+
+def test_standard_error_is_the_journal_where_the_variable_names_that_very_file(monkeypatch):
+    found = os.fstat(2)
+    for said, expected in (
+        (f"{found.st_dev}:{found.st_ino}", True),
+        (f"{found.st_dev}:1", False),
+        ("", False),
+    ):
+        monkeypatch.setenv("JOURNAL_STREAM", said)
+        assert is_stderr_journal() == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ('{"name": "fra-1", "mesh": 7}', "fra-1"),
+        ('{"name": "../x"}', ""),
+        ('{"name": "a\\nb"}', ""),
+        ('{"name": 1}', ""),
+        ("{", ""),
+        (None, ""),
+    ],
+)
+def test_a_machine_is_named_in_its_log_where_its_settings_say_a_name(tmp_path, settings, name):
+    if settings is not None:
+        (tmp_path / SETTINGS).write_text(settings)
+    assert read_machine_name(tmp_path) == name
 
 
 @pytest.fixture

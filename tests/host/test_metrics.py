@@ -67,6 +67,14 @@ def served(running: Served) -> Served:
     return running
 
 
+def test_no_page_of_another_site_has_a_browser_load_them(served):
+    with socket.create_connection((served.place.host, served.place.port), 30) as asking:
+        asking.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = b"".join(iter(lambda: asking.recv(1 << 16), b"")).partition(b"\r\n\r\n")[0].lower()
+    assert b"\r\nx-content-type-options: nosniff" in head
+    assert b"\r\ncross-origin-resource-policy: same-origin" in head
+
+
 def test_metrics_of_megabytes_are_served_whole(served):
     status, body = served.ask()
     assert (status, body) == (200, TEXT)

@@ -97,6 +97,7 @@ ANY = (0, 65535)
         ("passes", DATAGRAM, "hashlimit", 1, struct.pack("=16xII", 0x10, 100)),
         ("unclear", DATAGRAM, "hashlimit", 1, struct.pack("=16xII", 0x10, 100_000)),
         ("passes", DATAGRAM, "hashlimit", 3, struct.pack("=256xQ8xI", 1000, 0x10)),
+        ("passes", DATAGRAM, "hashlimit", 3, struct.pack("=256xQ8xI", 1_000_000, 0x10)),
         ("unclear", LATER, "hashlimit", 3, struct.pack("=256xQ8xI", 1000, 0x30)),
         ("passes", DATAGRAM, "connlimit", 1, struct.pack("=16xII", 256, 0)),
         ("drops", DATAGRAM, "connlimit", 1, struct.pack("=16xII", 256, 1)),
@@ -169,6 +170,8 @@ def test_sets_of_ipset_and_lists_of_addresses_are_asked() -> None:
     key = struct.pack("!BBHHB", 2, 2, 51820, 51820, 17) + DATAGRAM.packed_source + DATAGRAM.packed_target
     recent, ipset = Question("recent", "", "x", DATAGRAM.packed_target), Question("ipset", "eth0", "7", key)
     assert lookups.open == {recent, ipset}
+    build_match("set", 4, struct.pack("=HBB", 8, 3, 0x0A))(Evaluation(DATAGRAM, lookups, {}))
+    assert Question("ipset", "eth0", "8", b"\x03\x0a" + key[2:]) in lookups.open
     for answers, expected in (
         ({recent: None, ipset: None}, "passes"), ({recent: Element(), ipset: None}, "drops"),
         ({recent: None, ipset: Element()}, "drops"),

@@ -292,6 +292,8 @@ def test_a_url_has_the_format_of_its_host_or_the_one_that_is_named(typed, chosen
         "https://[10.0.0.1]/x",
         "https://[fe80::1%25eth0]/x",
         "https://127.1/x",
+        "https://0x7f000001/x",
+        "https://a.0x7f/x",
         "https://2130706433/x",
         "https://0x7f.0.0.1/x",
         "https://a..b/x",
