@@ -89,7 +89,7 @@ def test_answers_have_the_shape_that_tools_are_written_against(lab):
     ]
     assert list(status["machines"][1]) == [
         *("name", "role", "address", "public_key", "endpoint", "cores", "ports", "state"),
-        *("last_handshake", "rx_bytes", "tx_bytes", "workers", "node_files"),
+        *("last_handshake", "rx_bytes", "tx_bytes", "workers", "node_files", "facts", "facts_age"),
     ]
     assert status["machines"][1]["last_handshake"] < 30
     assert [event["what"] for event in facts(control, "log")["events"]] == ["mesh-made", "invited", "joined"]
