@@ -241,11 +241,13 @@ def test_each_look_is_kept_once_and_the_oldest_goes():
 
 def test_of_thousands_of_workers_fewer_looks_are_kept():
     history = AnswerHistory()
-    for seed in range(40):
-        history.note_picture(picture(workers=[2048, 1], seed=seed))
+    two = [picture(workers=[2048, 1], seed=seed) for seed in range(2)]
+    for number in range(40):
+        history.note_picture(two[number % 2])
     assert len(history.samples) == MOST_NUMBERS // 2049
-    for seed in range(2):
-        history.note_picture(picture(workers=[40_000], seed=seed))
+    large = [picture(workers=[40_000], seed=seed) for seed in range(2)]
+    for number in range(2 * LEAST_SAMPLES):
+        history.note_picture(large[number % 2])
     assert len(history.samples) == LEAST_SAMPLES
     history.note_picture(picture(workers=[0]))
     assert len(history.samples) == LEAST_SAMPLES + 1
