@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import get_args
 
-from qmesh.host.registry.events import EventKind
 from qmesh.mesh.events.catalogue import EVENTS, PRIORITIES
+from qmesh.mesh.events.mesh_events import EVENT_WORDS, EventKind
+from qmesh.mesh.notifications.change import KINDS
 from tests.support.checkout import CHECKOUT
 from tests.support.finding_codes import findings_in_the_code
 
@@ -64,8 +65,18 @@ def test_the_page_has_every_level_with_its_number():
         assert f"| {level} | {PRIORITIES[level]} | " in PAGE
 
 
-def test_the_events_of_the_registry_are_of_the_same_family():
-    assert set(get_args(EventKind)) <= EVENTS.keys()
+def test_what_happens_to_the_mesh_has_words_and_is_logged():
+    assert set(get_args(EventKind)) == EVENT_WORDS.keys()
+    assert {EVENTS[kind] for kind in EVENT_WORDS} == {"notice"}
+
+
+def test_a_kind_of_a_notification_is_the_code_of_what_it_tells_and_in_the_page():
+    own = set(KINDS) - EVENTS.keys() - findings_in_the_code()
+    assert own == {"guard-not-whole", "finding", "test"}
+    rows = re.findall(r"^\| `([a-z-]+)` \| (?:event|\[finding|only here)", PAGE, re.MULTILINE)
+    assert sorted(rows) == sorted(KINDS)
+    monitoring = (CHECKOUT / "docs/monitoring.md").read_text(encoding="utf-8")
+    assert [kind for kind in KINDS if f"`{kind}`" not in monitoring] == []
 
 
 def test_what_needs_you_says_in_the_page_what_to_do():

@@ -13,12 +13,13 @@ from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
 from qmesh.host.log.events import report_event
-from qmesh.host.registry import EventKind, Registry
+from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
 from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import changes
 from qmesh.mesh.changes import RenumberedMachine
+from qmesh.mesh.events.mesh_events import EventKind
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.reachability.open_ports import MachinePorts, list_changed_ports
 from qmesh.mesh.systemd.change_steps import StepText, list_change_steps

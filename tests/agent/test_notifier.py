@@ -93,7 +93,7 @@ def test_an_agent_that_restarts_tells_what_it_had_not_told_and_nothing_twice(tmp
         agent = make_agent(tmp_path, hook(receiver))
         agent.altered = 1
         wait_until(agent.turn)
-        assert [(each["number"], each["kind"]) for each in told(receiver)] == [(1, "guard-altered")]
+        assert [(each["number"], each["kind"]) for each in told(receiver)] == [(1, "guard-changed")]
 
         again = Agent(agent.state)
         again.here, again.altered = agent.here, 1
@@ -149,7 +149,7 @@ def test_a_receiver_that_takes_nothing_is_named_and_gets_all_as_one_message_late
     assert "hook" not in "".join(named)
     assert DELIVERY not in agent.list_troubles()
     last = json.loads(receiver.requests[-1].partition(b"\r\n\r\n")[2])
-    assert [each["kind"] for each in last["changes"]] == ["guard-altered", "control-moved"]
+    assert [each["kind"] for each in last["changes"]] == ["guard-changed", "handed-over"]
 
 
 def move_control(inventory: Inventory) -> Inventory:
@@ -167,7 +167,7 @@ def test_the_machine_that_had_the_control_role_tells_that_it_moved_and_no_other_
         agent.here = before  # and back, which the other one tells
         for _ in range(3):
             assert agent.turn()
-        assert [(each["kind"], each["machine"]) for each in told(receiver)] == [("control-moved", "hel-2")]
+        assert [(each["kind"], each["machine"]) for each in told(receiver)] == [("handed-over", "hel-2")]
 
 
 def test_settings_that_are_damaged_are_said_and_those_before_count(tmp_path):

@@ -102,8 +102,8 @@ def test_a_test_says_what_came_back_and_shows_no_secret(cluster):
 def test_g3_a_guard_that_another_program_altered_is_told_with_its_name(cluster):
     """At once the first time; where a test before this one did so too, with how often it was."""
     assert is_back(cluster.control)
-    wait_until(lambda: kinds(cluster.receiver, "guard-altered"), 30)
-    change = next(each for each in told(cluster.receiver) if each["kind"] == "guard-altered")
+    wait_until(lambda: kinds(cluster.receiver, "guard-changed"), 30)
+    change = next(each for each in told(cluster.receiver) if each["kind"] == "guard-changed")
     assert change["detail"].startswith("nft (process ")
 
 
@@ -155,12 +155,12 @@ def test_g3_a_guard_is_back_and_others_are_told_who_joins_while_a_receiver_hangs
     hanging = start_receiver(control, 8124, "--hang")
     tell(control, URL, URL.replace("8123", "8124"))
     third = make_member(cluster.lab, control, 203, 1)
-    joined, removed = ((kind, "happened", third.name) for kind in ("machine-joined", "machine-removed"))
-    wait_until(lambda: hanging.output().count("machine-joined"), 60)
+    joined, removed = ((kind, "happened", third.name) for kind in ("joined", "removed"))
+    wait_until(lambda: hanging.output().count("joined"), 60)
     assert is_back(control)
     qmesh(control, "remove", third.name)
-    wait_until(lambda: removed in kinds(cluster.receiver, "machine-removed"), 60)
-    assert kinds(cluster.receiver, "machine-joined", "machine-silent").count(joined) == 1
+    wait_until(lambda: removed in kinds(cluster.receiver, "removed"), 60)
+    assert kinds(cluster.receiver, "joined", "peer-silent").count(joined) == 1
     assert not {"agent-silent", "agent-failing", "agent-restarted"} & problems(control)
     tell(control, URL)
     hanging.stop()

@@ -27,7 +27,6 @@ from qmesh.mesh.notifications.guard import (
 )
 from qmesh.mesh.notifications.outbox import Outbox
 from qmesh.mesh.notifications.record import NotificationRecord
-from qmesh.mesh.notifications.sources import RegistryEvent
 from qmesh.mesh.notifications.tracker import (
     GATHER_S,
     MOST_DOUBLINGS,
@@ -37,11 +36,12 @@ from qmesh.mesh.notifications.tracker import (
     ConditionTracker,
     Told,
 )
+from qmesh.mesh.view.cluster_view import EventView
 from tests.support.factories import key, machine, mesh
 
 NOW = 1_700_000_000
 AFTER_S = 60.0
-SILENT = Condition("machine-silent", "b")
+SILENT = Condition("peer-silent", "b")
 
 
 class Watched:
@@ -60,7 +60,7 @@ class Watched:
         while self.now < until:
             self.now += self.every
             self.tracker.advance(self.now)
-            self.tracker.observe("machine-silent", present, patience_s=AFTER_S, judge=lambda _: absence)
+            self.tracker.observe("peer-silent", present, patience_s=AFTER_S, judge=lambda _: absence)
             found += self.tracker.take_due(int(self.now))
         return found
 
@@ -157,7 +157,7 @@ def test_after_a_calm_hour_it_is_told_as_the_first_time():
 
 def test_a_hundred_machines_that_fall_silent_within_seconds_are_told_at_once():
     watched = Watched(every=1.0)
-    machines = [Condition("machine-silent", f"m{number}") for number in range(100)]
+    machines = [Condition("peer-silent", f"m{number}") for number in range(100)]
     said = []
     for second in range(200):
         found = watched.look(1, *machines[: 4 * second])
@@ -169,7 +169,7 @@ def test_one_that_waits_for_others_does_not_wait_for_ever():
     watched = Watched(every=1.0)
     first = None
     for second in range(300):
-        found = watched.look(1, *(Condition("machine-silent", f"m{each}") for each in range(second // 2 + 1)))
+        found = watched.look(1, *(Condition("peer-silent", f"m{each}") for each in range(second // 2 + 1)))
         if found and first is None:
             first = second
     assert first is not None
@@ -203,8 +203,8 @@ def test_law_what_is_told_of_one_condition_begins_and_ends_in_turn(looks):
             clock, now = clock + 5, now + 5
             tracker.advance(clock)
             tracker.observe(
-                "machine-silent",
-                [Condition("machine-silent", each) for each in on],
+                "peer-silent",
+                [Condition("peer-silent", each) for each in on],
                 patience_s=AFTER_S,
                 judge=lambda key: "unknown" if key[1] in unknown else "ended",
             )
@@ -220,7 +220,7 @@ def test_law_what_is_told_of_one_condition_begins_and_ends_in_turn(looks):
             clock, now = clock + 5, now + 5
             tracker.advance(clock)
             tracker.observe(
-                "machine-silent", [Condition("machine-silent", each) for each in on], patience_s=AFTER_S
+                "peer-silent", [Condition("peer-silent", each) for each in on], patience_s=AFTER_S
             )
             for change in tracker.take_due(int(now)):
                 said[change.machine].append(change.phase)
@@ -366,7 +366,7 @@ def test_a_guard_that_is_not_whole_is_told_and_that_it_is_whole_again():
             tracker,
             lambda: sources.note_guard(tracker, "a", is_whole=is_whole, after_s=AFTER_S),  # noqa: B023
         )
-        assert (told.kind, told.phase, told.machine) == ("guard-broken", phase, "a")
+        assert (told.kind, told.phase, told.machine) == ("guard-not-whole", phase, "a")
 
 
 FINDINGS = (
@@ -405,20 +405,26 @@ def test_findings_without_end_are_cut_and_none_of_them_counts_as_gone():
     assert [each.code for each in more] == ["key-mode"]
 
 
+def event(at: int, command: str, what: str, machine: str | None, **named) -> EventView:
+    return EventView(at=at, command=command, what=what, machine=machine, revision=1, **named)
+
+
 def test_events_of_the_registry_are_told_of_and_most_are_not():
     events = (
-        RegistryEvent(NOW, "invited", "c", "root", None),
-        RegistryEvent(NOW, "joined", "c", "root", "10.77.0.3"),
-        RegistryEvent(NOW, "replaced", "d", "bob", None),
-        RegistryEvent(NOW, "removed", "b", "alice", None),
-        RegistryEvent(-5, "restored", None, None, None),
+        event(NOW, "invite", "invited", "c", user="root"),
+        event(NOW, "join", "joined", "c", user="root", address="10.77.0.3"),
+        event(NOW, "admit", "joined", "d", user="anna"),
+        event(NOW, "join", "replaced", "c", user="root"),
+        event(NOW, "remove", "removed", "b", user="alice"),
+        event(-5, "restore", "restored", None),
     )
     found = sources.list_membership_changes(events, control="a")
     assert [(each.kind, each.machine, each.detail, each.at) for each in found] == [
-        ("machine-joined", "c", "at 10.77.0.3, invited by root", NOW),
-        ("machine-replaced", "d", "invited by bob", NOW),
-        ("machine-removed", "b", "by alice", NOW),
-        ("mesh-restored", "a", "", 0),
+        ("joined", "c", "at 10.77.0.3, invited by root", NOW),
+        ("joined", "d", "by anna", NOW),
+        ("replaced", "c", "invited by root", NOW),
+        ("removed", "b", "by alice", NOW),
+        ("restored", "a", "", 0),
     ]
 
 
@@ -505,7 +511,7 @@ def test_what_a_keeper_says_is_read_or_nothing(text, expected):
 
 def changes(number: int) -> list[ToldChange]:
     return [
-        ToldChange(at=NOW, kind="machine-silent", phase="begun", machine=f"m{each}") for each in range(number)
+        ToldChange(at=NOW, kind="peer-silent", phase="begun", machine=f"m{each}") for each in range(number)
     ]
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.host.registry.events import EventKind
+from qmesh.mesh.events.mesh_events import EventKind
 from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.page.access import DEFAULT_PORT, find_file_name, refuse_page_port, refuse_request
 from qmesh.mesh.page.changes import Change, describe_events, list_changes
@@ -196,16 +196,23 @@ def test_the_guard_and_findings_are_said_where_both_moments_know_them():
     assert texts(unknown, ill) == texts(ill, unknown) == []
 
 
-def event(what: str, machine: str | None = "hel-2", user: str | None = None) -> EventView:
-    return EventView(at=7, what=what, machine=machine, revision=1, command="set", user=user)
+def event(
+    what: str, machine: str | None = "hel-2", user: str | None = None, command: str = "set"
+) -> EventView:
+    return EventView(at=7, what=what, machine=machine, revision=1, command=command, user=user)
 
 
 def test_events_are_sentences_and_one_that_is_not_known_is_told_all_the_same():
     found = describe_events(
-        (event("joined"), event("mesh-changed", None, "anna"), event("of-later"), event("of-later", None))
+        (
+            event("joined", user="root", command="join"),
+            event("mesh-changed", None, "anna"),
+            event("of-later"),
+            event("of-later", None),
+        )
     )
     assert found == (
-        Change(7, "note", "hel-2 joined"),
+        Change(7, "note", "hel-2 joined, invited by root"),
         Change(7, "note", "the mesh was changed, by anna"),
         Change(7, "note", "of-later hel-2"),
         Change(7, "note", "of-later"),

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.host.registry import EventKind, IssuedInvitation, Registry
+from qmesh.host.registry import IssuedInvitation, Registry
+from qmesh.mesh.events.mesh_events import EventKind
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import Redemption, build_redemption, derive_invitation_keys

@@ -318,11 +318,12 @@ def _read_events(state: State, here: Local) -> tuple[EventView, ...] | None:
     if not here.settings.control:
         return None
     with contextlib.suppress(QmeshError), Registry(state.registry_file) as registry:
-        return tuple(map(_build_event_view, registry.events()[-MOST_EVENTS:]))
+        return tuple(map(build_event_view, registry.events()[-MOST_EVENTS:]))
     return None
 
 
-def _build_event_view(event: Event) -> EventView:
+def build_event_view(event: Event) -> EventView:
+    """An event of the registry, without what readers may not see."""
     return EventView(
         at=event.at,
         what=event.what,

@@ -18,7 +18,7 @@ import msgspec
 
 from qmesh.agent.daemon.supervisor import DELIVERY, NOTIFYING, AgentPart, Troubles
 from qmesh.agent.local import Local
-from qmesh.agent.metrics.collector import MachineCheck, MetricsCollector, WorkerLook
+from qmesh.agent.metrics.collector import MachineCheck, MetricsCollector, WorkerLook, build_event_view
 from qmesh.agent.notifications.delivery import Courier, describe_receiver
 from qmesh.errors import Busy, QmeshError
 from qmesh.host import files
@@ -35,10 +35,10 @@ from qmesh.mesh.notifications.change import ToldChange
 from qmesh.mesh.notifications.guard import note_alterations, parse_alterations
 from qmesh.mesh.notifications.outbox import Batch
 from qmesh.mesh.notifications.record import NotificationRecord
-from qmesh.mesh.notifications.sources import RegistryEvent
 from qmesh.mesh.notifications.targets import NotifySettings
 from qmesh.mesh.notifications.text import Sender
 from qmesh.mesh.notifications.tracker import ConditionTracker
+from qmesh.mesh.view.cluster_view import EventView
 
 TICK_S: Final = 1.0
 SENDING_S: Final = 0.1
@@ -223,7 +223,7 @@ class Notifier:
                 changes = (
                     ToldChange(
                         at=int(time.time()),
-                        kind="control-moved",
+                        kind="handed-over",
                         phase="happened",
                         machine=inventory.control,
                     ),
@@ -237,13 +237,11 @@ class Notifier:
         record = msgspec.structs.replace(record, event=event)
         return record, changes + sources.list_membership_changes(events, control=inventory.control)
 
-    def _read_events(self, since: int | None) -> tuple[int | None, tuple[RegistryEvent, ...]]:
+    def _read_events(self, since: int | None) -> tuple[int | None, tuple[EventView, ...]]:
         """The number of the registry's last event, and those after that one."""
         with contextlib.suppress(QmeshError), Registry(self._state.registry_file) as registry:
             number, found = registry.list_new_events(since)
-            return number, tuple(
-                RegistryEvent(each.at, each.what, each.machine, each.user, each.address) for each in found
-            )
+            return number, tuple(map(build_event_view, found))
         return since, ()  # what is wrong with the registry, the agent's own look says
 
     def _count_alterations(

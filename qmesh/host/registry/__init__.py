@@ -12,7 +12,7 @@ store        what can happen to the mesh: each change one transaction with its e
 image        the same in memory, for a backup
 """
 
-from qmesh.host.registry.events import Event, EventKind
+from qmesh.host.registry.events import Event
 from qmesh.host.registry.handover import Readiness
 from qmesh.host.registry.image import RegistryImage, load_image
 from qmesh.host.registry.invitations import IssuedInvitation, OpenInvitation, SpentInvitation
@@ -22,7 +22,6 @@ from qmesh.host.registry.store import KeyedMachine, Registry, RegistryNews
 
 __all__ = [
     "Event",
-    "EventKind",
     "FileRequester",
     "IssuedInvitation",
     "KeyedMachine",

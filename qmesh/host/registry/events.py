@@ -8,37 +8,14 @@ keys that it changed to and of the node's files that it fetched.
 from __future__ import annotations
 
 import sqlite3
-from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
 from qmesh.host.registry.schema import PRUNING
 from qmesh.host.registry.sqlite import select
+from qmesh.mesh.events.mesh_events import EventKind
 from qmesh.mesh.values import UnixTime
-
-EventKind: TypeAlias = Literal[
-    "mesh-made",
-    "invited",
-    "invitation-withdrawn",
-    "invitation-expired",
-    "joined",
-    "removed",
-    "paused",
-    "resumed",
-    "machine-changed",
-    "mesh-changed",
-    "replacement-invited",
-    "replacement-ended",
-    "replaced",
-    "key-offered",
-    "key-rotated",
-    "restored",
-    "handover-begun",
-    "handover-ended",
-    "handed-over",
-    "node-files-fetched",
-]
-
 
 _PRUNED_EVERY: Final = 256
 _MOST_NEW: Final = 100

@@ -10,13 +10,13 @@ import msgspec
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import (
     Event,
-    EventKind,
     find_last_invitation_event,
     find_last_join_event,
     record_event,
 )
 from qmesh.host.registry.sqlite import select, select_one
 from qmesh.mesh.changes import refuse_control_replacement, set_announced_host
+from qmesh.mesh.events.mesh_events import EventKind
 from qmesh.mesh.inventory import add_machine
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.admission import (

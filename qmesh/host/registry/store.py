@@ -28,7 +28,6 @@ from qmesh.host.registry import (
 )
 from qmesh.host.registry.events import (
     Event,
-    EventKind,
     append_event,
     find_last_invitation_event,
     find_last_time,
@@ -40,6 +39,7 @@ from qmesh.host.registry.events import (
 from qmesh.host.registry.invitations import OpenInvitation
 from qmesh.host.registry.sqlite import select, select_one
 from qmesh.host.system import disk_reserve
+from qmesh.mesh.events.mesh_events import EventKind
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import Redemption

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
+from qmesh.mesh.events.mesh_events import EVENT_WORDS
+
 Level: TypeAlias = Literal["err", "warning", "notice", "info", "debug"]
 """err: it needs you. warning: look at it. notice: a change that matters. info: routine."""
 
@@ -49,26 +51,7 @@ EVENTS: Final[Mapping[str, Level]] = {
     "membership-conflict": "err",
     "members-served": "info",
     # The membership, as the registry has it too
-    "mesh-made": "notice",
-    "mesh-changed": "notice",
-    "machine-changed": "notice",
-    "invited": "notice",
-    "invitation-withdrawn": "notice",
-    "invitation-expired": "notice",
-    "joined": "notice",
-    "removed": "notice",
-    "paused": "notice",
-    "resumed": "notice",
-    "replacement-invited": "notice",
-    "replacement-ended": "notice",
-    "replaced": "notice",
-    "key-offered": "notice",
-    "key-rotated": "notice",
-    "restored": "notice",
-    "handover-begun": "notice",
-    "handover-ended": "notice",
-    "handed-over": "notice",
-    "node-files-fetched": "notice",
+    **dict.fromkeys(EVENT_WORDS, "notice"),
     # Between machines
     "handover-waits": "warning",
     "control-endpoint-tried": "info",

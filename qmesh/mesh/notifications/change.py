@@ -10,18 +10,19 @@ from qmesh.mesh.audit.findings import Severity
 from qmesh.mesh.values import UnixTime
 
 ChangeKind: TypeAlias = Literal[
-    "machine-silent",
+    "peer-silent",
     "worker-silent",
-    "guard-broken",
-    "guard-altered",
+    "guard-not-whole",
+    "guard-changed",
     "finding",
-    "machine-joined",
-    "machine-replaced",
-    "machine-removed",
-    "control-moved",
-    "mesh-restored",
+    "joined",
+    "replaced",
+    "removed",
+    "restored",
+    "handed-over",
     "test",
 ]
+"""Where an event or a finding is of the same matter, its code. docs/events.md has all of them."""
 KINDS: Final[tuple[ChangeKind, ...]] = get_args(ChangeKind)
 
 Phase: TypeAlias = Literal["begun", "ended", "happened"]

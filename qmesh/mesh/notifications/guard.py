@@ -70,7 +70,7 @@ def note_alterations(
     by = next((known[keeper].by for keeper, count in fresh.items() if count and known[keeper].by), "")
     change = ToldChange(
         at=now,
-        kind="guard-altered",
+        kind="guard-changed",
         phase="happened",
         machine=machine,
         detail=by,

@@ -8,9 +8,10 @@ which cannot do that itself. So nothing is told by two machines.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from qmesh.mesh.audit.findings import Finding
+from qmesh.mesh.events.mesh_events import describe_author
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.links.activity import QUIET_S, SILENT_S, LinkReport
 from qmesh.mesh.metrics.snapshot import WorkerSample
@@ -18,6 +19,7 @@ from qmesh.mesh.node_processes.answers import list_undialled_machines
 from qmesh.mesh.node_processes.silence import SILENCE_WORDS
 from qmesh.mesh.notifications.change import ChangeKind, Condition, Key, ToldChange, cut_text
 from qmesh.mesh.notifications.tracker import Absence, ConditionTracker
+from qmesh.mesh.view.cluster_view import EventView
 
 MOST_FINDINGS: Final = 200
 """Of one check; a local user can have as many as he opens ports."""
@@ -28,23 +30,8 @@ _ALIVE: Final = frozenset({"absent", "elsewhere", "refused", "rejected", "stoppe
 """Why a worker does not answer, where its machine is there: else the machine may be about to be silent."""
 _UNSURE_S: Final = QUIET_S + 15.0
 
-EVENTS: Final[dict[str, ChangeKind]] = {
-    "joined": "machine-joined",
-    "replaced": "machine-replaced",
-    "removed": "machine-removed",
-    "restored": "mesh-restored",
-}
+TOLD_EVENTS: Final[tuple[ChangeKind, ...]] = ("joined", "replaced", "removed", "restored")
 """Events of the registry that are told."""
-
-
-class RegistryEvent(NamedTuple):
-    """One of them. what, machine, user, address: as of an event of the registry; at: Unix time in seconds."""
-
-    at: int
-    what: str
-    machine: str | None
-    user: str | None
-    address: str | None
 
 
 def note_machines(
@@ -73,8 +60,8 @@ def note_machines(
         return "ended" if expected[key[1]] in heard else "unknown"
 
     tracker.observe(
-        "machine-silent",
-        (Condition("machine-silent", machine) for machine, key in expected.items() if key in silent),
+        "peer-silent",
+        (Condition("peer-silent", machine) for machine, key in expected.items() if key in silent),
         patience_s=SILENT_S - QUIET_S,
         ended_s=after_s,
         judge=judge,
@@ -123,8 +110,8 @@ def forget_workers(tracker: ConditionTracker) -> None:
 
 def note_guard(tracker: ConditionTracker, name: str, *, is_whole: bool, after_s: float) -> None:
     """This machine's guard, by a new look at it."""
-    broken = () if is_whole else (Condition("guard-broken", name),)
-    tracker.observe("guard-broken", broken, patience_s=after_s)
+    broken = () if is_whole else (Condition("guard-not-whole", name),)
+    tracker.observe("guard-not-whole", broken, patience_s=after_s)
 
 
 def note_findings(
@@ -158,22 +145,22 @@ def _build_condition(name: str, finding: Finding) -> Condition:
     )
 
 
-def list_membership_changes(events: Iterable[RegistryEvent], *, control: str) -> tuple[ToldChange, ...]:
+def list_membership_changes(events: Iterable[EventView], *, control: str) -> tuple[ToldChange, ...]:
     """What is told of these events."""
     return tuple(
         ToldChange(
             at=max(0, event.at),
-            kind=EVENTS[event.what],
+            kind=kind,
             phase="happened",
             machine=event.machine or control,
-            detail=_describe_event(event),
+            detail=_describe_origin(event),
         )
         for event in events
-        if event.what in EVENTS
+        for kind in TOLD_EVENTS
+        if event.what == kind
     )
 
 
-def _describe_event(event: RegistryEvent) -> str:
-    by = "invited by" if event.what in {"joined", "replaced"} else "by"
-    words = (event.address and f"at {event.address}", event.user and f"{by} {cut_text(event.user)}")
-    return ", ".join(filter(None, words))
+def _describe_origin(event: EventView) -> str:
+    words = (event.address and f"at {event.address}", describe_author(event.command, event.user))
+    return ", ".join(cut_text(each) for each in words if each)

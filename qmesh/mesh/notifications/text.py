@@ -11,9 +11,10 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.notifications.change import ChangeKind, ToldChange, cut_text
+from qmesh.mesh.events.mesh_events import describe_event
+from qmesh.mesh.notifications.change import ToldChange, cut_text
 from qmesh.mesh.printable import escape_line
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.values import name_cores
 
 MOST_LINES: Final = 20
 MOST_NAMES: Final = 12
@@ -50,7 +51,7 @@ def _list_lines(changes: Iterable[ToldChange]) -> list[str]:
     groups: list[list[ToldChange]] = []
     for change in changes:
         last = groups[-1][-1] if groups else None
-        if last is not None and change.kind == "machine-silent" and _is_alike(last, change):
+        if last is not None and change.kind == "peer-silent" and _is_alike(last, change):
             groups[-1].append(change)
         else:
             groups.append([change])
@@ -65,7 +66,7 @@ def _render_group(group: Sequence[ToldChange]) -> str:
     change = group[0]
     names = _join_names([each.machine for each in group])
     text = _describe(change, names)
-    if change.kind == "guard-altered" or not change.hold_s:
+    if change.kind == "guard-changed" or not change.hold_s:
         return text
     return (
         f"{text} (this comes and goes: the next change is told once it has lasted {_say_time(change.hold_s)})"
@@ -78,41 +79,37 @@ def _join_names(names: Sequence[str]) -> str:
     return f"{len(names)} machines ({', '.join(names[:MOST_NAMES])} ...)"
 
 
-_PHRASES: Final[dict[ChangeKind, tuple[str, str]]] = {
-    "machine-silent": ("silent, nothing comes through the tunnel", "reachable again"),
-    "guard-broken": (
-        "the guard is not as it should be: worker ports may be open",
-        "the guard is whole again",
-    ),
-    "machine-joined": ("joined the mesh", ""),
-    "machine-replaced": ("joined again, with another key", ""),
-    "machine-removed": ("removed from the mesh", ""),
-    "control-moved": (
-        "is the control node now, and tells of the cluster, where `qmesh set --notify` was run there",
-        "",
-    ),
-    "mesh-restored": ("the control node was restored from a backup", ""),
-    "test": ("this is a test, nothing has happened", ""),
-}
-"""What has begun or happened, and what has ended."""
-
-
 def _describe(change: ToldChange, names: str) -> str:
     is_over = change.phase == "ended"
     match change.kind:
+        case "peer-silent":
+            return f"{names}: {'reachable again' if is_over else 'silent, nothing comes through the tunnel'}"
         case "worker-silent":
-            cores = format_port_ranges(
-                core for first, last in change.cores for core in range(first, last + 1)
-            )
-            why = f" ({change.detail})" if change.detail else ""
-            return f"{names}: workers {'answer again' if is_over else 'do not answer'}: cores {cores}{why}"
-        case "guard-altered":
+            return _describe_workers(change, names, is_over=is_over)
+        case "guard-not-whole" if is_over:
+            return f"{names}: the guard is whole again"
+        case "guard-not-whole":
+            return f"{names}: the guard is not as it should be: worker ports may be open"
+        case "guard-changed":
             return _describe_alteration(change, names)
         case "finding":
             return _describe_finding(change, names, is_over=is_over)
+        case "handed-over" as kind:
+            moved = describe_event(kind, names)
+            return f"{moved}; it tells of the cluster now, where `qmesh set --notify` was run there"
+        case "test":
+            return f"{names}: this is a test, nothing has happened"
         case kind:
             detail = f" ({cut_text(change.detail)})" if change.detail else ""
-            return f"{names}: {_PHRASES[kind][is_over]}{detail}"
+            return f"{describe_event(kind, names)}{detail}"
+
+
+def _describe_workers(change: ToldChange, names: str, *, is_over: bool) -> str:
+    cores = [core for first, last in change.cores for core in range(first, last + 1)]
+    is_one = len(cores) == 1
+    what = f"answer{'s' * is_one} again" if is_over else f"{'does' if is_one else 'do'} not answer"
+    why = f" ({change.detail})" if change.detail else ""
+    return f"{names}: {name_cores(cores)} {what}{why}"
 
 
 def _describe_alteration(change: ToldChange, names: str) -> str:

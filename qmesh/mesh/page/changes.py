@@ -8,56 +8,32 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from qmesh.mesh.events.mesh_events import describe_author, describe_event
 from qmesh.mesh.page.picture import LinkState, PageMachine, PagePicture
 from qmesh.mesh.values import name_cores
 from qmesh.mesh.view.cluster_view import EventView
 
-ChangeKind: TypeAlias = Literal["bad", "good", "note"]
+ChangeTone: TypeAlias = Literal["bad", "good", "note"]
 
-_WORKERS: Final[dict[str, tuple[ChangeKind, str]]] = {
+_WORKERS: Final[dict[str, tuple[ChangeTone, str]]] = {
     "a": ("good", "alive again"),
     "s": ("bad", "silent"),
     "r": ("note", "restarting"),
 }
 """What it means that a worker came into a state. One that is unknown now has done nothing."""
-_LINKS: Final[dict[LinkState, tuple[ChangeKind, str]]] = {
+_LINKS: Final[dict[LinkState, tuple[ChangeTone, str]]] = {
     "up": ("good", "the tunnel is up"),
     "silent": ("bad", "the tunnel is silent"),
     "never": ("note", "no handshake yet"),
 }
 _BAD_LINKS: Final = frozenset({"silent", "never"})
-_EVENTS: Final[dict[str, str]] = {
-    "mesh-made": "the mesh was made",
-    "invited": "{} was invited",
-    "invitation-withdrawn": "the invitation of {} was withdrawn",
-    "invitation-expired": "the invitation of {} expired",
-    "joined": "{} joined",
-    "removed": "{} was removed",
-    "paused": "{} was paused",
-    "resumed": "{} was resumed",
-    "machine-changed": "{} was changed",
-    "mesh-changed": "the mesh was changed",
-    "replacement-invited": "{} was invited again",
-    "replacement-ended": "the new invitation of {} ended",
-    "replaced": "{} joined again, with a new key",
-    "key-offered": "{} offered a new key",
-    "key-rotated": "{} has a new key",
-    "restored": "the control node was restored from a backup",
-    "handover-begun": "a handover to {} began",
-    "handover-ended": "the handover to {} was cancelled",
-    "handed-over": "the control role moved to {}",
-    "node-files-fetched": "{} fetched the node's files",
-}
-
-_BY_INVITATION: Final = frozenset({"joined", "replaced"})
-"""Events whose user is who made the invitation."""
 
 
 class Change(msgspec.Struct, frozen=True):
     """Something that became different. at: Unix time in seconds."""
 
     at: float
-    kind: ChangeKind
+    kind: ChangeTone
     text: str
 
 
@@ -72,20 +48,16 @@ def list_changes(before: PagePicture, after: PagePicture) -> tuple[Change, ...]:
 
 
 def describe_events(events: Iterable[EventView]) -> tuple[Change, ...]:
-    """What changed the mesh, in words. One of a kind that is not known here is told as it is named."""
-    return tuple(
-        Change(event.at, "note", _add_author(_EVENTS.get(event.what, f"{event.what} {{}}"), event))
-        for event in events
-    )
+    """What changed the mesh, in words."""
+    return tuple(Change(event.at, "note", _describe_event(event)) for event in events)
 
 
-def _add_author(words: str, event: EventView) -> str:
-    what = words.replace("{}", event.machine or "").rstrip()
-    by = "invited by" if event.what in _BY_INVITATION else "by"
-    return what if event.user is None else f"{what}, {by} {event.user}"
+def _describe_event(event: EventView) -> str:
+    words = describe_event(event.what, event.machine or ""), describe_author(event.command, event.user)
+    return ", ".join(filter(None, words))
 
 
-def _list_guard_changes(before: PagePicture, after: PagePicture) -> Iterator[tuple[ChangeKind, str]]:
+def _list_guard_changes(before: PagePicture, after: PagePicture) -> Iterator[tuple[ChangeTone, str]]:
     if after.guard is not None and before.guard is not None and after.guard != before.guard:
         if after.guard:
             yield "good", f"the guard of {after.name} is whole again"
@@ -93,7 +65,7 @@ def _list_guard_changes(before: PagePicture, after: PagePicture) -> Iterator[tup
             yield "bad", f"the guard of {after.name} is not whole"
 
 
-def _list_finding_changes(before: PagePicture, after: PagePicture) -> Iterator[tuple[ChangeKind, str]]:
+def _list_finding_changes(before: PagePicture, after: PagePicture) -> Iterator[tuple[ChangeTone, str]]:
     if before.findings is None or after.findings is None:
         return
     old = {(each.code, each.subject) for each in before.findings}
@@ -105,7 +77,7 @@ def _list_finding_changes(before: PagePicture, after: PagePicture) -> Iterator[t
         yield "good", f"no longer found: {code}: {subject}"
 
 
-def _list_machine_changes(before: PageMachine, after: PageMachine) -> Iterator[tuple[ChangeKind, str]]:
+def _list_machine_changes(before: PageMachine, after: PageMachine) -> Iterator[tuple[ChangeTone, str]]:
     name = after.name
     if after.link != before.link and after.link in _LINKS:
         kind, words = _LINKS[after.link]
