@@ -89,7 +89,8 @@ def test_the_cluster_is_seen_and_the_browser_complains_of_nothing(browser, serve
         "ams-3; tunnel silent, last handshake 7 min ago; 0 of 4 alive, 4 silent; silent: cores 8-11",
     ]
     assert "systemctl restart qmesh-worker@6.service" in text_of(browser, "#findings")
-    assert "hel-2 joined, invited by anna" in text_of(browser, "#changes")
+    assert "docs/checks.md#worker-silent" in text_of(browser, "#findings")
+    assert "hel-2 joined, by anna" in text_of(browser, "#changes")
     assert browser.run("document.querySelectorAll('#workers .tile').length") == 11
     assert browser.run("document.querySelectorAll('#table tbody tr').length") == 3
     assert browser.run("document.title").startswith("✕ ")
@@ -125,7 +126,9 @@ HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked =
 
 def test_what_others_wrote_stays_text_wherever_it_is_shown(browser, served):
     view = build_view(names=(HOSTILE, f"b{HOSTILE}", "javascript:window.hacked=1"))
-    finding = replace(FAULTS[0], code=HOSTILE, subject=HOSTILE, wanted=HOSTILE, seen=HOSTILE, cure=HOSTILE)
+    finding = replace(
+        FAULTS[0], code=HOSTILE, subject=HOSTILE, wanted=HOSTILE, seen=HOSTILE, cure=HOSTILE, link=HOSTILE
+    )
     assert view.events is not None
     events = tuple(replace(each, what=HOSTILE, user=HOSTILE) for each in view.events)
     served.view = replace(view, findings=(finding,), events=events, mesh=HOSTILE, version=HOSTILE)

@@ -9,7 +9,7 @@ import pytest
 
 from qmesh.errors import BadInput
 from qmesh.mesh.events.mesh_events import EventKind
-from qmesh.mesh.machine_facts.facts import MachineFacts
+from qmesh.mesh.machine_facts.facts import MachineFacts, WorkerFacts
 from qmesh.mesh.page.access import DEFAULT_PORT, find_file_name, refuse_page_port, refuse_request
 from qmesh.mesh.page.changes import Change, describe_events, list_changes
 from qmesh.mesh.page.history import LEAST_SAMPLES, MOST_NUMBERS, MOST_SAMPLES, AnswerHistory
@@ -119,6 +119,32 @@ def test_of_a_machines_facts_those_are_shown_that_are_known():
     )
     for unknown in (MachineFacts(), None):
         assert build_page_picture(with_member(build_view(), facts=unknown)).machines[1].facts == ()
+
+
+@pytest.mark.parametrize(
+    ("workers", "memory", "restarts"),
+    [
+        (
+            (WorkerFacts(4, 2**30), WorkerFacts(5, 3 * 2**30, 2)),
+            "4.0 GiB, of which core 5 has 3.0 GiB",
+            "2 (core 5)",
+        ),
+        (
+            (WorkerFacts(4, None, 1), WorkerFacts(5, 2**29, 2)),
+            "0.5 GiB, of which core 5 has 0.5 GiB",
+            "3 (cores 4-5)",
+        ),
+        ((WorkerFacts(4, 0),), "0.0 GiB, of which core 4 has 0.0 GiB", "none"),
+        ((WorkerFacts(4),), None, "none"),
+        ((), None, None),
+    ],
+)
+def test_memory_and_restarts_of_workers_are_among_the_facts_of_their_machine(workers, memory, restarts):
+    (_, shown, _) = build_page_picture(
+        with_member(build_view(), facts=MachineFacts(workers=workers))
+    ).machines
+    found = dict(shown.facts)
+    assert (found.get("memory of workers"), found.get("restarts of workers")) == (memory, restarts)
 
 
 # Changes

@@ -131,6 +131,7 @@ def test_what_a_control_node_knows_is_shown():
                 wanted="a guard",
                 seen="none",
                 cure="qmesh apply",
+                link="docs/checks.md#guard-missing",
             ),
         ),
         checked_at=1_700_000_002.0,

@@ -152,6 +152,7 @@ FAULTS: Final = (
         wanted="a worker that answers at 10.77.0.2:32505",
         seen="refused",
         cure="on hel-2: systemctl restart qmesh-worker@6.service",
+        link="docs/checks.md#worker-silent",
     ),
     FindingView(
         code="peer-silent",
@@ -160,6 +161,7 @@ FAULTS: Final = (
         wanted="packets from ams-3, which sends one every 25 s",
         seen="nothing came for 7 min",
         cure="on ams-3: qmesh check",
+        link="docs/checks.md#peer-silent",
     ),
 )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from qmesh.mesh.machine_facts.facts import MachineFacts
+from qmesh.mesh.machine_facts.facts import MachineFacts, WorkerFacts
 from qmesh.mesh.node_processes.silence import SILENCE_WORDS
-from qmesh.mesh.values import MachineState, Profile
+from qmesh.mesh.values import MachineState, Profile, name_cores
 from qmesh.mesh.view.cluster_view import (
     ClusterView,
     FindingView,
@@ -138,6 +138,8 @@ def _describe_facts(facts: MachineFacts) -> Iterator[tuple[str, str]]:
         ("load", "" if facts.load is None else f"{facts.load:.2f}"),
         ("memory available", _describe_part(facts.memory_available_bytes, facts.memory_bytes)),
         ("disk free", _describe_part(facts.disk_free_bytes, facts.disk_bytes)),
+        ("memory of workers", _describe_worker_memory(facts.workers)),
+        ("restarts of workers", _describe_restarts(facts.workers)),
         ("node", facts.node),
         ("qmesh", facts.qmesh),
         ("kernel", facts.kernel),
@@ -150,7 +152,29 @@ def _describe_facts(facts: MachineFacts) -> Iterator[tuple[str, str]]:
 def _describe_part(part: int | None, whole: int | None) -> str:
     if part is None or whole is None:
         return ""
-    return f"{part / 2**30:.1f} of {whole / 2**30:.1f} GiB"
+    return f"{part / 2**30:.1f} of {_format_memory(whole)}"
+
+
+def _format_memory(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB"
+
+
+def _describe_worker_memory(workers: Sequence[WorkerFacts]) -> str:
+    known = [(each.memory_bytes, each.core) for each in workers if each.memory_bytes is not None]
+    if not known:
+        return ""
+    largest, core = max(known)
+    total = sum(number for number, _ in known)
+    return f"{_format_memory(total)}, of which core {core} has {_format_memory(largest)}"
+
+
+def _describe_restarts(workers: Sequence[WorkerFacts]) -> str:
+    """None is said too: it is news where one was expected."""
+    if not workers:
+        return ""
+    total = sum(each.restarts for each in workers)
+    cores = [each.core for each in workers if each.restarts]
+    return f"{total} ({name_cores(cores)})" if total else "none"
 
 
 def _judge_link(machine: MachineView, tunnel: TunnelView | None) -> LinkState:

@@ -71,6 +71,7 @@ def build_finding_view(finding: Finding) -> FindingView:
         wanted=finding.wanted,
         seen=finding.seen,
         cure=finding.cure,
+        link=finding.link,
     )
 
 

@@ -79,6 +79,7 @@ class FindingView(msgspec.Struct, frozen=True, kw_only=True):
     wanted: str
     seen: str
     cure: str
+    link: str = ""
 
 
 class EventView(msgspec.Struct, frozen=True, kw_only=True):

@@ -471,6 +471,7 @@ function renderFindings() {
       make("p", {}, make("span", {}, "seen: "), finding.seen),
       make("p", {}, make("span", {}, "wanted: "), finding.wanted));
     if (finding.cure) part.append(make("code", { class: "fix" }, finding.cure));
+    if (finding.link) part.append(make("p", {}, make("span", {}, "more: "), finding.link));
     return part;
   });
   if (found.length > 100) parts.push(make("p", { class: "more" }, `and ${found.length - 100} more: type qmesh check`));
