@@ -164,6 +164,10 @@ def test_a_commands_help_begins_with_its_summary_and_ends_with_an_example(name):
     assert done.returncode == 0
     assert done.stderr == ""
     assert f"qmesh {name}" in done.stdout.partition("Examples:")[2]
+    names = {
+        option for each in found.params for option in (*each.opts, *each.secondary_opts) if option[0] == "-"
+    }
+    assert names <= set(re.findall(r"(?<= )--?[a-z0-9-]+(?= )", done.stdout))  # in 80 columns, and not cut
 
 
 def test_every_command_module_is_in_the_hall():

@@ -16,7 +16,7 @@ from qmesh.mesh.page.access import DEFAULT_PORT
 
 EXAMPLES = (
     "qmesh page",
-    "ssh -t -L 9587:127.0.0.1:9587 fra-1 qmesh page",
+    "ssh -t -L 9587:127.0.0.1:9587 fra-1 sudo qmesh page",
     "qmesh page --socket /run/user/1000/qmesh.sock",
 )
 

@@ -39,6 +39,12 @@ log = logging.getLogger("qmesh")
 _MOST_URLS: Final = 1 << 15
 Switch: TypeAlias = Literal["on", "off"]
 
+_ONE: Final = "Options for one machine, with NAME"
+_MESH: Final = "Options for the whole mesh, without NAME"
+_SWITCHES: Final = "Switches for the whole mesh, without NAME"
+"""A group of their own: the column for what switches them off leaves no room for other names."""
+_HERE: Final = "Options for the machine on which this is typed, without NAME"
+
 EXAMPLES = (
     "qmesh set hel-2 --workers 8",
     "qmesh set hel-2 --endpoint 203.0.113.7:51820",
@@ -57,12 +63,17 @@ EXAMPLES = (
 
 def command(
     name: Annotated[
-        str | None, typer.Argument(help="The machine; without it, the whole mesh.", metavar="NAME")
+        str | None,
+        typer.Argument(help="The machine; without it, the whole mesh, or this machine.", metavar="NAME"),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Its data workers.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Its data workers.", rich_help_panel=_ONE)] = None,
     endpoint: Annotated[
         list[str] | None,
-        typer.Option(help="HOST[:PORT] at which others reach it, the best first; `none` if they cannot."),
+        typer.Option(
+            help="Where others reach it; may be repeated, the best first; `none` if they cannot.",
+            metavar="HOST[:PORT]",
+            rich_help_panel=_ONE,
+        ),
     ] = None,
     announce: Annotated[
         str | None,
@@ -70,15 +81,19 @@ def command(
             help="From 2.1: IP address or DNS name at which the internet reaches its workers; `none` for its"
             " public endpoint.",
             metavar="ADDRESS",
+            rich_help_panel=_ONE,
         ),
     ] = None,
     node_files: Annotated[
-        Switch | None, typer.Option(help="Whether it may fetch the node's keys from here.")
+        Switch | None,
+        typer.Option(help="Whether it may fetch the node's keys from here.", rich_help_panel=_ONE),
     ] = None,
     guard_port: Annotated[
         str | None,
         typer.Option(
-            help="Further ports that its guard closes; `none` for no more of them.", metavar="PORT[,PORT...]"
+            help="Further ports that its guard closes; `none` for no more of them.",
+            metavar="PORT[,PORT...]",
+            rich_help_panel=_ONE,
         ),
     ] = None,
     source: Annotated[
@@ -88,23 +103,32 @@ def command(
             help="Who still reaches those, through the tunnel: `control` (the control node), `mesh` (every"
             " member) or `none` (only the machine itself).",
             show_default="none",
+            rich_help_panel=_ONE,
         ),
     ] = None,
     leave_open: Annotated[
         str | None,
         typer.Option(
-            help="Ports that are open on purpose; `none` for no more of them.", metavar="PORT[,PORT...]"
+            help="Ports that are open on purpose; `none` for no more of them.",
+            metavar="PORT[,PORT...]",
+            rich_help_panel=_ONE,
         ),
     ] = None,
-    node: Annotated[Profile | None, typer.Option(help="The node's version.")] = None,
-    worker_base_port: Annotated[int | None, typer.Option(help="Port of the first worker.")] = None,
+    node: Annotated[Profile | None, typer.Option(help="The node's version.", rich_help_panel=_MESH)] = None,
+    worker_base_port: Annotated[
+        int | None, typer.Option(help="Port of the first worker.", rich_help_panel=_MESH)
+    ] = None,
     p2p_base_port: Annotated[
-        int | None, typer.Option(help="From 2.1: the port at which other provers reach the first worker.")
+        int | None,
+        typer.Option(
+            help="From 2.1: the port at which other provers reach the first worker.", rich_help_panel=_MESH
+        ),
     ] = None,
     stream: Annotated[
         Stream | None,
         typer.Option(
-            help="From 2.1: what may dial the workers: `tunnel` (only the control node) or `public`."
+            help="From 2.1: what may dial the workers: `tunnel` (only the control node) or `public`.",
+            rich_help_panel=_MESH,
         ),
     ] = None,
     master_proxy: Annotated[
@@ -112,12 +136,15 @@ def command(
         typer.Option(
             "--master-proxy/--no-master-proxy",
             help="From 2.1: other provers connect via the control process.",
+            rich_help_panel=_SWITCHES,
         ),
     ] = None,
     restart: Annotated[
         bool | None,
         typer.Option(
-            "--restart/--no-restart", help="Let the agents restart the node's processes after a change."
+            "--restart/--no-restart",
+            help="Let the agents restart the node's processes after a change.",
+            rich_help_panel=_SWITCHES,
         ),
     ] = None,
     metrics: Annotated[
@@ -127,6 +154,7 @@ def command(
             " the control node; `none` for nowhere.",
             metavar="ADDRESS:PORT",
             show_default=False,
+            rich_help_panel=_HERE,
         ),
     ] = None,
     metrics_directory: Annotated[
@@ -136,6 +164,7 @@ def command(
             " directory where that is there.",
             metavar="DIR",
             show_default=False,
+            rich_help_panel=_HERE,
         ),
     ] = None,
     readers: Annotated[
@@ -145,15 +174,17 @@ def command(
             " `metrics` and `page` without root; `none` for no group.",
             metavar="GROUP",
             show_default=False,
+            rich_help_panel=_HERE,
         ),
     ] = None,
     notify: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where this machine's agent sends what has changed: the URL of a webhook, or FORMAT+URL."
-            " `-` asks for it and hides it, as it is a secret; `none` for nowhere.",
+            help="Where this machine's agent sends what has changed: the URL of a webhook, or FORMAT+URL;"
+            " may be repeated. `-` asks for it and hides it, as it is a secret; `none` for nowhere.",
             metavar="URL",
             show_default=False,
+            rich_help_panel=_HERE,
         ),
     ] = None,
     notify_command: Annotated[
@@ -162,6 +193,7 @@ def command(
             help="A program that only root can change, which gets the same as JSON; `none` for no program.",
             metavar="PROGRAM",
             show_default=False,
+            rich_help_panel=_HERE,
         ),
     ] = None,
     notify_after: Annotated[
@@ -170,11 +202,16 @@ def command(
             help="Seconds that something has to last before it is sent.",
             metavar="SECONDS",
             show_default=str(DEFAULT_AFTER_S),
+            rich_help_panel=_HERE,
         ),
     ] = None,
     notify_test: Annotated[
         bool,
-        typer.Option("--notify-test", help="Send a test to all of these now, and show what came of it."),
+        typer.Option(
+            "--notify-test",
+            help="Send a test to all of these now, and show what came of it.",
+            rich_help_panel=_HERE,
+        ),
     ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
@@ -182,8 +219,6 @@ def command(
     """Change a machine, or without NAME the whole mesh.
 
     It prints the machines whose core numbers change, and what to restart, in which order.
-
-    --metrics, --metrics-directory, --readers and --notify... are for the machine on which they are typed.
     """
     for_all = _list_given(
         ("--node", node),

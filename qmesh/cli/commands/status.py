@@ -32,7 +32,11 @@ def command(
     seconds: Annotated[
         int | None,
         typer.Argument(
-            min=1, max=3600, help="With --watch: seconds between two looks.", show_default=str(EVERY_S)
+            min=1,
+            max=3600,
+            help="With --watch: seconds between two looks.",
+            metavar="SECONDS",
+            show_default=str(EVERY_S),
         ),
     ] = None,
     watch: Annotated[
