@@ -230,8 +230,11 @@ def _without_prefix(words: list[str]) -> Iterator[list[str]]:
         del words[0]
     if words:
         yield words
-    if words[:1] == ["ssh"]:  # SSH's own command is the rest, as words or as one
-        yield from commands_in(" ".join(words[2:]))
+    if words[:1] == ["ssh"]:  # SSH's own command is what stands behind the machine, as words or as one
+        rest = words[1:]
+        while rest and rest[0].startswith("-"):
+            del rest[: 2 if rest[0] == "-L" else 1]
+        yield from commands_in(" ".join(rest[1:]))
 
 
 def typed_commands_of(document: Path) -> Iterator[list[str]]:
@@ -272,6 +275,8 @@ def test_what_is_mistyped_is_found():
     assert mistyped(["set", "hel-2", "--workers=8", "--json"]) == []
     assert mistyped(["--versions"]) == ["--versions"]
     assert mistyped(["units", "--node-args", "--debug", "--writ", "x"]) == ["--writ"]
+    line = "ssh -t -L 1:localhost:2 fra-1 sudo qmesh page --porch 3"
+    assert [mistyped(words[1:]) for words in commands_in(line) if words[0] == "qmesh"] == [["--porch"]]
     line = "QMESH_TRACEBACK=1 sudo qmesh plan && ssh fra-1 'qmesh invite hel-2' | qmesh join - > x; rm y"
     assert [words[0:2] for words in commands_in(line)] == [
         *(["qmesh", "plan"], ["ssh", "fra-1"], ["qmesh", "invite"], ["qmesh", "join"], ["rm", "y"]),
