@@ -349,6 +349,21 @@ def test_for_one_that_reads_slowly_nothing_piles_up(tmp_path, monkeypatch):
     remove()
 
 
+def test_events_that_could_not_be_read_for_a_moment_are_no_news_afterwards():
+    view = build_view()
+
+    async def follow() -> list[int]:
+        told, counts = news.PageNews(), []
+        for each in (view, msgspec.structs.replace(view, events=None), view):
+            await told.note_view(each)
+            counts.append(told._change_count)
+        return counts
+
+    first, *later = asyncio.run(follow())
+    assert first > 0
+    assert later == [first, first]
+
+
 def test_nothing_that_is_there_is_replaced_by_a_socket_or_removed_with_it(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("elsewhere")

@@ -144,6 +144,17 @@ def test_what_has_come_and_gone_for_a_year_is_told_within_so_many_times_as_long(
     assert (over.phase, over.hold_s) == ("ended", (1 << MOST_DOUBLINGS) * AFTER_S)
 
 
+@pytest.mark.parametrize("hours", [-24 * 365 * 40, -2, 2])
+def test_what_a_wrong_clock_said_keeps_nothing_for_years(hours):
+    """What ended while the clock was ahead is not remembered until that time has come."""
+    watched = Watched()
+    watched.look(600, SILENT)
+    watched.look(600)
+    assert [each.is_on for each in watched.tracker.list_told()] == [False]
+    watched.tracker.take_due(int(watched.now + hours * 3600))
+    assert watched.tracker.list_told() == ()
+
+
 def test_after_a_calm_hour_it_is_told_as_the_first_time():
     watched = Watched()
     for _ in range(3):

@@ -43,7 +43,7 @@ class PageNews:
     async def note_view(self, view: ClusterView) -> None:
         """Tell what the agent says now."""
         before, picture = self._picture, build_page_picture(view)
-        events = describe_events(view.events or ())
+        events = self._events if view.events is None else describe_events(view.events)
         known = set(self._events)
         self._add_changes(each for each in events if each not in known)
         if before is not None:

@@ -188,8 +188,8 @@ class ConditionTracker:
         )
 
     def _is_lately(self, told: Told, now: int) -> bool:
-        """Whether it changed lately, or was seen to do so for a while."""
-        return now - max(told.changed_at, self._stirred.get(told.key, 0)) <= OFTEN_S
+        """Whether it changed lately, or was seen to do so for a while. The clock may have gone back since."""
+        return abs(now - max(told.changed_at, self._stirred.get(told.key, 0))) <= OFTEN_S
 
     def _forget_calm(self, now: int) -> None:
         """Forget what has ended long ago."""
