@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from qmesh.agent.machine_facts.bench import BenchStatus, MachineSpeed
+from qmesh.cli.status_text.figures import format_duration
 
-_TITLES: Final = ("machine", "core speed", "of the quickest", "told", "cores", "cpu")
+_TITLES: Final = ("machine", "core speed", "of the quickest", "told", "cores", "processor")
 _UNIT: Final = "core speed: verifications of an Ed25519 signature in a second of one core"
 
 
@@ -19,7 +20,7 @@ def render_bench(found: BenchStatus) -> str:
 
 
 def _render_row(each: MachineSpeed, *, is_here: bool) -> tuple[str, ...]:
-    age = "-" if each.age_s is None else f"{each.age_s / 60:.0f} min ago"
+    age = "-" if each.age_s is None else f"{format_duration(each.age_s)} ago"
     return (
         each.machine,
         "-" if each.core_speed is None else str(each.core_speed),

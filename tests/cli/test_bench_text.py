@@ -17,9 +17,9 @@ def test_speeds_are_a_table_in_the_order_of_the_mesh():
         ),
     )
     assert render_bench(found).splitlines() == [
-        "machine  core speed  of the quickest  told          cores  cpu",
+        "machine  core speed  of the quickest  told          cores  processor",
         "fra-1    9000        100%             measured now  8      AMD EPYC",
-        "hel-2    4500        50%              120 min ago   4      Intel",
+        "hel-2    4500        50%              2 h ago       4      Intel",
         "nbg-3    -           -                -             -      -",
         "core speed: verifications of an Ed25519 signature in a second of one core",
     ]

@@ -9,6 +9,7 @@ import pytest
 
 from qmesh.errors import BadInput
 from qmesh.mesh.events.mesh_events import EventKind
+from qmesh.mesh.machine_facts.differences import FRESH_S
 from qmesh.mesh.machine_facts.facts import MachineFacts, WorkerFacts
 from qmesh.mesh.page.access import DEFAULT_PORT, find_file_name, refuse_page_port, refuse_request
 from qmesh.mesh.page.changes import Change, describe_events, list_changes
@@ -119,6 +120,13 @@ def test_of_a_machines_facts_those_are_shown_that_are_known():
     )
     for unknown in (MachineFacts(), None):
         assert build_page_picture(with_member(build_view(), facts=unknown)).machines[1].facts == ()
+
+
+@pytest.mark.parametrize(("age_s", "is_said"), [(-60, False), (FRESH_S, False), (FRESH_S + 1, True)])
+def test_facts_that_are_old_say_so(age_s, is_said):
+    view = with_member(build_view(), facts_at=NOW - age_s)
+    shown = dict(build_page_picture(view).machines[1].facts)
+    assert shown.get("told") == ("more than 15 minutes ago" if is_said else None)
 
 
 @pytest.mark.parametrize(

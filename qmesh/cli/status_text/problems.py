@@ -15,7 +15,7 @@ from qmesh.agent.commands.status import (
 from qmesh.cli.screen.spans import Style
 from qmesh.cli.status_text.figures import format_duration
 from qmesh.mesh.node_processes.silence import SILENCE_WORDS
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.values import name_cores
 
 UNHEARD_S: Final = 180.0
 """Seconds after which a handshake is too old for packets to pass: WireGuard's own limit."""
@@ -103,7 +103,7 @@ def _render_troubled_workers(facts: Status) -> Iterator[str]:
             if found:
                 cores = tuple(each.core for each in found)
                 cure = "" if state == "connecting" else f"; {health.restarts[state]}"
-                yield f"{words}: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)}{cure}"
+                yield f"{words}: {name_cores(cores)}{cure}"
         answering = len(machine.ports) - len(health.silent)
         if health.connected is not None and health.connected < answering:
             yield (
@@ -140,10 +140,7 @@ def _render_silent_workers(facts: Status) -> Iterator[str]:
             elif why not in {"dropped", "rejected", "unroutable", "stopped"}:
                 assert machine.workers is not None
                 cure = f"on {machine.name}: {machine.workers.restarts[why]}"
-            yield (
-                f"silent: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)} of {machine.name}"
-                f" ({reason}); {cure}"
-            )
+            yield (f"silent: {name_cores(cores)} of {machine.name} ({reason}); {cure}")
 
 
 def _render_silent_agent(each: SilentAgent) -> str:

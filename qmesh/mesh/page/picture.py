@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from qmesh.mesh.machine_facts.differences import FRESH_S
 from qmesh.mesh.machine_facts.facts import MachineFacts, WorkerFacts
 from qmesh.mesh.node_processes.silence import SILENCE_WORDS
 from qmesh.mesh.values import MachineState, Profile, name_cores
@@ -98,13 +99,15 @@ def build_page_picture(view: ClusterView) -> PagePicture:
         checked_at=view.checked_at,
         # Seen from a worker machine, the one tunnel is its own: that to the control node.
         machines=tuple(
-            _build_machine(each, control if each.name == view.name else each.tunnel) for each in view.machines
+            _build_machine(each, control if each.name == view.name else each.tunnel, view.at)
+            for each in view.machines
         ),
     )
 
 
-def _build_machine(machine: MachineView, tunnel: TunnelView | None) -> PageMachine:
+def _build_machine(machine: MachineView, tunnel: TunnelView | None, at: float) -> PageMachine:
     workers = machine.workers
+    is_old = machine.facts_at is not None and at - machine.facts_at > FRESH_S
     return PageMachine(
         name=machine.name,
         role=machine.role,
@@ -126,13 +129,14 @@ def _build_machine(machine: MachineView, tunnel: TunnelView | None) -> PageMachi
         sent_bytes=None if tunnel is None else tunnel.sent_bytes,
         revision=machine.revision,
         agent_silent_s=machine.agent_silent_s,
-        facts=() if machine.facts is None else tuple(_describe_facts(machine.facts)),
+        facts=() if machine.facts is None else tuple(_describe_facts(machine.facts, is_old=is_old)),
     )
 
 
-def _describe_facts(facts: MachineFacts) -> Iterator[tuple[str, str]]:
+def _describe_facts(facts: MachineFacts, *, is_old: bool) -> Iterator[tuple[str, str]]:
     """Those that are known, in the order in which they are read."""
     for title, text in (
+        ("told", f"more than {FRESH_S / 60:.0f} minutes ago" if is_old else ""),
         ("processor", facts.cpu),
         ("logical cores", "" if facts.cores is None else str(facts.cores)),
         ("load", "" if facts.load is None else f"{facts.load:.2f}"),
