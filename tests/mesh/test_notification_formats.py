@@ -57,7 +57,10 @@ OFTEN = " (this comes and goes: the next change is told once it has lasted {})"
             "hel-2: core 4 does not answer (refused)",
         ),
         (change("worker-silent", "ended", cores=((4, 4),)), "hel-2: core 4 answers again"),
-        (change("guard-not-whole"), "hel-2: the guard is not as it should be: worker ports may be open"),
+        (
+            change("guard-not-whole"),
+            "hel-2: the guard is not whole, worker ports may be open; run `qmesh check` there",
+        ),
         (change("guard-not-whole", "ended"), "hel-2: the guard is whole again"),
         (
             change("guard-changed", "happened", detail="nft (process 7)", hold_s=600),

@@ -384,6 +384,8 @@ FINDINGS = (
     error_finding("key-mode", "/x", "0600", "mode 0644", "chmod 600 /x"),
     warning_finding("clock", "fra-1", "the same", "62 s apart"),
     error_finding("worker-silent", "core 3", "", ""),
+    error_finding("guard-held", "table inet qmesh-held", "", ""),
+    error_finding("guard-not-first", "table inet qmesh", "", ""),
     msgspec.structs.replace(warning_finding("sysctl", "rp_filter", "", ""), severity="info"),
 )
 

@@ -89,7 +89,7 @@ def _describe(change: ToldChange, names: str) -> str:
         case "guard-not-whole" if is_over:
             return f"{names}: the guard is whole again"
         case "guard-not-whole":
-            return f"{names}: the guard is not as it should be: worker ports may be open"
+            return f"{names}: the guard is not whole, worker ports may be open; run `qmesh check` there"
         case "guard-changed":
             return _describe_alteration(change, names)
         case "finding":
