@@ -62,7 +62,7 @@ def set_notifications(
             if after_s is not None and urls is None and program is None:
                 raise BadInput(
                     "this machine has no receiver of notifications, so --notify-after changes nothing",
-                    hint="pass one as well: `qmesh set --notify URL --notify-after SECONDS`",
+                    hint="pass one as well: `qmesh set --notify - --notify-after SECONDS`",
                 )
             # First what was told: a receiver of next month is not told that it is over.
             state.notification_record.remove()
@@ -88,7 +88,7 @@ def send_test_notification(state: State) -> ReceiverResults:
     if settings is None or not settings.receivers:
         raise BadInput(
             "this machine has no receiver of notifications, so there is nothing to test",
-            hint="pass one: `qmesh set --notify URL`, or `qmesh set --notify-command PROGRAM`",
+            hint="pass one: `qmesh set --notify -`, or `qmesh set --notify-command PROGRAM`",
         )
     if not background.is_agent_running(state):
         raise MachineRefused(

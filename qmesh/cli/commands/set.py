@@ -257,7 +257,7 @@ def command(
         print_outcome(set_readers(State(state), readers), as_json=as_json, text=_render_readers)
         return
     if of_notify:
-        _refuse_others(f"{of_notify[0]} is", "--notify URL", (name, *for_one, *for_all))
+        _refuse_others(f"{of_notify[0]} is", "--notify -", (name, *for_one, *for_all))
         changes = (notify, notify_command, notify_after)
         _set_notifications(State(state), *changes, is_test=notify_test, as_json=as_json)
         return

@@ -15,7 +15,7 @@ from qmesh.agent.commands.status import (
 from qmesh.cli.screen.spans import Style
 from qmesh.cli.status_text.figures import format_duration
 from qmesh.mesh.node_processes.silence import SILENCE_WORDS
-from qmesh.mesh.values import name_cores
+from qmesh.mesh.values import format_port_ranges, name_cores
 
 UNHEARD_S: Final = 180.0
 """Seconds after which a handshake is too old for packets to pass: WireGuard's own limit."""
@@ -140,7 +140,10 @@ def _render_silent_workers(facts: Status) -> Iterator[str]:
             elif why not in {"dropped", "rejected", "unroutable", "stopped"}:
                 assert machine.workers is not None
                 cure = f"on {machine.name}: {machine.workers.restarts[why]}"
-            yield (f"silent: {name_cores(cores)} of {machine.name} ({reason}); {cure}")
+            yield (
+                f"silent: core{'s' * (len(cores) > 1)} {format_port_ranges(cores)} of {machine.name}"
+                f" ({reason}); {cure}"
+            )
 
 
 def _render_silent_agent(each: SilentAgent) -> str:
