@@ -104,6 +104,7 @@ def test_nothing_that_runs_as_long_as_its_machine_logs_anything_but_events():
 def test_a_code_of_a_finding_is_the_code_of_an_event_only_where_it_is_the_same_matter():
     assert EVENTS.keys() & findings_in_the_code() == {
         "agent-failing",
+        "agent-missing",
         "clock",
         "config-stale",
         "membership-conflict",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 from qmesh.host.log.events import report_event
@@ -10,8 +9,6 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import background, systemd
 from qmesh.mesh.systemd.instructions import describe_units_update
 from qmesh.mesh.systemd.units import render_qmesh_units
-
-log = logging.getLogger("qmesh")
 
 _START_S: Final = 60.0
 
@@ -45,7 +42,9 @@ def ensure_agent(state: State) -> None:
 def warn_without_agent(state: State, purpose: str) -> None:
     """Say that no agent runs, where none does. purpose: what it is needed for, such as `to serve metrics`."""
     if not background.is_agent_running(state):
-        log.warning("no agent runs on this machine %s (hint: `qmesh apply` starts one)", purpose)
+        report_event(
+            "agent-missing", "no agent runs on this machine %s (hint: `qmesh apply` starts one)", purpose
+        )
 
 
 def _warn_of_older_units() -> None:

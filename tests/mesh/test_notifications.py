@@ -139,7 +139,7 @@ def test_what_comes_and_goes_is_told_ever_more_rarely_and_says_so():
 
 
 def test_what_has_come_and_gone_for_a_year_is_told_within_so_many_times_as_long():
-    watched = Watched([Told("machine-silent", "b", "", is_on=True, changed_at=NOW, flips=1000)])
+    watched = Watched([Told("peer-silent", "b", "", is_on=True, changed_at=NOW, flips=1000)])
     (over,) = watched.look((1 << MOST_DOUBLINGS) * AFTER_S + 5)
     assert (over.phase, over.hold_s) == ("ended", (1 << MOST_DOUBLINGS) * AFTER_S)
 

@@ -253,12 +253,6 @@ def test_events_are_sentences_and_one_that_is_not_known_is_told_all_the_same():
     )
 
 
-@pytest.mark.parametrize("what", ["joined", "replaced"])
-def test_who_has_invited_a_machine_is_not_said_to_have_joined(what):
-    (found,) = describe_events((event(what, user="anna"),))
-    assert found.text.endswith(", invited by anna")
-
-
 def test_every_event_of_the_registry_has_its_words():
     for kind in get_args(EventKind):
         (change,) = describe_events((event(kind),))

@@ -27,6 +27,7 @@ EVENTS: Final[Mapping[str, Level]] = {
     "agent-blind": "err",
     "agent-lock-unknown": "warning",
     "agent-installed": "info",
+    "agent-missing": "warning",
     "thread-failed": "err",
     "library-failed": "err",
     # Guard and tunnel
