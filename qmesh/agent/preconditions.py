@@ -187,6 +187,10 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "set --metrics": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "set --readers": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "set --notify": Preconditions(local=(_refuse_removed,)),
+    # What a machine shows can be ended also once the mesh has removed it.
+    "set --metrics none": Preconditions(state=(_refuse_while_unconfirmed,)),
+    "set --readers none": Preconditions(state=(_refuse_while_unconfirmed,)),
+    "set --notify none": _NONE,
     "pause": _CHANGE,
     "resume": _CHANGE,
     "remove": _CHANGE,

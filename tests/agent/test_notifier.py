@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from qmesh.agent.commands.set import set_metrics
 from qmesh.agent.daemon.supervisor import DELIVERY, NOTIFYING, Troubles
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
 from qmesh.agent.notifications.notifier import AgentFacts, Notifier
 from qmesh.agent.notifications.settings import set_notifications
-from qmesh.errors import StateUnreadable
+from qmesh.errors import RemovedFromMesh, StateUnreadable
 from qmesh.host.log.machine_name import SETTINGS
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
@@ -168,6 +169,19 @@ def test_the_machine_that_had_the_control_role_tells_that_it_moved_and_no_other_
         for _ in range(3):
             assert agent.turn()
         assert [(each["kind"], each["machine"]) for each in told(receiver)] == [("handed-over", "hel-2")]
+
+
+def test_a_machine_that_was_removed_can_end_what_it_tells_and_shows(tmp_path):
+    state = make_agent(tmp_path, "https://hooks.example/1").state
+    state.save_settings(msgspec.structs.replace(state.settings(), removed=True))
+    with pytest.raises(RemovedFromMesh):
+        set_notifications(state, urls=["https://hooks.example/2"], program=None, after_s=None)
+    with pytest.raises(RemovedFromMesh):
+        set_metrics(state, place=None, directory="default")
+    assert set_notifications(state, urls=["none"], program=None, after_s=None).is_another
+    assert state.notify_settings.read() is None
+    assert set_metrics(state, place="none", directory="none").is_another
+    assert state.settings().metrics_directory == ""
 
 
 def test_settings_that_are_damaged_are_said_and_those_before_count(tmp_path):

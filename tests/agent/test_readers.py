@@ -33,7 +33,7 @@ from qmesh.agent.readers.answers import ReaderAnswers, select_shown
 from qmesh.agent.readers.ask import is_reader
 from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.readers.shared_answer import SharedAnswer
-from qmesh.errors import BadInput, Busy, MachineRefused, NeedsRoot, QmeshError
+from qmesh.errors import BadInput, Busy, MachineRefused, NeedsRoot, QmeshError, RemovedFromMesh
 from qmesh.host.readers import server
 from qmesh.host.readers.client import ask_agent
 from qmesh.host.readers.place import DIRECTORY, SOCKET, ReaderPlace, remove_place
@@ -446,7 +446,7 @@ def test_a_group_that_goes_or_changes_takes_its_members_with_it(own_machine, gro
 def test_only_a_group_that_is_there_can_be_set(own_machine, groups, tmp_path):
     state = State(tmp_path / "state")
     make_control_node(state)
-    put_groups(groups, READERS, "nogroup:x:65534:\n")
+    put_groups(groups, READERS, "nogroup:x:65534:\nroot:x:0:\n")
     found = set_readers(state, "readers")
     assert (found.is_another, found.readers, found.members) == (True, "readers", ("alice", "bob"))
     assert state.settings().readers == "readers"
@@ -454,12 +454,16 @@ def test_only_a_group_that_is_there_can_be_set(own_machine, groups, tmp_path):
     for name, said in (
         ("gone", "has no group gone"),
         ("nogroup", "anyone"),
+        ("root", "root's own"),
         ("3001", "not the name of a group"),
     ):
         with pytest.raises(BadInput, match=said):
             set_readers(state, name)
     assert state.settings().readers == "readers"
     ReaderPlace(GROUP).close()
+    state.save_settings(msgspec.structs.replace(state.settings(), removed=True))
+    with pytest.raises(RemovedFromMesh):
+        set_readers(state, "readers")
     assert set_readers(state, "none").readers is None
     assert not DIRECTORY.exists()
 

@@ -14,7 +14,7 @@ from tests.support.factories import machine, mesh
 from tests.support.machine_facts import FACTS
 
 replace = msgspec.structs.replace
-GB = 10**9
+GB = 2**30
 
 
 def unlike(**facts: MachineFacts) -> list[Finding]:
@@ -125,7 +125,7 @@ def test_the_model_of_a_slow_processor_is_named_where_it_is_known():
 def test_workers_that_take_nearly_all_memory_are_a_warning_with_what_to_do():
     (found,) = short_of_memory(hel=with_workers(20 * GB, 20 * GB, 20 * GB))
     assert (found.code, found.severity, found.subject) == ("worker-memory", "warning", "hel")
-    assert "60.0 GB of 64.0 GB" in found.seen
+    assert "60.0 GiB of 64.0 GiB" in found.seen
     assert "qmesh set hel --workers N" in found.cure
     assert short_of_memory(hel=with_workers(19 * GB, 19 * GB, 19 * GB)) == []
     assert short_of_memory(hel=replace(with_workers(GB), memory_bytes=None)) == []

@@ -133,7 +133,8 @@ def set_metrics(state: State, *, place: str | None, directory: str | None) -> Me
             hint="have node_exporter look at a directory in /var/lib, by its option"
             " `--collector.textfile.directory`, and pass that one",
         )
-    with lock_member(state, "set --metrics") as here:
+    ends = {place, directory} <= {None, "none"}
+    with lock_member(state, "set --metrics none" if ends else "set --metrics") as here:
         old = settings = here.settings
         if wanted is not None and wanted != old.metrics:
             owners = {settings.listen_port: "WireGuard's"}
@@ -199,7 +200,7 @@ def set_readers(state: State, group: str) -> ReaderSettings:
     wanted = None if group == "none" else validate_group_name(group)
     if wanted is not None:
         find_group_number(wanted)
-    with lock_member(state, "set --readers") as here:
+    with lock_member(state, "set --readers none" if wanted is None else "set --readers") as here:
         old = here.settings
         if wanted != old.readers:
             state.save_settings(msgspec.structs.replace(old, readers=wanted))

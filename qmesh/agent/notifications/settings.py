@@ -47,7 +47,8 @@ def set_notifications(
         parse_target(each)
     if program is not None and program != "none":
         find_program_file(validate_program_path(program))
-    with lock_member(state, "set --notify"):
+    ends = not wanted and program in {None, "none"} and after_s is None
+    with lock_member(state, "set --notify none" if ends else "set --notify"):
         old = settings = state.notify_settings.read() or NotifySettings()
         if wanted is not None:
             settings = replace_targets(settings, wanted, [secrets.token_hex(8) for _ in wanted])

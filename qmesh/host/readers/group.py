@@ -16,10 +16,15 @@ _SOURCES: Final = Path("/etc/nsswitch.conf")
 def find_group_number(name: str) -> int:
     """The number of a group.
 
-    Raises BadInput where there is none of that name, or it is the one that stands for unknown groups;
+    Raises BadInput where there is none of that name, or it is root's or stands for unknown groups;
     MachineRefused where that can't be found out now.
     """
     number = _find_entry(name).gr_gid
+    if number == 0:
+        raise BadInput(
+            f"group {name} is root's own, and may change more than look",
+            hint="make a group of your own: `groupadd --system qmesh-readers`",
+        )
     if number == OVERFLOW_ID:
         raise BadInput(
             f"group {name} stands for groups that the kernel does not know: anyone may be in it",

@@ -110,8 +110,8 @@ def _slow_core_findings(facts: Mapping[str, MachineFacts]) -> Iterator[Finding]:
             f"cores as quick as those of the other machines, whose median is {slow[0].usual}",
             f"verifications of a signature in a second: {_list_some(list(shown), '; ')}. All workers wait for"
             " the slowest",
-            "see whether that machine is throttled, or shares its processors with others; `qmesh status"
-            " --bench` there measures again",
+            "see whether it is throttled there, or shares processors with others; `qmesh status --bench` on a"
+            " machine measures it again",
         )
 
 
@@ -158,4 +158,4 @@ def _list_some(every: Sequence[str], between: str = ", ") -> str:
 
 
 def _describe_memory(octets: int) -> str:
-    return f"{octets / 10**9:.1f} GB"
+    return f"{octets / 2**30:.1f} GiB"
