@@ -90,7 +90,7 @@ def test_the_cluster_is_seen_and_the_browser_complains_of_nothing(browser, serve
     ]
     assert "systemctl restart qmesh-worker@6.service" in text_of(browser, "#findings")
     assert "docs/checks.md#worker-silent" in text_of(browser, "#findings")
-    assert "hel-2 joined, by anna" in text_of(browser, "#changes")
+    assert "hel-2 joined, invited by anna" in text_of(browser, "#changes")
     assert browser.run("document.querySelectorAll('#workers .tile').length") == 11
     assert browser.run("document.querySelectorAll('#table tbody tr').length") == 3
     assert browser.run("document.title").startswith("✕ ")

@@ -174,7 +174,9 @@ def test_g3_a_file_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, name)
     member = cluster.member
     agent = find_only(member, AGENT)
     was = member.read(f"{STATE}/{name}") if name == "machine.json" else None
-    damaged = FILES[name].decode() if was is None else was.replace('"mtu": null', '"mtu": -5')
+    damaged = (
+        FILES[name].decode() if was is None else was.replace('"listen_port": 51820', '"listen_port": -5')
+    )
     assert damaged != was
     member.write(f"{STATE}/{name}", damaged)
     try:

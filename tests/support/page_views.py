@@ -134,8 +134,9 @@ def build_tunnel(*, is_silent: bool, seed: int) -> TunnelView:
 
 def build_events(names: Sequence[str], at: float) -> tuple[EventView, ...]:
     def event(ago_s: float, what: str, machine: str | None, revision: int, user: str | None) -> EventView:
+        command = {"joined": "join", "mesh-made": "init", "paused": "pause", "resumed": "resume"}[what]
         return EventView(
-            at=int(at - ago_s), what=what, machine=machine, revision=revision, command="", user=user
+            at=int(at - ago_s), what=what, machine=machine, revision=revision, command=command, user=user
         )
 
     first = event(9 * 86400, "mesh-made", names[0], 1, "anna")
