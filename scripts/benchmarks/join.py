@@ -15,7 +15,7 @@ from tests.support.lab.machines import Lab, Machine
 PHASES = {
     "first look": "create private.key",
     "own key": "create joining.json",
-    "guard, and the process that holds it": "start wireguard-go",
+    "guard, and the process that holds it": "start setpriv",
     "tunnel": "send http POST /v1/redemptions",
     "handshake and redemption": "create preshared.key",
     "membership kept": "nft worker ports",

@@ -190,8 +190,8 @@ def list_fields(kind: Any) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("shown", "whole", "hidden"),
     [
-        (StatusAnswer, Status, {("machines.", "public_key"), ("machines.", "endpoint"), ("errors.", "link")}),
-        (ReportAnswer, Report, {("findings.", "link")}),
+        (StatusAnswer, Status, {("machines.", "public_key"), ("machines.", "endpoint")}),
+        (ReportAnswer, Report, set()),
         (EventView, Event, {("", "endpoint"), ("", "public_key")}),
     ],
 )
