@@ -277,7 +277,7 @@ def test_status_notes_in_what_machines_are_unlike(control):
     told = (ToldFacts("10.77.0.1", 1000.0, FACTS), ToldFacts(B, 990.0, other), ToldFacts(C, 1.0, other))
     assert list(_describe_unlike_machines(control, told)) == [
         "qmesh: 0.1.0 on control; 0.0.9 on machine-b (machine-versions)",
-        "machine-b: the workers have 0.0 GB of 0.0 GB: the kernel will end one of them (worker-memory)",
+        "machine-b: the workers have 0.0 GiB of 0.0 GiB: the kernel will end one of them (worker-memory)",
     ]
     assert list(_describe_unlike_machines(control, told[:1])) == []
 

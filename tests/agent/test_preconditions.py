@@ -40,7 +40,12 @@ def commands_checked() -> set[str]:
             else [each.value for each in call.keywords if each.arg == "command"]
         )
     ]
-    return {str(word.value) for word in words if isinstance(word, ast.Constant)}
+    either = [
+        part
+        for word in words
+        for part in ([word.body, word.orelse] if isinstance(word, ast.IfExp) else [word])
+    ]
+    return {str(word.value) for word in either if isinstance(word, ast.Constant)}
 
 
 def test_a_command_cannot_be_left_out_of_the_table():
