@@ -110,7 +110,7 @@ TWO_WORLDS: Final = (
     ),
     Situation(
         part=3,
-        name="registry put back behind its members",
+        name="registry older than its members",
         harm="members learn of no change",
         spoil=_put_registry_back,
         code="membership-conflict",
