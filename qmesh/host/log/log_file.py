@@ -91,8 +91,11 @@ class RateLimit:
         return times >= SAME
 
 
-class LimitedHandler(logging.Handler):
-    """Sends on what is logged, so much of it, and ignores errors of that: a full disk is no reason to end."""
+class StderrHandler(logging.Handler):
+    """Writes so much of what is logged to standard error, where that takes it: none waits for its reader.
+
+    Errors are ignored: a full disk is no reason to end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,15 +116,8 @@ class LimitedHandler(logging.Handler):
                     record, line, f" ({unsaid} messages before this one were left out)" if unsaid else ""
                 )
 
-    def _send(self, record: logging.LogRecord, line: str, left_out: str) -> None:
+    def _send(self, record: logging.LogRecord, line: str, left_out: str) -> None:  # noqa: ARG002 - the journal's
         """Send it on. left_out: what is said behind it."""
-        raise NotImplementedError
-
-
-class StderrHandler(LimitedHandler):
-    """Writes lines to standard error, where that takes them: no thread waits for who reads it."""
-
-    def _send(self, record: logging.LogRecord, line: str, left_out: str) -> None:  # noqa: ARG002
         self._write(f"{line}{left_out}\n".encode("utf-8", "backslashreplace"))
 
     def _write(self, octets: bytes) -> None:
@@ -214,7 +210,7 @@ def configure_logging(log_file: Path, machine: str) -> None:
     sys.unraisablehook = lambda told: _log_error("an error could not be raised", told.exc_value)
 
 
-def _build_handler(log_file: Path, machine: str) -> LimitedHandler:
+def _build_handler(log_file: Path, machine: str) -> StderrHandler:
     if is_stderr_journal():
         return JournalHandler(machine)
     return LogFileHandler(log_file) if _is_standard_error(log_file) else StderrHandler()
