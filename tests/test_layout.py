@@ -109,7 +109,13 @@ def test_a_folder_can_be_taken_in_at_a_glance():
     assert {folder: count for folder, count in counts.items() if count > MOST_MODULES} == {}
 
 
-PROGRAMS = sorted([*TESTS.rglob("*.py"), *(CHECKOUT / "scripts").rglob("*.py")])
+PROGRAMS = sorted(
+    [
+        *TESTS.rglob("*.py"),
+        *(CHECKOUT / "scripts").rglob("*.py"),
+        *(CHECKOUT / "packaging").rglob("*.py"),
+    ]
+)
 
 
 def imported_from_tests(text: str) -> set[str]:
