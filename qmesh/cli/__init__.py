@@ -1,5 +1,6 @@
 """The hall: parse, call one function, print, exit."""
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -24,6 +25,12 @@ def _forbid_core_dumps() -> None:
 
 
 def _run(words: list[str]) -> int:
+    if os.environ.get("_QMESH_COMPLETE") == "machines":  # the installed completions: nobody types it
+        from qmesh.host.machine_names import list_offered_names  # noqa: PLC0415 - and nothing of typer
+
+        for name in list_offered_names():
+            print(name)  # noqa: T201 - a Tab cannot wait for more
+        return 0
     match words:
         case ["--version"]:
             print(f"qmesh {__version__}")  # noqa: T201 - before anything that takes time to load

@@ -15,6 +15,7 @@ from qmesh.cli.screen.spans import Lines
 from qmesh.cli.screen.terminal_traits import read_terminal_traits
 from qmesh.cli.streams import find_stdout_failure, keep_lost_answer
 from qmesh.cli.terminal import print_lines, print_stderr, print_stdout
+from qmesh.host.machine_names import list_offered_names
 from qmesh.mesh.values import DEFAULT_PROFILE, STATE_DIRECTORY, Profile
 
 T = TypeVar("T")
@@ -22,6 +23,10 @@ T = TypeVar("T")
 file_option = partial(typer.Option, metavar="FILE", readable=False)
 directory_option = partial(typer.Option, metavar="DIR", readable=False)
 """Options for a path that nothing is read of before the command says so."""
+
+machine_argument = partial(typer.Argument, metavar="NAME", autocompletion=list_offered_names)
+machine_option = partial(typer.Option, metavar="NAME", autocompletion=list_offered_names)
+"""For the name of a machine that is in the registry."""
 
 StateOption: TypeAlias = Annotated[
     Path, directory_option("--state", envvar="QMESH_STATE", help="The state directory.")

@@ -9,7 +9,7 @@ import typer
 
 from qmesh.agent.commands.handover import HandoverResult, cancel_handover, handover
 from qmesh.cli.change_text import log_open_ports, log_steps
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
+from qmesh.cli.output import STATE, JsonOption, StateOption, machine_argument, print_outcome
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory
@@ -24,9 +24,7 @@ EXAMPLES = (
 
 
 def command(
-    name: Annotated[
-        str | None, typer.Argument(help="The member that will be the control node.", metavar="NAME")
-    ] = None,
+    name: Annotated[str | None, machine_argument(help="The member that will be the control node.")] = None,
     wait: Annotated[
         int, typer.Option(min=5, max=86400, help="Seconds to wait until every member is ready.")
     ] = 60,

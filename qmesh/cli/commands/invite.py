@@ -23,6 +23,7 @@ from qmesh.cli.output import (
     StateOption,
     file_option,
     is_readable_by_others,
+    machine_option,
     print_answer,
     print_outcome,
 )
@@ -77,7 +78,7 @@ def command(
         bool, typer.Option("--list", help="Show the invitations that can still be used.")
     ] = False,
     withdrawn: Annotated[
-        str | None, typer.Option("--withdraw", metavar="NAME", help="Withdraw the invitation of that name.")
+        str | None, machine_option("--withdraw", help="Withdraw the invitation of that name.")
     ] = None,
     state: StateOption = STATE,
     as_json: JsonOption = False,

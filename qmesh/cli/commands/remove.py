@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from qmesh.agent.commands.remove import remove
 from qmesh.cli.change_text import print_change
-from qmesh.cli.output import STATE, JsonOption, StateOption
+from qmesh.cli.output import STATE, JsonOption, StateOption, machine_argument
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh remove hel-2",)
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="The member.", metavar="NAME")],
+    name: Annotated[str, machine_argument(help="The member.")],
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:

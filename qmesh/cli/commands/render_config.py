@@ -21,6 +21,7 @@ from qmesh.cli.output import (
     JsonOption,
     NewFileOption,
     StateOption,
+    machine_option,
     print_answer,
     print_outcome,
 )
@@ -47,7 +48,7 @@ def command(
     ] = False,
     for_name: Annotated[
         str | None,
-        typer.Option("--for", help="Make a minimal config.yml for another machine.", metavar="NAME"),
+        machine_option("--for", help="Make a minimal config.yml for another machine."),
     ] = None,
     out: NewFileOption = None,
     state: StateOption = STATE,

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from qmesh.agent.commands.resume import resume
 from qmesh.cli.change_text import print_change
-from qmesh.cli.output import STATE, JsonOption, StateOption
+from qmesh.cli.output import STATE, JsonOption, StateOption, machine_argument
 from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh resume hel-2",)
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="The machine.", metavar="NAME")],
+    name: Annotated[str, machine_argument(help="The machine.")],
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:

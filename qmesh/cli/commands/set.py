@@ -21,7 +21,7 @@ from qmesh.agent.commands.set import (
 )
 from qmesh.cli.change_text import print_change
 from qmesh.cli.input import read_input_text
-from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer, print_outcome
+from qmesh.cli.output import STATE, JsonOption, StateOption, machine_argument, print_answer, print_outcome
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
 from qmesh.mesh.changes import MeshOptions
@@ -64,7 +64,7 @@ EXAMPLES = (
 def command(
     name: Annotated[
         str | None,
-        typer.Argument(help="The machine; without it, the whole mesh, or this machine.", metavar="NAME"),
+        machine_argument(help="The machine; without it, the whole mesh, or this machine."),
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Its data workers.", rich_help_panel=_ONE)] = None,
     endpoint: Annotated[
