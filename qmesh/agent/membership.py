@@ -33,9 +33,10 @@ from qmesh.mesh.protocol.membership import (
     verify_membership,
 )
 from qmesh.mesh.protocol.membership_conflict import (
+    MembershipContent,
     build_proof,
-    compute_membership_digest,
     is_contradicting,
+    read_membership_content,
 )
 
 if TYPE_CHECKING:
@@ -138,18 +139,20 @@ def _fetch_membership(
     answer_request: Callable[[str], None] | None,
 ) -> tuple[SignedMembership, Inventory] | None:
     """The newer membership, believed: by a difference, or as a whole where that leads to nothing."""
-    held = files.read(state.membership_file)
+    octets = files.read(state.membership_file)
+    held = None if octets is None else decode_membership(octets)
     revision = here.inventory.revision
     shared = here.preshared.get(hub.public_key)
-    # While the membership lacks this machine's new key, what it goes by is not what it holds.
-    digest = "" if state.key_rotation.exists() else compute_membership_digest(here.inventory)
+    content = None if held is None else read_membership_content(held)
+    if content is not None and content.revision != revision:  # a command has written a newer one just now
+        content = None
     answer = client.poll_membership(
         newer_than=revision,
         connect_s=connect_s,
         read_s=_ANSWER_S,
         wait_s=wait_s,
         key_report=key_report,
-        digest=digest,
+        digest="" if content is None else content.digest,
         holds=b""
         if shared is None
         else encrypt_held_revision(revision, shared, nonce=secrets.token_bytes(NONCE_OCTETS)),
@@ -161,7 +164,7 @@ def _fetch_membership(
     update = read_update(answer)
     if update.base is not None and held is not None:
         with contextlib.suppress(EnrolmentRefused):
-            return _verify_signed(apply_update(update, decode_membership(held)), here)
+            return _verify_signed(apply_update(update, held), here)
         answer = client.poll_membership(
             newer_than=revision, connect_s=connect_s, read_s=_ANSWER_S, whole=True
         )
@@ -169,31 +172,39 @@ def _fetch_membership(
             return None
         update = read_update(answer)
     signed, inventory = _verify_signed(apply_update(update, None), here)
-    if digest and held is not None and is_contradicting(here.inventory, inventory):
-        _show_held_membership(client, here, held, digest, connect_s=connect_s)
+    if (
+        held is not None
+        and content is not None
+        and is_contradicting(content, read_membership_content(signed))
+    ):
+        _show_held_membership(client, here, held, content, connect_s=connect_s)
         return None
     return signed, inventory
 
 
-def _show_held_membership(client: Client, here: Local, held: bytes, digest: str, *, connect_s: float) -> None:
+def _show_held_membership(
+    client: Client, here: Local, held: SignedMembership, content: MembershipContent, *, connect_s: float
+) -> None:
     """Prove to the control node that it is an older copy of itself, unless it has only not looked yet.
 
     Raises ContradictedByMember.
     """
-    revision = here.inventory.revision
     # Asked without waiting, it looks into its registry first.
-    answer = client.poll_membership(newer_than=revision, connect_s=connect_s, read_s=_ANSWER_S, digest=digest)
+    answer = client.poll_membership(
+        newer_than=content.revision, connect_s=connect_s, read_s=_ANSWER_S, digest=content.digest
+    )
     if answer is None:
         return
     update = read_update(answer)
     if update.base is not None:
         return  # it has a newer one by now, which the next question brings
     signed, inventory = _verify_signed(apply_update(update, None), here)
-    if is_contradicting(here.inventory, inventory):
+    if is_contradicting(content, read_membership_content(signed)):
         with contextlib.suppress(ControlNodeUnavailable, EnrolmentRefused):  # then the next time
-            proof = build_proof(decode_membership(held), signed, inventory.revision)
-            client.report_conflict(proof, connect_s=connect_s, read_s=_ANSWER_S)
-        raise ContradictedByMember(revision, inventory.revision)
+            client.report_conflict(
+                build_proof(held, signed, inventory.revision), connect_s=connect_s, read_s=_ANSWER_S
+            )
+        raise ContradictedByMember(content.revision, inventory.revision)
 
 
 def _verify_signed(signed: SignedMembership, here: Local) -> tuple[SignedMembership, Inventory]:

@@ -42,6 +42,7 @@ from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.admission import CLOCK_S
 from qmesh.mesh.protocol.enrolment import build_redemption, compute_mesh_identifier, derive_invitation_keys
 from qmesh.mesh.protocol.membership import SignedMembership, apply_update, read_update
+from qmesh.mesh.protocol.membership_conflict import MembershipContent, read_membership_content
 
 NAMES = ("machine-b", "machine-c", "machine-d", "machine-e")
 BASE_PORT = 65518
@@ -187,6 +188,7 @@ class Commands(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(dir="/dev/shm"))
         self.clock_s = 0.0
         self._removed_addresses: set[str] = set()
+        self.contents: dict[int, MembershipContent] = {}
         self._real_time = time.time
         time.time = lambda: self._real_time() + self.clock_s
 
@@ -579,6 +581,8 @@ class Commands(RuleBasedStateMachine):
 
     def _is_membership(self, answer: bytes) -> None:
         signed: SignedMembership = apply_update(read_update(answer), None)
+        content = read_membership_content(signed)
+        assert self.contents.setdefault(content.revision, content) == content, "two of one revision"
         payload = json.loads(signed.payload)
         said = [(each["name"], each["public_key"], each["address"]) for each in payload["machines"]]
         assert said == [(each.name, each.key, each.address) for each in self.mesh.members]

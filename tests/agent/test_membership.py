@@ -180,12 +180,19 @@ def test_what_a_member_holds_it_says_sealed_with_its_preshared_key(member):
     assert control.acknowledged == [(5, 5, "10.77.0.1"), (6, 6, "10.77.0.1")]
 
 
-@pytest.mark.parametrize("revision", [4, 5], ids=["lower", "the same"])
-def test_e6_a_membership_that_is_not_newer_is_not_kept_although_it_is_signed(member, revision):
+@pytest.mark.parametrize(
+    "offered",
+    [
+        mesh_of(4, "machine-b", "machine-c", workers=7),
+        mesh_of(5, "machine-b", "machine-c", workers=7),
+        msgspec.structs.replace(HELD, base_port=41000),
+    ],
+    ids=["lower", "the same", "the same with other ports"],
+)
+def test_e6_a_membership_that_is_not_newer_is_not_kept_although_it_is_signed(member, offered):
     before = member.membership_file.read_bytes()
-    offered = mesh_of(revision, "machine-b", "machine-c", workers=7)
     control = Control(signed(offered))
-    with pytest.raises(ContradictedByMember, match=f"revision 5 of the mesh.*revision {revision}"):
+    with pytest.raises(ContradictedByMember, match=f"revision 5 of the mesh.*revision {offered.revision}"):
         asked(member, control)
     assert member.membership_file.read_bytes() == before
     # The control node is shown what is held here: it is of the mesh, and so the control node is what is old.

@@ -42,7 +42,7 @@ from qmesh.mesh.protocol.membership import (
     read_update,
     sign_membership,
 )
-from qmesh.mesh.protocol.membership_conflict import build_proof, compute_membership_digest
+from qmesh.mesh.protocol.membership_conflict import build_proof, read_membership_content
 from qmesh.mesh.protocol.node_files import (
     NodeFilesRequest,
     compute_reply_key,
@@ -454,7 +454,7 @@ def test_a_control_node_that_is_an_older_copy_gives_out_nothing_once_a_member_ha
     signing = state.keys.read_signing_key()
     newer = sign_membership(msgspec.structs.replace(held, revision=held.revision + 3), signing)
     node = ControlNode(state, changed=lambda: None, turns=Looking(lambda: None))
-    digest = compute_membership_digest(held)
+    digest = read_membership_content(sign_membership(held, signing)).digest
 
     def ask(newer_than: int, said: str = digest) -> bytes | None:
         return node.find_membership_update(newer_than=newer_than, whole=False, sender=B, digest=said)

@@ -29,7 +29,7 @@ from qmesh.mesh.protocol.member_note import MemberNote, decode_note
 from qmesh.mesh.protocol.membership import History, decrypt_held_revision, sign_membership
 from qmesh.mesh.protocol.membership_conflict import (
     MembershipConflict,
-    compute_membership_digest,
+    read_membership_content,
     read_proof,
 )
 from qmesh.mesh.protocol.node_files import decrypt_request, encrypt_node_files
@@ -83,8 +83,9 @@ class ControlNode:
         self._addresses = _list_member_addresses(inventory)
         self._asked = dict.fromkeys(self._addresses, time.monotonic())
         self._note_handover(inventory)
-        self._history = History(sign_membership(inventory, self._signing_key), inventory.revision)
-        self._inventory, self._digest = inventory, compute_membership_digest(inventory)
+        signed = sign_membership(inventory, self._signing_key)
+        self._history = History(signed, inventory.revision)
+        self._inventory, self._digest = inventory, read_membership_content(signed).digest
         self._conflict = state.membership_conflict.read()
 
     def redeem(self, body: bytes, *, sender: str) -> bytes:
@@ -363,7 +364,7 @@ class ControlNode:
 
     def _advance_history(self, inventory: Inventory) -> None:
         signed, addresses = sign_membership(inventory, self._signing_key), _list_member_addresses(inventory)
-        digest = compute_membership_digest(inventory)
+        digest = read_membership_content(signed).digest
         self._note_handover(inventory)
         with self._lock:
             if inventory.revision > self._history.revision:

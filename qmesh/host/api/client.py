@@ -151,10 +151,10 @@ class Client:
         whole: whether all of it is wanted, not a difference.
         holds: this machine's report that it holds that revision, encrypted; empty for no report.
         key_report: its report of its node's keys, as `holds`.
-        digest: of the membership that is held, as of `compute_membership_digest`; empty for none.
+        digest: of the membership that is held, as of `read_membership_content`; empty for none.
         """
         path = f"{MEMBERSHIP}?newer_than={newer_than}&wait={wait_s}&whole={int(whole)}"
-        path += f"&digest={digest}" if digest else ""
+        path += f"&content={digest}" if digest else ""
         facts, self._facts = self._facts, b""
         reports = {HOLDS: holds, KEY_DIGESTS: key_report, MACHINE_FACTS: facts}
         said = [(name, base64.b64encode(sealed).decode()) for name, sealed in reports.items() if sealed]

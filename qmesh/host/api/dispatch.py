@@ -207,7 +207,7 @@ class Routes:
                 newer_than=newer_than,
                 whole=is_whole,
                 sender=sender,
-                digest=question.query.get("digest", ""),
+                digest=question.query.get("content", ""),
             )
 
         def find_request() -> str | None:

@@ -1,19 +1,21 @@
 """Two memberships of one mesh that contradict each other: how a member shows it, and what counts as proof.
 
 A control node that was put back to an older copy of itself gives out revisions again that members hold
-already, with other machines in them. What a member says of that is no proof, as any of them may be hostile;
-what it holds is one, as the mesh's key has signed it.
+already, with other machines or ports in them. What a member says of that is no proof, as any of them may be
+hostile; what it holds is one, as the mesh's key has signed it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from qmesh.errors import EnrolmentRefused
-from qmesh.mesh.inventory import Inventory, list_members
+from qmesh.mesh.decode import decode_json
+from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.membership import (
     MAX_PAYLOAD,
     SignedMembership,
@@ -42,24 +44,49 @@ class MembershipConflict(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     at: UnixTime
 
 
-def compute_membership_digest(inventory: Inventory) -> str:
-    """What tells two memberships of one revision apart, for every version of qmesh alike: 32 hex digits.
+class MembershipContent(NamedTuple):
+    """What tells memberships of one mesh apart, for every version of qmesh alike.
 
-    Of who is in it, and not of how that is written.
+    digest: 32 hex digits of all that it says, however it is written.
     """
-    machines = [
-        (each.name, each.public_key, each.address, each.state, each.workers)
-        for each in list_members(inventory)
-    ]
-    known = msgspec.json.encode((inventory.mesh, inventory.network, inventory.control, machines))
-    return hashlib.sha256(known).hexdigest()[:32]
+
+    revision: int
+    digest: str
 
 
-def is_contradicting(held: Inventory, offered: Inventory) -> bool:
+def read_membership_content(signed: SignedMembership) -> MembershipContent:
+    """The content of a membership that was verified.
+
+    It is read as it was signed: what a newer version of qmesh says in it counts here too.
+    """
+    said = decode_json(signed.payload, dict[str, Any])
+    machines = [_drop_defaults(each, Machine) for each in said["machines"]]
+    known = msgspec.json.encode({**_drop_defaults(said, Inventory), "machines": machines}, order="sorted")
+    return MembershipContent(said["revision"], hashlib.sha256(known).hexdigest()[:32])
+
+
+def _drop_defaults(said: dict[str, Any], kind: type[Inventory | Machine]) -> dict[str, Any]:
+    """Without what another version, which does not know the field, leaves out.
+
+    A field that is new has None, False or nothing as its default: who does not know it drops that too.
+    """
+    known = _DEFAULTS[kind]
+    return {
+        name: value
+        for name, value in said.items()
+        if value is not None and value is not False and value != [] and value != known.get(name)
+    }
+
+
+_DEFAULTS: Final = {
+    kind: {each.name: each.default for each in msgspec.structs.fields(kind) if isinstance(each.default, str)}
+    for kind in (Inventory, Machine)
+}
+
+
+def is_contradicting(held: MembershipContent, offered: MembershipContent) -> bool:
     """Whether a membership that the control node gives out cannot come after the one that is held."""
-    if offered.revision == held.revision:
-        return compute_membership_digest(offered) != compute_membership_digest(held)
-    return offered.revision < held.revision
+    return offered.revision <= held.revision and offered != held
 
 
 def build_proof(held: SignedMembership, offered: SignedMembership, revision: int) -> bytes:
@@ -84,6 +111,6 @@ def read_proof(
     most = min(MAX_PAYLOAD, 2 * len(own.payload) + _MORE)
     shown = apply_update(update, own, most=most)
     offered = verify_membership(shown, verification_key, mesh=inventory.mesh)
-    if not is_contradicting(offered, inventory):
+    if not is_contradicting(read_membership_content(shown), read_membership_content(own)):
         raise EnrolmentRefused("this membership contradicts nothing", hint="ask again")
     return offered
