@@ -8,7 +8,9 @@ import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ from qmesh.mesh.notifications.targets import NotifyTarget, SecretUrl
 from qmesh.mesh.notifications.text import Sender
 from qmesh.mesh.notifications.url import parse_web_url
 from tests.support.receivers import OK, Authority, Behaviour, receiving
-from tests.support.waiting import patience, wait_until
+from tests.support.waiting import patience, wait_until, within
 
 SECRET = "s3cr3t-T0ken"
 BATCH = Batch((ToldChange(at=1_700_000_000, kind="test", phase="happened", number=1, machine="fra-1"),))
@@ -214,6 +216,56 @@ def test_who_speaks_no_tls_is_told_nothing():
     assert not any(SECRET.encode() in each for each in receiver.requests)
 
 
+@contextlib.contextmanager
+def silent_address(port: int) -> Iterator[str]:
+    """An address at which nothing is answered at a port, as where a network has no way out."""
+    with contextlib.ExitStack() as kept:
+        silent = kept.enter_context(socket.create_server(("127.0.0.2", port), backlog=0))
+        for _ in range(2):  # beyond those that it has room for, it answers nothing
+            waiting = kept.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(silent.getsockname())
+        yield "127.0.0.2"
+
+
+def name_leads_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Any name that is looked up."""
+
+    def look_up(_: str, port: int, *__: object, **___: object) -> list[object]:
+        stream = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [
+            (socket.AF_INET6 if ":" in each else socket.AF_INET, *stream, (each, port)) for each in addresses
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_dead_addresses_of_a_name_use_up_no_time(monkeypatch, tmp_path, scheme):
+    authority = Authority(tmp_path)
+    context = authority.serve() if scheme == "https" else None
+    with receiving(context=context) as receiver, silent_address(receiver.port) as silent:
+        name_leads_to(monkeypatch, *[silent] * 6, "127.0.0.3", "127.0.0.1")
+        asked = as_asked(request_to(f"{scheme}://127.0.0.1:{receiver.port}/"))
+        with within(8.0):  # six that are waited for would take a minute
+            said = http_sender.send_request(asked, trust=authority.trust())
+    assert said["status"] == 200, said
+
+
+def test_a_name_of_which_no_address_answers_says_why(monkeypatch):
+    monkeypatch.setattr(http_sender, "STEP_S", 1.0)
+    with receiving() as receiver, silent_address(receiver.port) as silent:
+        asked = as_asked(request_to(f"http://127.0.0.1:{receiver.port}/"))
+        for addresses, error in (
+            ([silent, "127.0.0.3"], "no answer within 1 s"),
+            (["127.0.0.3", "127.0.0.4"], "Connection refused"),
+            ([], "No route to host"),
+        ):
+            name_leads_to(monkeypatch, *addresses)
+            assert http_sender.send_request(asked) == {"error": error}
+    assert receiver.requests == []
+
+
 @pytest.mark.lab
 @pytest.mark.usefixtures("own_machine")
 def test_the_systems_store_of_certificates_counts():
@@ -304,6 +356,22 @@ def test_what_becomes_of_a_program_is_told():
         assert said is None or result.said == said
     missing = run_program(make_program("true", interpreter="/no/such"), "")
     assert not missing.is_delivered
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize(("megabytes", "code"), [(100, 0), (300, 1)])
+def test_a_program_and_what_it_starts_have_little_memory_and_go_first_where_the_machine_has_none(
+    megabytes, code
+):
+    """And may reserve more than they use, as programs in Go do: a mapping that they may not write to."""
+    took = f"import mmap; a = mmap.mmap(-1, 4 << 30, 34, 1); b = b'x' * ({megabytes} << 20)"
+    program = make_program(
+        f'cat /proc/self/oom_score_adj >/run/score; {sys.executable} -ISc "{took}"; exit $?'
+    )
+    result = run_program(program, "")
+    assert (result.is_delivered, result.said) == (code == 0, "MemoryError" if code else "")
+    assert Path("/run/score").read_text() == "1000\n"
 
 
 @pytest.mark.lab

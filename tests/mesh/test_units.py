@@ -79,6 +79,7 @@ ProtectSystem=full
 ReadWritePaths=/etc/systemd/system
 RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6 AF_PACKET
 MemoryHigh=1G
+OOMPolicy=continue
 """
 NODES = f"""\
 {EVERYBODYS}CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_NET_BIND_SERVICE

@@ -30,6 +30,8 @@ SEND_S: Final = 20.0
 PROGRAM_S: Final = 30.0
 """Seconds that a program has."""
 _MOST_MEMORY: Final = 1 << 30
+_MOST_DATA: Final = 256 << 20
+"""Of a program: a quarter of what slows down the agent's unit as a whole, and so the agent."""
 _MOST_SHOWN: Final = 200
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _MOST_LINKS: Final = 40
@@ -95,7 +97,7 @@ def run_program(path: str, message: str) -> DeliveryResult:
         words: tuple[str, ...] = (find_program_file(path),)
         # It can begin no session of its own, so that one signal ends all that it starts.
         words = build_confined_command(words) if can_confine() else words
-        ended = run_limited_child(words, message.encode(), ChildLimits(PROGRAM_S))
+        ended = run_limited_child(words, message.encode(), ChildLimits(PROGRAM_S, data=_MOST_DATA))
     except QmeshError as error:
         return DeliveryResult(is_delivered=False, text=error.message)
     except OSError as error:

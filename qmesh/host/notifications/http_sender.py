@@ -18,6 +18,7 @@ import sys
 from typing import Final, TypedDict
 from urllib.parse import urlsplit
 
+from qmesh.host.notifications.tcp_race import open_first_connection
 from qmesh.host.unprivileged import become_nobody
 
 MOST_ANSWER: Final = 300
@@ -46,8 +47,9 @@ def send_request(asked: Asked, *, trust: ssl.SSLContext | None = None) -> dict[s
     trust: which certificates are accepted; the system's store where it is None.
     """
     said: dict[str, object] = {}
-    connection = _open_connection(asked, trust)
+    connection, context = _build_connection(asked, trust)
     try:
+        connection.sock = _connect(asked, context)
         headers = {"User-Agent": _USER_AGENT, **asked["headers"]}
         connection.request("POST", asked["target"], asked["body"].encode(), headers)
         answer = connection.getresponse()
@@ -63,12 +65,20 @@ def send_request(asked: Asked, *, trust: ssl.SSLContext | None = None) -> dict[s
     return said
 
 
-def _open_connection(asked: Asked, trust: ssl.SSLContext | None) -> http.client.HTTPConnection:
+def _build_connection(
+    asked: Asked, trust: ssl.SSLContext | None
+) -> tuple[http.client.HTTPConnection, ssl.SSLContext | None]:
     host, port = asked["host"], asked["port"]
     if asked["scheme"] == "http":
-        return http.client.HTTPConnection(host, port, timeout=STEP_S)
+        return http.client.HTTPConnection(host, port), None
     context = ssl.create_default_context() if trust is None else trust
-    return http.client.HTTPSConnection(host, port, timeout=STEP_S, context=context)
+    return http.client.HTTPSConnection(host, port, context=context), context
+
+
+def _connect(asked: Asked, context: ssl.SSLContext | None) -> socket.socket:
+    connected = open_first_connection(asked["host"], asked["port"], STEP_S)
+    connected.settimeout(STEP_S)
+    return connected if context is None else context.wrap_socket(connected, server_hostname=asked["host"])
 
 
 def _find_host(location: str) -> str:

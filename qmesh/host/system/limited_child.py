@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from qmesh.host.system import heartbeat, programs
@@ -25,8 +26,9 @@ _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class ChildLimits(NamedTuple):
     """What a child has. wait_s: seconds; processor_s: of the processor's time.
 
-    memory: bytes of address space; None for all there is. output: bytes that are kept of what it prints.
-    niceness: as of nice(1); 0 for this process's own.
+    memory: bytes of address space; None for all there is. data: bytes that it can write to, as memory, where
+    it may reserve more than it uses. Both are of each process that it starts, too.
+    output: bytes that are kept of what it prints. niceness: as of nice(1); 0 for this process's own.
     """
 
     wait_s: float
@@ -34,6 +36,7 @@ class ChildLimits(NamedTuple):
     memory: int | None = None
     output: int = 1 << 14
     niceness: int = 0
+    data: int | None = None
 
 
 class ChildEnd(NamedTuple):
@@ -88,11 +91,15 @@ def _build_environment() -> dict[str, str]:
 
 def _limit_process(number: int, limits: ChildLimits) -> None:
     with contextlib.suppress(OSError):  # it has ended already
+        # Where the machine runs out of memory, it goes, and all that it starts, before anything that is kept.
+        Path(f"/proc/{number}/oom_score_adj").write_text("1000")
         if limits.niceness:
             os.setpriority(os.PRIO_PROCESS, number, limits.niceness)
         resource.prlimit(number, resource.RLIMIT_CPU, (limits.processor_s, limits.processor_s))
         if limits.memory is not None:
             resource.prlimit(number, resource.RLIMIT_AS, (limits.memory, limits.memory))
+        if limits.data is not None:
+            resource.prlimit(number, resource.RLIMIT_DATA, (limits.data, limits.data))
 
 
 def _exchange(child: subprocess.Popen[bytes], given: bytes, limits: ChildLimits) -> tuple[bytes, bool]:

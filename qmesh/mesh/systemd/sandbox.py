@@ -70,6 +70,7 @@ def render_agent_settings() -> str:
     measure paths. CAP_SYS_PTRACE: to see whose sockets those of the node are, which is any user's, or root's
     with more rights than this; CAP_KILL: to end a program of the node that was asked for its version.
     CAP_NET_RAW and AF_PACKET: to tell who has a key of an earlier membership, and to be told.
+    OOMPolicy: where the kernel ends a child for want of memory, agent and tunnel go on.
     """
     return f"""\
 {_QMESH}{_LOG}CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW
@@ -84,6 +85,7 @@ ProtectSystem=full
 ReadWritePaths=/etc/systemd/system
 RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6 AF_PACKET
 MemoryHigh=1G
+OOMPolicy=continue
 """
 
 
