@@ -90,9 +90,10 @@ def _build_environment() -> dict[str, str]:
 
 
 def _limit_process(number: int, limits: ChildLimits) -> None:
-    with contextlib.suppress(OSError):  # it has ended already
+    with contextlib.suppress(OSError):  # it has ended already, or /proc is not ours to write to
         # Where the machine runs out of memory, it goes, and all that it starts, before anything that is kept.
         Path(f"/proc/{number}/oom_score_adj").write_text("1000")
+    with contextlib.suppress(OSError):  # it has ended already
         if limits.niceness:
             os.setpriority(os.PRIO_PROCESS, number, limits.niceness)
         resource.prlimit(number, resource.RLIMIT_CPU, (limits.processor_s, limits.processor_s))
