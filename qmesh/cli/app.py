@@ -14,7 +14,8 @@ import typer.main
 
 from qmesh import __version__
 from qmesh.cli.errors import log_to_stderr, report_error, report_exception, report_interrupt
-from qmesh.cli.terminal import print_stdout
+from qmesh.cli.screen.terminal_traits import read_terminal_traits
+from qmesh.cli.terminal import print_lines, print_stdout
 from qmesh.errors import BadInput, Interrupted
 
 GROUPS: Final = {
@@ -71,8 +72,18 @@ INTERRUPTED: Final = Interrupted.exit_code
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
 
 
+class Command(typer.core.TyperCommand):
+    """One command."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        _print_help(self, ctx)
+
+
 class CommandGroup(typer.core.TyperGroup):
     """The commands by name. Asked for one it gives a stub with its summary, until that one is run."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        _print_help(self, ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
@@ -82,11 +93,20 @@ class CommandGroup(typer.core.TyperGroup):
         if summary is None:
             return None
         panel = next(title for title, group in GROUPS.items() if cmd_name in group)
-        return typer.core.TyperCommand(cmd_name, help=summary, rich_help_panel=panel)
+        return Command(cmd_name, help=summary, rich_help_panel=panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, stub, rest = super().resolve_command(ctx, args)
         return name, stub and load_command(str(name)), rest
+
+
+def _print_help(command: Any, context: Any) -> None:
+    """Print it where typer would have Rich print it."""
+    from qmesh.cli.screen.help_page import build_help_lines, read_help_page  # noqa: PLC0415 - for help alone
+
+    traits = read_terminal_traits()
+    lines = build_help_lines(read_help_page(command, context), traits)
+    print_lines(lines, is_coloured=traits.is_coloured)
 
 
 def load_command(name: str) -> Any:
@@ -95,7 +115,7 @@ def load_command(name: str) -> Any:
     alone = typer.Typer(add_completion=False)
     examples = "\n\n".join(f"  {example}" for example in module.EXAMPLES)
     text = "\n\n".join(" ".join(each.split()) for each in module.command.__doc__.split("\n\n"))
-    alone.command(name, help=text, epilog=f"Examples:\n\n{examples}")(module.command)
+    alone.command(name, cls=Command, help=text, epilog=f"Examples:\n\n{examples}")(module.command)
     return _skip_needless_conversion(typer.main.get_command(alone))
 
 

@@ -16,6 +16,7 @@ class TerminalTraits(NamedTuple):
 
     has_cursor: whether what it shows can be replaced in place.
     gap: what stands for text that was left out.
+    has_boxes: whether its encoding has the characters that boxes are drawn with.
     """
 
     width: int | None = None
@@ -23,6 +24,7 @@ class TerminalTraits(NamedTuple):
     is_coloured: bool = False
     has_cursor: bool = False
     gap: str = "..."
+    has_boxes: bool = True
 
 
 def read_terminal_traits() -> TerminalTraits:
@@ -34,7 +36,8 @@ def read_terminal_traits() -> TerminalTraits:
         height,
         is_coloured=is_colour_wanted(os.environ, is_terminal=is_terminal),
         has_cursor=is_terminal and not _is_dumb(os.environ),
-        gap="\N{HORIZONTAL ELLIPSIS}" if _has_ellipsis() else "...",
+        gap="\N{HORIZONTAL ELLIPSIS}" if _can_encode("\N{HORIZONTAL ELLIPSIS}") else "...",
+        has_boxes=_can_encode("\N{BOX DRAWINGS LIGHT ARC DOWN AND RIGHT}"),
     )
 
 
@@ -60,9 +63,9 @@ def _read_size() -> tuple[int, int]:
     return size.columns or 80, size.lines or 24
 
 
-def _has_ellipsis() -> bool:
+def _can_encode(character: str) -> bool:
     try:
-        "\N{HORIZONTAL ELLIPSIS}".encode(sys.stdout.encoding)
+        character.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
         return False
     return True
