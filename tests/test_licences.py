@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -73,3 +75,79 @@ def test_no_version_with_a_known_hole_is_taken(name):
 
 def test_nothing_is_kept_below_a_version():
     assert [each for each in DEPENDENCIES if "<" in each.partition(";")[0]] == []
+
+
+def ask_what_is_inside(*words: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-I", str(CHECKOUT / "packaging/inside"), *words]
+    return subprocess.run(program, capture_output=True, text=True, check=False)
+
+
+def test_what_qmesh_needs_is_under_licences_that_are_allowed():
+    done = ask_what_is_inside("list")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"cryptography", "pip-nftables", "pydantic-core", "qmesh", "typer"} <= {
+        line.partition(" ")[0] for line in done.stdout.splitlines()
+    }
+
+
+def put_package(folder: Path, name: str, licence: str, *, sbom: str = "") -> None:
+    """The metadata of a package, as pip has them in a folder."""
+    metadata = folder / f"{name}-1.0.dist-info"
+    (metadata / "sboms").mkdir(parents=True)
+    head = f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.0\n"
+    (metadata / "METADATA").write_text(head + licence, "utf-8")
+    (metadata / "sboms/sbom.json").write_text(sbom or '{"components": []}', "utf-8")
+    (metadata / "RECORD").write_text(
+        f"{metadata.name}/METADATA,,\n{metadata.name}/sboms/sbom.json,,\n", "utf-8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("licence", "is_allowed"),
+    [
+        ("License-Expression: MIT", True),
+        ("License: mit", True),
+        ("Classifier: License :: OSI Approved :: MIT License", True),
+        ("License-Expression: Apache-2.0 OR BSD-3-Clause", True),
+        ("License-Expression: (Apache-2.0 OR MIT) AND PSF-2.0", True),
+        ("License-Expression: Apache-2.0", False),  # not together with GPL-2.0-only
+        ("License-Expression: MIT AND Apache-2.0", False),
+        ("License-Expression: GPL-2.0-only", False),  # but for one module
+        ("License-Expression: AGPL-3.0-only", False),
+        ("License: a friendly one", False),
+        ("Classifier: License :: OSI Approved :: BSD License", False),  # which of them?
+        ("Summary: nothing said", False),
+    ],
+)
+def test_another_licence_is_refused_with_the_name_of_who_has_it(tmp_path, licence, is_allowed):
+    put_package(tmp_path, "frob", licence)
+    done = ask_what_is_inside("list", str(tmp_path))
+    assert done.returncode == (0 if is_allowed else 1)
+    assert ("frob 1.0" in done.stderr) is not is_allowed
+
+
+def test_a_licence_of_what_a_wheel_has_compiled_in_counts_too(tmp_path):
+    part = '{"name": "hidden", "version": "7", "licenses": [{"license": {"id": "GPL-3.0-only"}}]}'
+    sbom = f'{{"components": [{part}]}}'
+    put_package(tmp_path, "frob", "License-Expression: MIT", sbom=sbom)
+    done = ask_what_is_inside("list", str(tmp_path))
+    assert done.returncode == 1
+    assert "hidden 7 in frob: GPL-3.0-only" in done.stderr
+
+
+def test_the_copyright_file_has_each_library_with_its_holder_and_its_text():
+    text = ask_what_is_inside("copyright").stdout
+    stanzas = [re.split(r"\n(?=\S)", stanza.strip()) for stanza in text.split("\n\n")]
+    fields = [dict(field.split(":", 1) for field in stanza) for stanza in stanzas]
+    assert all(
+        set(each) in ({"License"}, {"Format", "Upstream-Name", "Comment"}) or each["Copyright"].strip()
+        for each in fields
+    )
+    of = {place: each for each in fields for place in each.get("Files", "").split()}
+    assert of["*"]["Copyright"] == " 2026 the qmesh authors"
+    site = "usr/lib/qmesh/lib/python*/site-packages"
+    assert of[f"{site}/nftables.py"]["License"] == " GPL-2"
+    assert "Permission is hereby granted" in of[f"{site}/h11/*"]["License"]
+    assert "openssl 4" in of[f"{site}/cryptography/*"]["Comment"]
+    assert "/usr/share/common-licenses/GPL-2" in text
+    assert len(text) < 200_000
