@@ -194,7 +194,7 @@ NotifyAccess=main
 ExecStart={_render_qmesh_command(paths, "hold", "--state", paths.state)}
 Restart=always
 RestartSec=1
-TimeoutStartSec=20
+TimeoutStartSec=60
 OOMScoreAdjust=-900
 {sandbox.render_holder_settings(_quote_path(paths.state))}
 [Install]
