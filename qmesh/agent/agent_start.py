@@ -9,6 +9,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import background, systemd
 from qmesh.mesh.systemd.instructions import describe_units_update
 from qmesh.mesh.systemd.units import render_qmesh_units
+from qmesh.mesh.values import DEFAULT_PROGRAM
 
 _START_S: Final = 60.0
 
@@ -17,7 +18,7 @@ def ensure_agent(state: State) -> None:
     """See that the agent runs: under systemd where that is the init, else in the background."""
     if systemd.is_systemd_running():
         _warn_of_older_units()
-        where = systemd.build_unit_paths(state, config_directory="/", program=systemd.DEFAULT_PROGRAM)
+        where = systemd.build_unit_paths(state, config_directory="/", program=DEFAULT_PROGRAM)
         units = render_qmesh_units(where)
         if background.is_agent_running(state) and systemd.has_installed_units(units):
             return

@@ -74,6 +74,10 @@ UnixTime = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
 DEFAULT_INTERFACE: Final = "qmesh0"
 STATE_DIRECTORY: Final = "/var/lib/qmesh"
 """Where a machine's state is, where no other directory is named."""
+DEFAULT_PROGRAM: Final = "/usr/local/bin/quilibrium-node"
+"""The node's program, where neither the user nor a unit names another."""
+REVISION_JUMP: Final = 1_000_000
+"""By how much the revision grows when a backup is restored: more than a mesh changes after it was made."""
 DEFAULT_LISTEN_PORT: Final = 51820
 SERVICE_PORTS: Final = range(325, 333)
 """TCP ports for the membership service of a new mesh: no user can take one while the agent restarts. None is

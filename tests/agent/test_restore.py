@@ -33,8 +33,8 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup
 from qmesh.mesh.links.retirement import RetiredKey, RetiredKeys
-from qmesh.mesh.protocol.backup_file import JUMP, MAGIC, decode_backup, encode_backup
-from qmesh.mesh.values import Secret
+from qmesh.mesh.protocol.backup_file import MAGIC, decode_backup, encode_backup
+from qmesh.mesh.values import REVISION_JUMP, Secret
 from tests.support.control_node import make_control_node
 from tests.support.factories import key
 
@@ -193,7 +193,7 @@ def test_e3_what_was_open_is_withdrawn_and_its_secret_is_in_no_octet(own_machine
         ("init", "mesh-made", "control", 1),
         ("invite", "invited", "machine-b", 1),
         ("backup", "invitation-withdrawn", "machine-b", 1),
-        ("restore", "restored", "control", 1 + JUMP),
+        ("restore", "restored", "control", 1 + REVISION_JUMP),
     ]
     # In the mesh that goes on, nothing was withdrawn.
     with contextlib.closing(sqlite3.connect(state.registry_file)) as connection:
@@ -228,7 +228,7 @@ def test_a_sealed_backup_takes_its_passphrase(own_machine, tmp_path):
             restore.restore(new, octets, passphrase, WISH, apply=False)
     assert not new.directory.exists()
     restore.restore(new, octets, b"correct horse", WISH, apply=False)
-    assert load_local(new).inventory.revision == 1 + JUMP
+    assert load_local(new).inventory.revision == 1 + REVISION_JUMP
 
 
 def test_a_plain_backup_in_the_place_of_a_sealed_one_is_refused(own_machine, tmp_path):
@@ -296,8 +296,9 @@ def test_endpoints_and_config_directory_are_the_new_machines(own_machine, tmp_pa
     assert [str(each) for each in done.endpoints] == ["198.51.100.7:51820", "control.example:5000"]
     assert done.endpoints == load_local(new).machine.endpoints
     assert load_local(new).settings.config_directory == str(tmp_path / ".config")
-    assert done.revision == 1 + JUMP
-    assert restored(State(tmp_path / "third"), octets, jump=2 * JUMP).revision == 1 + 2 * JUMP
+    assert done.revision == 1 + REVISION_JUMP
+    again = restored(State(tmp_path / "third"), octets, jump=2 * REVISION_JUMP)
+    assert again.revision == 1 + 2 * REVISION_JUMP
 
 
 def test_where_the_metrics_go_is_in_the_backup(own_machine, tmp_path):
@@ -330,7 +331,7 @@ def test_a_directory_of_the_backups_is_kept_only_where_it_is_the_same_users(
     [
         ({"endpoints": ("10.77.0.9",)}, "10.77.0.9"),
         ({"endpoints": ("no host",)}, "no host"),
-        ({"jump": JUMP - 1}, "jump"),
+        ({"jump": REVISION_JUMP - 1}, "jump"),
         ({"jump": 10**12}, "jump"),
         ({"config": Path("/nowhere")}, "no directory"),
     ],
@@ -368,7 +369,7 @@ def test_a_machine_that_has_a_mesh_or_keys_is_never_overwritten(own_machine, tmp
         restored(done, other)
     with pytest.raises(BadInput, match="--endpoint"):
         restored(done, octets, endpoints=("192.0.2.9",))
-    assert restored(done, octets).revision == 2 + JUMP
+    assert restored(done, octets).revision == 2 + REVISION_JUMP
     assert what_counts(done) == before
     (done.directory / "machine.json").unlink()
     with pytest.raises(StateUnreadable, match="keys or a mesh"):
@@ -388,7 +389,7 @@ def test_a_mesh_that_went_on_after_a_restore_cut_off_is_never_overwritten(own_ma
     with pytest.raises(StateUnreadable, match="keys or a mesh"):
         restored(state, octets)
     with Registry(state.registry_file) as registry:
-        assert registry.revision() == 2 + JUMP
+        assert registry.revision() == 2 + REVISION_JUMP
 
 
 def versioned(image: bytes, version: int) -> bytes:

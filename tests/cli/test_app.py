@@ -28,6 +28,8 @@ HEAVY = (
     "msgspec",
     "yaml",
     "sqlite3",
+    "rich",
+    "pydantic",
 )
 
 
@@ -58,7 +60,12 @@ def test_help_and_version_load_nothing_heavy(words):
 
 
 def test_the_detector_of_heavy_modules_detects():
-    assert {"pyroute2", "cryptography", "h11"} <= loaded_by("join", "--help")
+    assert {"pyroute2", "cryptography", "h11"} <= loaded_by("join", "/nowhere/file", code=2)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_loads_nothing_of_what_it_does(name):
+    assert not loaded_by(name, "--help") & (set(HEAVY) - {"msgspec"}), "a limit of an option is msgspec's"
 
 
 @pytest.mark.parametrize(

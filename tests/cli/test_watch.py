@@ -17,9 +17,9 @@ from tests.support.waiting import patience, wait_until
 PROGRAM = """
 import logging, os, sys, time
 from pathlib import Path
+from qmesh.agent.commands import status as command
 from qmesh.agent.commands.status import CoreRange, MachineStatus, Status
 from qmesh.cli import app, streams
-from qmesh.cli.commands import status as command
 from qmesh.errors import MachineRefused
 
 streams.prepare_streams()

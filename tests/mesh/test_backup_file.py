@@ -15,7 +15,6 @@ from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.backup_file import (
-    JUMP,
     MAGIC,
     VERSION,
     Backup,
@@ -27,7 +26,7 @@ from qmesh.mesh.protocol.backup_file import (
     is_encrypted,
 )
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
-from qmesh.mesh.values import Endpoint, Secret
+from qmesh.mesh.values import REVISION_JUMP, Endpoint, Secret
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 SIGNING = bytes(range(1, 33))
@@ -174,9 +173,9 @@ def test_a_key_that_is_not_its_meshs_is_named():
 @pytest.mark.parametrize("endpoints", [(), (Endpoint("203.0.113.5", 51820),), (Endpoint("198.51.100.7", 1),)])
 def test_e6_restored_it_has_a_revision_that_no_member_can_hold(endpoints):
     after = build_restored_inventory(MESH, endpoints)
-    assert after.revision == 7 + JUMP
+    assert after.revision == 7 + REVISION_JUMP
     assert after.control_node.endpoints == (endpoints or MESH.control_node.endpoints)
-    assert build_restored_inventory(MESH, endpoints, jump=5 * JUMP).revision == 7 + 5 * JUMP
+    assert build_restored_inventory(MESH, endpoints, jump=5 * REVISION_JUMP).revision == 7 + 5 * REVISION_JUMP
 
 
 def test_a_new_endpoint_inside_the_tunnel_is_refused():

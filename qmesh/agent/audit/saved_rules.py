@@ -11,6 +11,7 @@ from qmesh.host.system import systemd
 from qmesh.mesh.audit.surroundings import FlushingUnit
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.systemd.units import AFTER_FLUSH, render_qmesh_units
+from qmesh.mesh.values import DEFAULT_PROGRAM
 
 
 def find_saved_rules(
@@ -26,6 +27,6 @@ def find_flushing_unit(state: State, units: Iterable[FirewallUnit]) -> FlushingU
     if service is None or not (service.is_flushing and (service.starts or service.state == "active")):
         return None
     wanted = render_qmesh_units(
-        systemd.build_unit_paths(state, config_directory="/", program=systemd.DEFAULT_PROGRAM)
+        systemd.build_unit_paths(state, config_directory="/", program=DEFAULT_PROGRAM)
     )
     return FlushingUnit(NFTABLES, systemd.has_installed_units({AFTER_FLUSH: wanted[AFTER_FLUSH]}))

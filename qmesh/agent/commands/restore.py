@@ -35,13 +35,13 @@ from qmesh.host.system.sudo_user import find_invoking_user
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores
-from qmesh.mesh.protocol.backup_file import JUMP, build_restored_inventory, is_encrypted
+from qmesh.mesh.protocol.backup_file import build_restored_inventory, is_encrypted
 from qmesh.mesh.routes.detours import TunnelPlace
-from qmesh.mesh.values import Endpoint, Secret
+from qmesh.mesh.values import REVISION_JUMP, Endpoint, Secret
 
 log = logging.getLogger("qmesh")
 
-_MOST_JUMP = 1_000 * JUMP
+_MOST_JUMP = 1_000 * REVISION_JUMP
 
 
 class RestoreOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class RestoreOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoints: tuple[str, ...]
     config: Path | None
-    jump: int = JUMP
+    jump: int = REVISION_JUMP
     take_over: bool = False
 
 
@@ -156,10 +156,10 @@ def _summarize_backup(found: BackupContents, *, encrypted: bool) -> BackupSummar
 
 def _build_restored_mesh(found: BackupContents, wish: RestoreOptions) -> Inventory:
     """The mesh as it is to be. Raises BadInput."""
-    if not JUMP <= wish.jump <= _MOST_JUMP:
+    if not REVISION_JUMP <= wish.jump <= _MOST_JUMP:
         raise BadInput(
             f"--jump cannot be {wish.jump}",
-            hint=f"pass --jump with a number from {JUMP} to {_MOST_JUMP}",
+            hint=f"pass --jump with a number from {REVISION_JUMP} to {_MOST_JUMP}",
         )
     return build_restored_inventory(found.inventory, _parse_endpoints(found, wish), jump=wish.jump)
 

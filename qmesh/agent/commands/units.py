@@ -16,7 +16,7 @@ from qmesh.host.system import node_user, systemd
 from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.systemd.node_arguments import parse_node_arguments
 from qmesh.mesh.systemd.units import render_qmesh_units, render_unit_files
-from qmesh.mesh.values import CONTROL_FIRST, quote_text
+from qmesh.mesh.values import CONTROL_FIRST, DEFAULT_PROGRAM, quote_text
 
 log = logging.getLogger("qmesh")
 
@@ -57,7 +57,7 @@ def render_units(state: State, wish: UnitOptions) -> RenderedUnits:
         else parse_node_arguments(wish.arguments)
     )
     installed = systemd.find_installed_program(wish.directory)
-    program = wish.program or installed or systemd.DEFAULT_PROGRAM
+    program = wish.program or installed or DEFAULT_PROGRAM
     here = load_local(state)
     directory = here.settings.config_directory
     must_be_there = wish.program is not None or (wish.write and installed is None and directory is not None)

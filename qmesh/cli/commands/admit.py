@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from qmesh.agent.commands.admit import AdmitResult, admit
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.input import read_input_text
 from qmesh.cli.output import STATE, JsonOption, StateOption, file_option, print_outcome
-from qmesh.cli.output_file import refuse_output_file, write_line
-from qmesh.host.state.directory import State
-from qmesh.mesh.protocol.file_exchange import ANSWER_PREFIX, MAX_REQUEST
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.admit import AdmitResult
 
 log = logging.getLogger("qmesh")
 
@@ -40,6 +39,11 @@ def command(
     The request comes from `qmesh join --offline`, the answer goes to `qmesh join --answer`. Only the
     machine that asked can read it. The same request again gives an answer for the same member.
     """
+    from qmesh.agent.commands.admit import admit
+    from qmesh.cli.output_file import refuse_output_file, write_line
+    from qmesh.host.state.directory import State
+    from qmesh.mesh.protocol.file_exchange import ANSWER_PREFIX, MAX_REQUEST
+
     refuse_output_file(out, begins=ANSWER_PREFIX.encode(), what="answer")
     text = read_input_text(file, most=MAX_REQUEST, hint="pass the file that `qmesh join --offline` wrote")
     admitted = admit(State(state), text)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.apply import TrialResult, apply, apply_with_rollback
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
-from qmesh.cli.step_text import AS_DESIRED, Steps
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
 from qmesh.mesh.values import format_port_ranges
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.apply import TrialResult
+    from qmesh.cli.step_text import Steps
 
 log = logging.getLogger("qmesh")
 
@@ -56,6 +57,10 @@ def command(
     It also ends what `qmesh down` began. A machine that is as desired is not changed. With `--confirm`
     the machine is rolled back, even if this login is cut, unless you run `qmesh confirm` in time.
     """
+    from qmesh.agent.commands.apply import apply, apply_with_rollback
+    from qmesh.cli.step_text import Steps
+    from qmesh.host.state.directory import State
+
     if confirm is None:
         taken = apply(State(state), mtu=mtu, control_endpoint=control_endpoint)
         _print_steps(Steps.from_steps(taken), as_json=as_json)
@@ -72,6 +77,8 @@ def command(
 
 
 def _print_steps(steps: Steps, *, as_json: bool) -> None:
+    from qmesh.cli.step_text import AS_DESIRED
+
     print_outcome(steps, as_json=as_json, text=lambda it: it.render_text() or AS_DESIRED)
 
 

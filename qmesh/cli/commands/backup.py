@@ -5,21 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from qmesh.agent.commands.backup import BackupResult, make_backup, record_backup
-from qmesh.cli import passphrase
 from qmesh.cli.output import STATE, JsonOption, StateOption, is_readable_by_others, print_outcome
-from qmesh.cli.output_file import refuse_output_file
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.cli.streams import find_stdout_failure
 from qmesh.errors import BadInput, MachineRefused, QmeshError
-from qmesh.host import files
-from qmesh.host.state.directory import State
-from qmesh.mesh.protocol.backup_file import MAGIC
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.backup import BackupResult
+    from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 
@@ -47,6 +45,11 @@ def command(
     reads it. Open invitations are withdrawn in the backup. With a file that is not encrypted, anyone
     can take the mesh over: keep it as safe as a key.
     """
+    from qmesh.agent.commands.backup import make_backup
+    from qmesh.cli import passphrase
+    from qmesh.host import files
+    from qmesh.host.state.directory import State
+
     to_output = file == "-"
     _refuse_target(file, to_output=to_output, as_json=as_json)
     secret = passphrase.read_passphrase_file(passphrase_file) if passphrase_file else None
@@ -67,6 +70,9 @@ def command(
 
 
 def _refuse_target(file: str, *, to_output: bool, as_json: bool) -> None:
+    from qmesh.cli.output_file import refuse_output_file
+    from qmesh.mesh.protocol.backup_file import MAGIC
+
     if not to_output:
         refuse_output_file(Path(file), begins=MAGIC, what="backup")
     elif as_json:
@@ -96,6 +102,8 @@ def _write_to_stdout(octets: bytes) -> None:
 
 def _record_backup(state: State, taken: BackupResult) -> None:
     """The backup is there, whatever becomes of this."""
+    from qmesh.agent.commands.backup import record_backup
+
     try:
         record_backup(state, taken)
     except QmeshError as error:

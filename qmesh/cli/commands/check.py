@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.check import Report, check
-from qmesh.cli import check_text
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
 from qmesh.cli.terminal import print_stdout
 from qmesh.errors import BadInput, Interrupted, QmeshError, describe_unexpected_error
-from qmesh.host.state.directory import State
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.check import Report
+    from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh check", "qmesh check --fix", "qmesh check --all --json", "qmesh check --plugin")
 
@@ -39,6 +40,9 @@ def command(
     --fix runs the commands that need no decision and restart nothing of the node: `qmesh apply`,
     `qmesh render-config --write`, `chmod 600` of secret files, and a new start of the agent.
     """
+    from qmesh.cli import check_text
+    from qmesh.host.state.directory import State
+
     if fix and all_machines:
         raise BadInput("--fix and --all do not go together", hint="run `qmesh check --fix` on each machine")
     if plugin:
@@ -46,7 +50,7 @@ def command(
             raise BadInput("--plugin goes together with --all only", hint="leave the other option out")
         raise typer.Exit(_run_as_plugin(State(state), all_machines=all_machines))
     if fix:
-        from qmesh.agent.audit.own_fixes import check_and_fix  # noqa: PLC0415 - few runs need it
+        from qmesh.agent.audit.own_fixes import check_and_fix
 
         fixed = check_and_fix(State(state))
         print_answer(fixed, as_json=as_json, text=check_text.build_fixed_lines)
@@ -59,15 +63,19 @@ def command(
 
 
 def _check(state: State, *, all_machines: bool) -> Report:
+    from qmesh.agent.commands.check import check
+
     if not all_machines:
         return check(state)
-    from qmesh.agent.audit.fleet import check_all  # noqa: PLC0415 - few runs need it
+    from qmesh.agent.audit.fleet import check_all
 
     return check_all(state)
 
 
 def _run_as_plugin(state: State, *, all_machines: bool) -> int:
     """Print the one line; the exit code. What goes wrong is its third kind: nothing is known."""
+    from qmesh.cli import check_text
+
     try:
         status = check_text.summarize_for_plugin(_check(state, all_machines=all_machines))
     except Interrupted:

@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.down import down
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
-from qmesh.cli.step_text import Steps
-from qmesh.host.state.directory import State
 from qmesh.mesh.values import format_port_ranges
 
 log = logging.getLogger("qmesh")
@@ -30,6 +27,10 @@ def command(
     The worker ports stay closed, also after a reboot, until `--open`. `qmesh apply` brings the tunnel
     up again. Until then the control process reaches no worker of this machine.
     """
+    from qmesh.agent.commands.down import down
+    from qmesh.cli.step_text import Steps
+    from qmesh.host.state.directory import State
+
     done = down(State(state), unguarded=unguarded)
     ports = format_port_ranges(done.ports)
     others = f", and so {{}} ports {format_port_ranges(done.guarded_ports)}" if done.guarded_ports else ""

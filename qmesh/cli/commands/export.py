@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.export import export, write_export
 from qmesh.cli.output import STATE, JsonOption, NewFileOption, StateOption, print_answer, print_outcome
-from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 
@@ -31,6 +29,9 @@ def command(
 
     What is printed has no secrets in it: for a wg-quick file that you can use, pass `-o FILE`.
     """
+    from qmesh.agent.commands.export import export, write_export
+    from qmesh.host.state.directory import State
+
     made = export(State(state), wanted)
     if out is None:
         print_answer(made.facts, as_json=as_json, text=lambda _: made.text.rstrip("\n"))

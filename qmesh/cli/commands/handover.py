@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.handover import HandoverResult, cancel_handover, handover
-from qmesh.cli.change_text import log_open_ports, log_steps
 from qmesh.cli.output import STATE, JsonOption, StateOption, machine_argument, print_outcome
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
-from qmesh.mesh.inventory import Inventory
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.handover import HandoverResult
+    from qmesh.mesh.inventory import Inventory
 
 log = logging.getLogger("qmesh")
 
@@ -50,6 +50,9 @@ def command(
     If members are not ready in time, nothing changes. After the role has moved, a control process that
     still runs here reaches no worker: you move the node itself, with its keys.
     """
+    from qmesh.agent.commands.handover import cancel_handover, handover
+    from qmesh.host.state.directory import State
+
     if (name is None) != cancelled:
         raise BadInput(
             "give the name of a member, or --cancel",
@@ -72,6 +75,8 @@ def _render_text(done: HandoverResult) -> str:
 
 
 def _log_next_steps(done: HandoverResult) -> None:
+    from qmesh.cli.change_text import log_open_ports, log_steps
+
     if not done.answers:
         log.warning("%s has not answered yet; the agents keep trying: run `qmesh status` there", done.now)
     log.info("next, move the node; never use its keys on two machines at once:")

@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.import_cluster import ImportOptions, propose_mesh
 from qmesh.cli.input import read_input
 from qmesh.cli.output import STATE, ConfigOption, JsonOption, NodeOption, StateOption, print_answer
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
 
 EXAMPLES = (
     "qmesh import --config /root/node/.config",
@@ -47,6 +45,9 @@ def command(
     It changes nothing. It prints a shell script, which you read first: which machine gets which cores,
     what changes, and the commands in the order that keeps the core numbers.
     """
+    from qmesh.agent.commands.import_cluster import ImportOptions, propose_mesh
+    from qmesh.host.state.directory import State
+
     lines = None if csv is None else _read_lines(csv)
     wish = ImportOptions(config=config, lines=lines, node=node, here=tuple(here or ()))
     proposal, text = propose_mesh(State(state), wish)

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from qmesh.agent.commands.init import InitOptions, init
-from qmesh.cli.join_text import render_join_result
 from qmesh.cli.output import (
     STATE,
     AnnounceOption,
@@ -21,7 +19,6 @@ from qmesh.cli.output import (
     print_outcome,
 )
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 
@@ -74,6 +71,10 @@ def command(
     The guard is loaded first, then the tunnel is made, then the agent is started. If it was
     interrupted, run it again with the same options: it goes on.
     """
+    from qmesh.agent.commands.init import InitOptions, init
+    from qmesh.cli.join_text import render_join_result
+    from qmesh.host.state.directory import State
+
     if workers is not None and reserve is not None:
         raise BadInput("--workers and --reserve do not go together", hint="use one of the two")
     wish = InitOptions(

@@ -6,17 +6,10 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.invite import (
-    Invitations,
-    InviteOptions,
-    invite,
-    list_open_invitations,
-    withdraw_invitation,
-)
 from qmesh.cli.output import (
     STATE,
     JsonOption,
@@ -27,11 +20,12 @@ from qmesh.cli.output import (
     print_answer,
     print_outcome,
 )
-from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.cli.streams import find_stdout_failure
 from qmesh.errors import BadInput, QmeshError
-from qmesh.host.state.directory import State
-from qmesh.mesh.protocol.enrolment import PREFIX
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.invite import Invitations, InviteOptions
+    from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 
@@ -94,6 +88,9 @@ def command(
     With --node-files the machine may fetch the files that hold the node's secrets, through the tunnel:
     `qmesh join --node-files` does so, or later `qmesh node-files --write` there.
     """
+    from qmesh.agent.commands.invite import InviteOptions, list_open_invitations, withdraw_invitation
+    from qmesh.host.state.directory import State
+
     if sum((name is not None, shown, withdrawn is not None)) != 1:
         raise BadInput(
             "give the name of a new machine, or --list, or --withdraw NAME",
@@ -136,6 +133,10 @@ def _format_time(at_s: int) -> str:
 
 
 def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as_json: bool) -> None:
+    from qmesh.agent.commands.invite import invite
+    from qmesh.cli.output_file import refuse_output_file, write_line
+    from qmesh.mesh.protocol.enrolment import PREFIX
+
     refuse_output_file(out, begins=PREFIX.encode(), what="invitation")
     if out is None and is_readable_by_others(sys.stdout.fileno()):
         log.warning("other users can read the file that this goes to: `chmod 600` it, or use --out FILE")
@@ -168,5 +169,7 @@ def _issue_invitation(state: State, wish: InviteOptions, out: Path | None, *, as
 
 def _withdraw_lost_invitation(state: State, name: str) -> None:
     """No machine can have it: leave none open that was given to no machine."""
+    from qmesh.agent.commands.invite import withdraw_invitation
+
     withdraw_invitation(state, name)
     log.warning("the invitation for %s could not be written, and is withdrawn again", name)

@@ -6,16 +6,12 @@ import getpass
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from qmesh.agent.commands.join.offline import accept_answer, make_request
-from qmesh.agent.commands.join.online import join
-from qmesh.agent.commands.join.steps import JoinOptions
 from qmesh.cli.input import read_input_text
-from qmesh.cli.join_text import render_join_result
 from qmesh.cli.output import (
     STATE,
     AnnounceOption,
@@ -26,11 +22,11 @@ from qmesh.cli.output import (
     file_option,
     print_outcome,
 )
-from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
-from qmesh.mesh.protocol.enrolment import MAX_TEXT, PREFIX
-from qmesh.mesh.protocol.file_exchange import MAX_ANSWER, REQUEST_PREFIX
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.join.steps import JoinOptions
+    from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 
@@ -105,6 +101,13 @@ def command(
 
     If the control node is unreachable, use files: --offline here, `qmesh admit` there, --answer here.
     """
+    from qmesh.agent.commands.join.offline import accept_answer
+    from qmesh.agent.commands.join.online import join
+    from qmesh.agent.commands.join.steps import JoinOptions
+    from qmesh.cli.join_text import render_join_result
+    from qmesh.host.state.directory import State
+    from qmesh.mesh.protocol.file_exchange import MAX_ANSWER
+
     wish = JoinOptions(
         endpoint=endpoint,
         config=config,
@@ -138,6 +141,8 @@ def command(
 
 
 def _refuse_options_with_answer(file: str | None, wish: JoinOptions, *, offline: bool) -> None:
+    from qmesh.agent.commands.join.steps import JoinOptions
+
     if offline or file is not None:
         raise BadInput(
             "--answer completes a join: use it without an invitation and without --offline",
@@ -153,6 +158,10 @@ def _refuse_options_with_answer(file: str | None, wish: JoinOptions, *, offline:
 def _write_request(
     state: State, file: str | None, wish: JoinOptions, out: Path | None, *, as_json: bool
 ) -> None:
+    from qmesh.agent.commands.join.offline import make_request
+    from qmesh.cli.output_file import refuse_output_file, write_line
+    from qmesh.mesh.protocol.file_exchange import REQUEST_PREFIX
+
     refuse_output_file(out, begins=REQUEST_PREFIX.encode(), what="request")
     requested = make_request(state, _read_invitation(file), wish)
     facts = msgspec.structs.asdict(requested)
@@ -167,6 +176,8 @@ def _write_request(
 
 def _read_invitation(file: str | None) -> str:
     """The text of the invitation, never more than a little longer than one can be."""
+    from qmesh.mesh.protocol.enrolment import MAX_TEXT, PREFIX
+
     if file is None:
         return _prompt_for_invitation()
     if file.startswith(PREFIX) and (len(file) > 100 or not Path(file).exists()):

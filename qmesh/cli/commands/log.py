@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from qmesh.agent.commands.log import list_events
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer
-from qmesh.host.registry import Event
-from qmesh.host.state.directory import State
 from qmesh.mesh.printable import escape_line
+
+if TYPE_CHECKING:
+    from qmesh.host.registry import Event
 
 EXAMPLES = ("qmesh log", "qmesh log --json")
 
@@ -20,6 +21,9 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     Run it on the control node. The oldest is first, each with the user who typed it; times are local. A
     join also has the user who invited, and the machine's tunnel address, key and endpoint.
     """
+    from qmesh.agent.commands.log import list_events
+    from qmesh.host.state.directory import State
+
     found = list_events(State(state))
     print_answer({"events": found}, as_json=as_json, text=lambda _: _render_text(found))
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.node_files import fetch_files
-from qmesh.agent.node.node_files import FetchedFiles, describe_restart, write_node_files
 from qmesh.cli.output import STATE, ConfigOption, JsonOption, StateOption, print_answer, print_outcome
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
-from qmesh.mesh.node_keys.planned_files import Outcome
+
+if TYPE_CHECKING:
+    from qmesh.agent.node.node_files import FetchedFiles
+    from qmesh.mesh.node_keys.planned_files import Outcome
 
 log = logging.getLogger("qmesh")
 
@@ -43,6 +43,10 @@ def command(
     come encrypted through the tunnel, and no secret of them is printed. Without --write it says what would
     be written.
     """
+    from qmesh.agent.commands.node_files import fetch_files
+    from qmesh.agent.node.node_files import describe_restart, write_node_files
+    from qmesh.host.state.directory import State
+
     if replace and not write:
         raise BadInput("--replace is for --write", hint="add --write, or leave --replace out")
     fetched = fetch_files(State(state), config=config)

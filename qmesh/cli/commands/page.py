@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.page import PagePlace, serve_page
 from qmesh.cli.output import STATE, JsonOption, StateOption, file_option, print_answer
 from qmesh.cli.streams import find_stdout_failure
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
 from qmesh.mesh.page.access import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.page import PagePlace
 
 EXAMPLES = (
     "qmesh page",
@@ -46,6 +47,9 @@ def command(
     The address that it prints has a token: other users of this machine do not know it. Root can run it, and
     the members of the group that `qmesh set --readers` names.
     """
+    from qmesh.agent.commands.page import serve_page
+    from qmesh.host.state.directory import State
+
     if port is not None and socket is not None:
         raise BadInput("--port and --socket do not go together", hint="use one of the two")
 

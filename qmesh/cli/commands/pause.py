@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from qmesh.agent.commands.pause import pause
-from qmesh.cli.change_text import print_change
 from qmesh.cli.output import STATE, JsonOption, StateOption, machine_argument
-from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh pause hel-2",)
 
@@ -22,4 +19,8 @@ def command(
     As few other machines as possible change core numbers. `qmesh resume` adds it again, as the last. Both
     print the steps that the node's processes need. For minutes or hours leave the list as it is.
     """
+    from qmesh.agent.commands.pause import pause
+    from qmesh.cli.change_text import print_change
+    from qmesh.host.state.directory import State
+
     print_change(pause(State(state), name), as_json=as_json, done=f"{name} is paused")

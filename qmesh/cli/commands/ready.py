@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from qmesh.cli.output import ConfigOption, JsonOption, print_answer
-from qmesh.cli.ready_entrypoint import render_ready_result, wait_for_core
 
 EXAMPLES = (
     "qmesh ready 4 --config /root/node/.config",
@@ -32,5 +31,7 @@ def command(
     A worker can start when the guard is loaded, the address of its entry in config.yml is this machine's,
     and its port is free. This works without agent, registry and network.
     """
+    from qmesh.cli.ready_entrypoint import render_ready_result, wait_for_core
+
     ready = wait_for_core(core, config, timeout, listening=listening)
     print_answer(ready, as_json=as_json, text=render_ready_result)

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.render_config import (
-    RenderedConfig,
-    render_node_config,
-    write_config_copy,
-    write_node_config,
-)
-from qmesh.agent.commands.units import find_removed_workers
 from qmesh.cli.output import (
     STATE,
     ConfigOption,
@@ -26,7 +19,10 @@ from qmesh.cli.output import (
     print_outcome,
 )
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.render_config import RenderedConfig
+    from qmesh.host.state.directory import State
 
 log = logging.getLogger("qmesh")
 
@@ -59,6 +55,9 @@ def command(
     Only the worker list changes, every other byte stays. What is printed has no secrets in it: for a
     file that the node can start with, use `--write` or `-o FILE`.
     """
+    from qmesh.agent.commands.render_config import render_node_config, write_config_copy
+    from qmesh.host.state.directory import State
+
     if sum((in_place, diff, out is not None)) > 1 or (in_place and for_name is not None):
         raise BadInput("these options do not go together", hint="use one of --write, --diff and -o FILE")
     rendered = render_node_config(State(state), config=config, for_name=for_name)
@@ -77,6 +76,9 @@ def command(
 
 
 def _write_in_place(state: State, rendered: RenderedConfig, *, as_json: bool) -> None:
+    from qmesh.agent.commands.render_config import write_node_config
+    from qmesh.agent.commands.units import find_removed_workers
+
     path, changed = write_node_config(state, rendered)
     facts = {"path": str(path), "changed": changed, "workers": rendered.workers}
     count = f"{len(rendered.workers)} worker{'s' * (len(rendered.workers) != 1)}"

@@ -5,21 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.restore import (
-    BackupSummary,
-    RestoredMachine,
-    RestoreOptions,
-    RestoreResult,
-    restore,
-)
-from qmesh.cli import passphrase
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.input import read_input
-from qmesh.cli.join_text import render_join_result
 from qmesh.cli.output import (
     STATE,
     ConfigOption,
@@ -32,10 +23,10 @@ from qmesh.cli.output import (
 from qmesh.cli.passphrase import PassphraseFileOption
 from qmesh.cli.prompts import ask_question
 from qmesh.errors import BadInput
-from qmesh.host.files import MAX_OCTETS
-from qmesh.host.state.directory import State
-from qmesh.mesh.protocol.backup_file import JUMP, is_encrypted
-from qmesh.mesh.values import CONTROL_FIRST
+from qmesh.mesh.values import CONTROL_FIRST, REVISION_JUMP
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.restore import BackupSummary, RestoredMachine, RestoreResult
 
 log = logging.getLogger("qmesh")
 
@@ -70,7 +61,7 @@ def command(
     ] = False,
     jump: Annotated[
         int, typer.Option(help="By how much the revision grows; use more if this backup was restored before.")
-    ] = JUMP,
+    ] = REVISION_JUMP,
     take_over: TakeOverOption = False,
     no_apply: NoApplyOption = False,
     state: StateOption = STATE,
@@ -84,6 +75,11 @@ def command(
     For new hardware: the members need no change if they reach it at the old endpoint. The old machine
     must never run again. If it was interrupted, run it again.
     """
+    from qmesh.agent.commands.restore import RestoreOptions, restore
+    from qmesh.cli import passphrase
+    from qmesh.host.state.directory import State
+    from qmesh.mesh.protocol.backup_file import is_encrypted
+
     if plain and passphrase_file:
         raise BadInput(
             "--plain and --passphrase-file do not go together",
@@ -110,6 +106,8 @@ def command(
 
 
 def _read_backup(file: str) -> bytes:
+    from qmesh.host.files import MAX_OCTETS
+
     octets = read_input(file, most=MAX_OCTETS, hint="pass the file that `qmesh backup` wrote")
     if len(octets) > MAX_OCTETS:
         raise BadInput("this is larger than a backup can be", hint="pass the file that `qmesh backup` wrote")
@@ -146,6 +144,8 @@ def _render_summary(offered: BackupSummary) -> Iterator[str]:
 
 
 def _render_lines(done: RestoreResult) -> Iterator[str]:
+    from qmesh.cli.join_text import render_join_result
+
     yield render_join_result(done)
     made = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(done.taken_at))
     yield f"from the backup of {made}, {_render_age(done.age_s)} ago; the revision is {done.revision} now"

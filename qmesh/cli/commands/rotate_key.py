@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from qmesh.agent.commands.rotate_key import RotationResult, rotate_key
+from typing import TYPE_CHECKING
+
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
-from qmesh.host.state.directory import State
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.rotate_key import RotationResult
 
 EXAMPLES = ("qmesh rotate-key",)
 
@@ -15,6 +18,9 @@ def command(state: StateOption = STATE, as_json: JsonOption = False) -> None:
     The control node knows the new key before it is used. Open connections go on: TCP sends again what
     is lost at the change.
     """
+    from qmesh.agent.commands.rotate_key import rotate_key
+    from qmesh.host.state.directory import State
+
     print_outcome(rotate_key(State(state)), as_json=as_json, text=_render_text)
 
 

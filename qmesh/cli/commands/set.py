@@ -11,28 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import typer
 
-from qmesh.agent.commands.set import (
-    MetricsSettings,
-    ReaderSettings,
-    set_machine,
-    set_metrics,
-    set_options,
-    set_readers,
-)
-from qmesh.cli.change_text import print_change
 from qmesh.cli.input import read_input_text
 from qmesh.cli.output import STATE, JsonOption, StateOption, machine_argument, print_answer, print_outcome
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
-from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Stream
 from qmesh.mesh.machine import PortSource
-from qmesh.mesh.notifications.targets import DEFAULT_AFTER_S, NotifyFacts
-from qmesh.mesh.ports.port_options import PortOptions, parse_port_list
+from qmesh.mesh.notifications.targets import DEFAULT_AFTER_S
 from qmesh.mesh.values import Profile
 
 if TYPE_CHECKING:
+    from qmesh.agent.commands.set import MetricsSettings, ReaderSettings
     from qmesh.host.notifications.notify_socket import ReceiverResult
+    from qmesh.host.state.directory import State
+    from qmesh.mesh.notifications.targets import NotifyFacts
+    from qmesh.mesh.ports.port_options import PortOptions
 
 log = logging.getLogger("qmesh")
 
@@ -220,6 +212,11 @@ def command(
 
     It prints the machines whose core numbers change, and what to restart, in which order.
     """
+    from qmesh.agent.commands.set import set_machine, set_metrics, set_options, set_readers
+    from qmesh.cli.change_text import print_change
+    from qmesh.host.state.directory import State
+    from qmesh.mesh.changes import MeshOptions
+
     for_all = _list_given(
         ("--node", node),
         ("--worker-base-port", worker_base_port),
@@ -321,7 +318,7 @@ def _set_notifications(
     is_test: bool,
     as_json: bool,
 ) -> None:
-    from qmesh.agent.notifications import settings  # noqa: PLC0415 - few runs need it
+    from qmesh.agent.notifications import settings
 
     if (notify, program, after_s) != (None, None, None):
         urls = None if notify is None else _read_urls(notify)
@@ -407,6 +404,8 @@ def _parse_endpoints(said: list[str] | None) -> tuple[str, ...] | None:
 
 
 def _parse_ports(closed: str | None, source: PortSource | None, left_open: str | None) -> PortOptions | None:
+    from qmesh.mesh.ports.port_options import PortOptions, parse_port_list
+
     if closed is None and left_open is None:
         return None
     return PortOptions(

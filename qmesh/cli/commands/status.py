@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from qmesh.agent.commands.status import PortStatus, Status, list_port_status, status
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_answer, print_text
-from qmesh.cli.port_text import describe_machine_ports
 from qmesh.cli.screen.spans import Lines
 from qmesh.cli.screen.terminal_traits import read_terminal_traits
-from qmesh.cli.status_text.layout import build_status_lines, build_watched_lines
 from qmesh.cli.streams import find_stdout_failure
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.status import PortStatus, Status
+    from qmesh.host.state.directory import State
 
 EXAMPLES = (
     *("qmesh status", "qmesh status --watch", "qmesh status --watch 10", "qmesh status --wide --all"),
@@ -66,13 +66,16 @@ def command(
     only its own. `in` and `out` are what this machine received from that machine, and sent to it,
     through the tunnel.
     """
+    from qmesh.agent.commands.status import list_port_status, status
+    from qmesh.host.state.directory import State
+
     if seconds is not None and not watch:
         raise BadInput("SECONDS goes together with --watch", hint=f"run `qmesh status --watch {seconds}`")
     if bench:
         if watch or ports:
             raise BadInput("--bench goes with neither --ports nor --watch", hint="use one of them")
-        from qmesh.agent.machine_facts.bench import measure_machines  # noqa: PLC0415 - few runs need it
-        from qmesh.cli.bench_text import render_bench  # noqa: PLC0415 - as above
+        from qmesh.agent.machine_facts.bench import measure_machines
+        from qmesh.cli.bench_text import render_bench
 
         print_answer(measure_machines(State(state)), as_json=as_json, text=render_bench)
         return
@@ -89,10 +92,14 @@ def command(
 
 
 def _render_ports(facts: PortStatus) -> str:
+    from qmesh.cli.port_text import describe_machine_ports
+
     return "\n".join(describe_machine_ports(machine, announces=facts.announces) for machine in facts.machines)
 
 
 def _build_lines(facts: Status, *, with_all: bool, is_wide: bool) -> Lines:
+    from qmesh.cli.status_text.layout import build_status_lines
+
     return build_status_lines(facts, read_terminal_traits(), with_all=with_all, is_wide=is_wide)
 
 
@@ -100,8 +107,11 @@ def _watch_status(
     state: State, build: Callable[[Status], Lines], every_s: float, *, as_json: bool, is_wide: bool
 ) -> None:
     """In place on a terminal; elsewhere one answer after the other, in JSON a line each."""
+    from qmesh.agent.commands.status import status
+    from qmesh.cli.status_text.layout import build_watched_lines
+
     if not as_json and read_terminal_traits().has_cursor:
-        from qmesh.cli.screen.watch import watch_in_place  # noqa: PLC0415 - few runs need it
+        from qmesh.cli.screen.watch import watch_in_place
 
         draw = partial(build_watched_lines, is_wide=is_wide)
         watch_in_place(

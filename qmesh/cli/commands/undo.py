@@ -6,10 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from qmesh.agent.commands.undo import has_pending_rollback, roll_back_now
 from qmesh.cli.entrypoints import exec_resident
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
-from qmesh.host.state.directory import State
 
 EXAMPLES = ("qmesh undo --now", "systemctl status qmesh-undo    (where systemd runs)")
 
@@ -27,6 +25,9 @@ def command(
     With `--now` at once. Without it, this is the process that waits until the time to confirm is over:
     `apply --confirm` starts it, with systemd where that runs.
     """
+    from qmesh.agent.commands.undo import has_pending_rollback, roll_back_now
+    from qmesh.host.state.directory import State
+
     if not now and has_pending_rollback(State(state)):
         exec_resident("undo", state)
     undone = now and roll_back_now(State(state))

@@ -5,24 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.uninstall import (
-    StateLoss,
-    UninstallResult,
-    find_state_loss,
-    read_own_name,
-    uninstall,
-)
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.cli.prompts import ask_question
-from qmesh.cli.step_text import Steps
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
 from qmesh.mesh.printable import escape_line
 from qmesh.mesh.values import format_port_ranges, quote_text
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.uninstall import StateLoss, UninstallResult
 
 log = logging.getLogger("qmesh")
 
@@ -63,6 +57,10 @@ def command(
     With --delete-state, on a control node that has members, it asks for that machine's name: without a
     backup the mesh is gone.
     """
+    from qmesh.agent.commands.uninstall import find_state_loss, read_own_name, uninstall
+    from qmesh.cli.step_text import Steps
+    from qmesh.host.state.directory import State
+
     where = State(state)
     if yes is not None and read_own_name(where) not in {yes, None}:
         raise BadInput(
@@ -136,6 +134,8 @@ def _warn_of_open_ports(done: UninstallResult) -> None:
 
 
 def _render_lines(done: UninstallResult) -> Iterator[str]:
+    from qmesh.cli.step_text import Steps
+
     if done.steps:
         yield Steps.from_steps(done.steps).render_text()
     yield from (f"{'deleted':<16} {path}" for path in done.deleted)

@@ -5,22 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmesh.agent.commands.units import UnitOptions, find_removed_workers, render_units
 from qmesh.cli.output import STATE, JsonOption, StateOption, directory_option, print_answer, print_outcome
 from qmesh.errors import BadInput
-from qmesh.host.state.directory import State
-from qmesh.host.system.systemd import (
-    DEFAULT_PROGRAM,
-    UNIT_DIRECTORY,
-    UpdatedUnits,
-    is_systemd_running,
-    update_units,
-)
-from qmesh.mesh.systemd.instructions import RELOAD, describe_drop_in
+from qmesh.mesh.values import DEFAULT_PROGRAM
+
+if TYPE_CHECKING:
+    from qmesh.host.system.systemd import UpdatedUnits
 
 log = logging.getLogger("qmesh")
 
@@ -59,6 +53,10 @@ def command(
     One template unit runs each data worker, and one target all workers of this machine. Only what
     changed is written. A unit that was edited is kept, and the exit code is 1.
     """
+    from qmesh.agent.commands.units import UnitOptions, find_removed_workers, render_units
+    from qmesh.host.state.directory import State
+    from qmesh.host.system.systemd import UNIT_DIRECTORY, UpdatedUnits, update_units
+
     if directory is not None and not directory.is_dir():
         raise BadInput(f"there is no directory {directory}", hint="use `--write /etc/systemd/system`")
     wish = UnitOptions(
@@ -88,6 +86,9 @@ def command(
 
 
 def _log_written_units(directory: Path, done: UpdatedUnits) -> None:
+    from qmesh.host.system.systemd import is_systemd_running
+    from qmesh.mesh.systemd.instructions import RELOAD, describe_drop_in
+
     for name in done.kept:
         log.warning(
             "kept %s, which was edited; make your changes with %s instead,"

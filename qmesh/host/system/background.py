@@ -18,7 +18,6 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat, programs
 from qmesh.host.system.processes import build_own_command, is_locked, list_opening_processes
 from qmesh.host.system.systemd import (
-    DEFAULT_PROGRAM,
     UNIT_DIRECTORY,
     build_unit_paths,
     has_installed_units,
@@ -28,6 +27,7 @@ from qmesh.host.system.systemd import (
 )
 from qmesh.mesh.systemd.instructions import describe_agent_restart
 from qmesh.mesh.systemd.units import AGENT, HOLDER, UNDO, render_qmesh_units, render_undo_unit
+from qmesh.mesh.values import DEFAULT_PROGRAM
 
 _START_S = 60.0
 

@@ -38,7 +38,6 @@ from qmesh.mesh.systemd.units import (
 
 UNIT_DIRECTORY = Path("/etc/systemd/system")
 _UNIT_DIRECTORIES = (UNIT_DIRECTORY, Path("/run/systemd/system"), Path("/usr/lib/systemd/system"))
-DEFAULT_PROGRAM = "/usr/local/bin/quilibrium-node"
 _SYSTEMCTL_S = 90.0
 """Seconds that systemd gives a unit to start, where that says nothing else."""
 _ANSWERS_S = 3.0

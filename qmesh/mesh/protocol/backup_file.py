@@ -26,12 +26,10 @@ from qmesh.mesh.decode import Malformed, decode_msgpack
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
-from qmesh.mesh.values import Endpoint, Secret, SecretStruct, UnixTime
+from qmesh.mesh.values import REVISION_JUMP, Endpoint, Secret, SecretStruct, UnixTime
 
 MAGIC: Final = b"qmesh backup\r\n\x1a\n"
 VERSION: Final = 1
-JUMP: Final = 1_000_000
-"""By how much the revision grows when a backup is restored: more than a mesh changes after it was made."""
 SALT_OCTETS: Final = 16
 
 _HEAD_OCTETS: Final = len(MAGIC) + 3
@@ -160,7 +158,7 @@ def find_mismatched_key(
 
 
 def build_restored_inventory(
-    mesh: Inventory, endpoints: tuple[Endpoint, ...], *, jump: int = JUMP
+    mesh: Inventory, endpoints: tuple[Endpoint, ...], *, jump: int = REVISION_JUMP
 ) -> Inventory:
     """The mesh after its control node was restored: of a revision that no member can hold yet.
 

@@ -22,6 +22,7 @@ import itertools
 import json
 import os
 import pathlib
+import pkgutil
 import re
 import signal
 import socket
@@ -37,13 +38,6 @@ from typing import Any, NoReturn
 
 RANDOM_PART = re.compile(r"^\.(.+)\.[a-z0-9_]{8}$")
 NAME_OF_AGENT = "faulty-agent"
-PREPARED = (
-    "qmesh.host.api.server",
-    "qmesh.host.api.client",
-    "qmesh.host.registry",
-    "qmesh.agent.commands.join.online",
-    "qmesh.agent.daemon.main",
-)
 
 
 class Points:
@@ -288,12 +282,11 @@ def run_in_child(asked: Mapping[str, Any], out: int, err: int, log: int) -> NoRe
 
 def load() -> None:
     """Load all of qmesh, so that no command has to."""
-    from qmesh.cli.app import COMMANDS  # noqa: PLC0415 - not when this file is imported
+    import qmesh  # noqa: PLC0415 - not when this file is imported
 
-    for name in COMMANDS:
-        importlib.import_module(f"qmesh.cli.commands.{name.replace('-', '_')}")
-    for name in PREPARED:
-        importlib.import_module(name)
+    for module in pkgutil.walk_packages(qmesh.__path__, "qmesh."):
+        if module.name != "qmesh.__main__":
+            importlib.import_module(module.name)
 
 
 def serve(path: str) -> None:

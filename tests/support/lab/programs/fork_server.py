@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import socket
 import struct
 import sys
@@ -23,7 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from qmesh.cli import app, main
+import qmesh
+from qmesh.cli import main
 
 _CLONE3 = 435
 _CLONE_PARENT = 0x8000
@@ -111,8 +113,9 @@ def run_command() -> NoReturn:
 
 def run() -> None:
     """Import all that commands import, and serve."""
-    for name in app.COMMANDS:
-        importlib.import_module(f"qmesh.cli.commands.{name.replace('-', '_')}")
+    for module in pkgutil.walk_packages(qmesh.__path__, "qmesh."):
+        if module.name != "qmesh.__main__":
+            importlib.import_module(module.name)
     gc.freeze()  # a child that collects would else copy all of it
     requests = socket.socket(fileno=0)
     is_command = serve(requests)
