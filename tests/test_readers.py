@@ -41,7 +41,7 @@ ELSEWHERE = {
     "host/system/sudo_user.py": "a name that fits, or a number",
     "host/system/leftover_processes.py": "looks for one word",
     "host/system/systemd.py": "compares unit files as text",
-    "host/network/routes.py": "what pyroute2 has read",
+    "host/network/routes.py": "lines of resolv.conf, of which it takes what is an address",
     "host/network/sysctls.py": "a number of the kernel's, and KernelRefused for anything else",
     "host/system/boot_clock.py": "any text will do",
 }

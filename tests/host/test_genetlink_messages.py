@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST
+from pyroute2.netlink import CTRL_CMD_GETFAMILY, GENL_ID_CTRL, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, ctrlmsg
 from pyroute2.netlink.generic.wireguard import (
     WG_CMD_GET_DEVICE,
     WG_CMD_SET_DEVICE,
@@ -113,6 +113,22 @@ def test_pyroute2_reads_the_question():
 
     assert (found["cmd"], found["header"]["flags"]) == (WG_CMD_GET_DEVICE, NLM_F_REQUEST | NLM_F_DUMP)
     assert found.get_attr("WGDEVICE_A_IFNAME") == "qmesh0"
+
+
+def test_pyroute2_reads_the_question_for_the_family_and_we_its_answer():
+    asked = ctrlmsg(genetlink_messages.build_family_request("wireguard"))
+    asked.decode()
+    assert asked["header"]["type"] == GENL_ID_CTRL
+    assert asked["header"]["flags"] == NLM_F_REQUEST | NLM_F_ACK
+    assert asked["cmd"] == CTRL_CMD_GETFAMILY
+    assert dict(asked["attrs"]) == {"CTRL_ATTR_FAMILY_NAME": "wireguard"}
+
+    answer = ctrlmsg()
+    answer["attrs"] = [("CTRL_ATTR_FAMILY_NAME", "wireguard"), ("CTRL_ATTR_FAMILY_ID", FAMILY)]
+    answer.encode()
+    assert genetlink_messages.parse_family(bytes(answer.data)) == FAMILY
+    with pytest.raises(ValueError, match="no netlink family"):
+        genetlink_messages.parse_family(bytes(answer.data)[:20])
 
 
 def test_a_removal_names_the_peer_and_nothing_else():

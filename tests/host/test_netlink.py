@@ -4,32 +4,22 @@ import errno
 import struct
 
 import pytest
-from pyroute2.netlink import NLM_F_DUMP_INTR
 
 from qmesh.errors import KernelRefused, NeedsRoot
 from qmesh.host.network import netlink
-from qmesh.host.network.netlink_messages import parse_answers
+from qmesh.host.network.netlink_messages import parse_answers, read_whole_dump
 
 pytestmark = pytest.mark.kernel
 
 
-def message(name: str, flags: int = 0) -> dict[str, object]:
-    return {"header": {"flags": flags}, "name": name}
-
-
 def test_a_torn_dump_is_asked_for_again():
-    answers = [[message("old"), message("new", NLM_F_DUMP_INTR)], [message("new")]]
-
-    assert netlink.read_pyroute2_dump(lambda: answers.pop(0)) == [message("new")]
+    answers = [(["old", "new"], True), (["new"], False)]
+    assert read_whole_dump(lambda: answers.pop(0)) == ["new"]
 
 
 def test_a_dump_that_is_always_torn_is_refused():
     with pytest.raises(KernelRefused, match="too fast"):
-        netlink.read_pyroute2_dump(lambda: [message("new", NLM_F_DUMP_INTR)])
-
-
-def test_an_empty_dump_is_empty():
-    assert netlink.read_pyroute2_dump(tuple) == []
+        read_whole_dump(lambda: (["new"], True))
 
 
 @pytest.mark.parametrize(

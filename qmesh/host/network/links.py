@@ -1,31 +1,19 @@
-"""Interfaces of this machine and their addresses, by rtnetlink. Source: rtnetlink(7).
-
-Nothing here may be called from a coroutine: pyroute2 runs an event loop of its own.
-"""
+"""Interfaces of this machine and their addresses, by rtnetlink. Source: rtnetlink(7)."""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import msgspec
-from pyroute2.netlink import NETLINK_ROUTE
-from pyroute2.netlink.exceptions import NetlinkError
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import rtnetlink_messages
-from qmesh.host.network.netlink import (
-    open_rtnetlink,
-    suppress_errnos,
-    translate_errors,
-)
+from qmesh.host.network.netlink import open_rtnetlink, suppress_errnos
 from qmesh.host.network.netlink_messages import read_whole_dump, send_request
-
-_NO_DAD = 0x02
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -82,31 +70,31 @@ def find_interface_index(interface: str) -> int | None:
 def create(interface: str, kind: str) -> None:
     """Make an interface of a kind such as "wireguard", down. Raises MachineRefused."""
     with open_rtnetlink(f"create {interface}") as netlink:
-        netlink.link("add", ifname=interface, kind=kind)
+        send_request(netlink, rtnetlink_messages.build_link_creation(interface, kind))
 
 
 def delete(interface: str) -> None:
     """Delete an interface; one that is not there is fine. Raises MachineRefused."""
     with open_rtnetlink(f"delete {interface}") as netlink, suppress_errnos(errno.ENODEV):
-        netlink.link("del", index=_require_index(interface))
+        send_request(netlink, rtnetlink_messages.build_link_deletion(_require_index(interface)))
 
 
 def set_link_state(interface: str, *, up: bool) -> None:
     """Bring an interface up or down. Raises MachineRefused."""
     with open_rtnetlink(f"bring {interface} {'up' if up else 'down'}") as netlink:
-        netlink.link("set", index=_require_index(interface), state="up" if up else "down")
+        send_request(netlink, rtnetlink_messages.build_link_change(_require_index(interface), up=up))
 
 
 def release_from_master(interface: str) -> None:
     """Take an interface out of the one that it is a part of. Raises MachineRefused."""
     with open_rtnetlink(f"take {interface} out of the interface that it is a part of") as netlink:
-        netlink.link("set", index=_require_index(interface), master=0)
+        send_request(netlink, rtnetlink_messages.build_link_change(_require_index(interface), master=0))
 
 
 def set_mtu(interface: str, octets: int) -> None:
     """Set an interface's MTU, in octets. Raises MachineRefused."""
     with open_rtnetlink(f"set the MTU of {interface} to {octets}") as netlink:
-        netlink.link("set", index=_require_index(interface), mtu=octets)
+        send_request(netlink, rtnetlink_messages.build_link_change(_require_index(interface), mtu=octets))
 
 
 def add_address(interface: str, address: str) -> None:
@@ -115,14 +103,13 @@ def add_address(interface: str, address: str) -> None:
     IPv6 skips duplicate address detection (IFA_F_NODAD): no other machine on a tunnel would answer it.
     """
     with open_rtnetlink(f"add {address} to {interface}") as netlink:
-        wanted = _address_arguments(address)
-        flags = _NO_DAD if ":" in address else 0
+        index = _require_index(interface)
         try:
-            netlink.addr("add", index=_require_index(interface), flags=flags, **wanted)
-        except NetlinkError as error:
+            send_request(netlink, rtnetlink_messages.build_address_change(index, address, add=True))
+        except OSError as error:
             # IPv6 also says EEXIST to the same address with another prefix length.
             link = read(interface)
-            if error.code != errno.EEXIST or link is None or address not in link.addresses:
+            if error.errno != errno.EEXIST or link is None or address not in link.addresses:
                 raise
 
 
@@ -132,15 +119,13 @@ def remove_address(interface: str, address: str) -> None:
         open_rtnetlink(f"remove {address} from {interface}") as netlink,
         suppress_errnos(errno.EADDRNOTAVAIL, errno.ENODEV),
     ):
-        netlink.addr("del", index=_require_index(interface), **_address_arguments(address))
+        index = _require_index(interface)
+        send_request(netlink, rtnetlink_messages.build_address_change(index, address, add=False))
 
 
 @contextmanager
 def _open_netlink(interface: str) -> Iterator[socket.socket]:
-    with (
-        translate_errors(f"look at {interface}"),
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE) as netlink,
-    ):
+    with open_rtnetlink(f"look at {interface}") as netlink:
         try:
             yield netlink
         except ValueError:
@@ -169,10 +154,5 @@ def _find_link(netlink: socket.socket, interface: str) -> rtnetlink_messages.Fou
 def _require_index(interface: str) -> int:
     index = find_interface_index(interface)
     if index is None:
-        raise NetlinkError(errno.ENODEV)
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
     return index
-
-
-def _address_arguments(address: str) -> dict[str, Any]:
-    own = ipaddress.ip_interface(address)
-    return {"address": str(own.ip), "prefixlen": own.network.prefixlen}

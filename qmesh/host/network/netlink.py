@@ -1,25 +1,19 @@
-"""Requests to the kernel by netlink: errors become qmesh's own, and dumps are read whole.
-
-Nothing built on it may be called from a coroutine: pyroute2 runs an event loop of its own.
-"""
+"""Requests to the kernel by netlink: errors become qmesh's own."""
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final
-
-from pyroute2.iproute.linux import IPRoute
-from pyroute2.netlink import NLM_F_DUMP_INTR
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import Final
 
 from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot
-from qmesh.host.network.netlink_messages import read_whole_dump
 
+_ROUTE_PROTOCOL: Final = 0  # NETLINK_ROUTE
 _NOT_UNDERSTOOD: Final = (ValueError, LookupError, OverflowError, struct.error)
 
 _HINTS: Final = {
@@ -38,8 +32,6 @@ def translate_errors(doing: str, hints: Mapping[int, str] = MappingProxyType({})
     """Turn errors of netlink, sockets and files, and what is not understood there, into KernelRefused."""
     try:
         yield
-    except NetlinkError as error:
-        raise build_kernel_error(error.code, doing, hints) from None
     except OSError as error:
         raise build_kernel_error(error.errno or errno.EIO, doing, hints) from None
     except _NOT_UNDERSTOOD:
@@ -60,21 +52,16 @@ def build_kernel_error(
     return KernelRefused(reason, hint=hint)
 
 
-def read_pyroute2_dump(ask: Callable[[], Iterable[Any]]) -> list[Any]:
-    """The messages of a dump by pyroute2, as `read_whole_dump` has them."""
-
-    def dump() -> tuple[list[Any], bool]:
-        messages = list(ask())
-        return messages, any(message["header"]["flags"] & NLM_F_DUMP_INTR for message in messages)
-
-    return read_whole_dump(dump)
-
-
 @contextmanager
-def open_rtnetlink(doing: str) -> Iterator[Any]:
+def open_rtnetlink(doing: str) -> Iterator[socket.socket]:
     """An rtnetlink socket, for as long as it takes; errors met while `doing` are refusals."""
-    with translate_errors(doing), IPRoute() as netlink:
+    with translate_errors(doing), open_socket(_ROUTE_PROTOCOL) as netlink:
         yield netlink
+
+
+def open_socket(protocol: int) -> socket.socket:
+    """A netlink socket of a protocol, one of NETLINK_*. Raises OSError."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
 
 
 @contextmanager
@@ -82,6 +69,6 @@ def suppress_errnos(*codes: int) -> Iterator[None]:
     """Take these errnos from netlink for success."""
     try:
         yield
-    except NetlinkError as error:
-        if error.code not in codes:
+    except OSError as error:
+        if error.errno not in codes:
             raise

@@ -6,14 +6,13 @@ Source: rtnetlink(7). Checked on Linux 6.1, 6.18 and 7.3.
 from __future__ import annotations
 
 import socket
-
-from pyroute2.netlink import NETLINK_ROUTE
-from pyroute2.netlink.rtnl import RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_LINK
+from typing import Final
 
 from qmesh.host.firewall.table_events import Notice, RuleNotices, open_netlink_socket, receive_datagrams
 from qmesh.host.network.netlink import translate_errors
 
-_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+_ROUTE_PROTOCOL: Final = 0  # NETLINK_ROUTE
+_GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 
 class Notices:
@@ -21,7 +20,7 @@ class Notices:
 
     def __init__(self) -> None:
         with translate_errors("listen for changes of links and of nftables"):
-            self._links = open_netlink_socket(NETLINK_ROUTE, _GROUPS)
+            self._links = open_netlink_socket(_ROUTE_PROTOCOL, _GROUPS)
             self._rules = RuleNotices()
 
     def close(self) -> None:

@@ -1,7 +1,4 @@
-"""What networks this machine is in, and its ways to others, by rtnetlink. Source: rtnetlink(7).
-
-Nothing here may be called from a coroutine: pyroute2 runs an event loop of its own.
-"""
+"""What networks this machine is in, and its ways to others, by rtnetlink. Source: rtnetlink(7)."""
 
 from __future__ import annotations
 
@@ -11,14 +8,15 @@ import itertools
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOOPBACK, IFF_NOARP, IFF_UP
-
+from qmesh.host.network import rtnetlink_messages
+from qmesh.host.network.kernel_routes import messages
 from qmesh.host.network.kernel_routes.tables import read_all_tables
 from qmesh.host.network.links import find_interface_index
-from qmesh.host.network.netlink import open_rtnetlink, read_pyroute2_dump, translate_errors
+from qmesh.host.network.netlink import open_rtnetlink, translate_errors
+from qmesh.host.network.netlink_messages import read_whole_dump, send_request
+from qmesh.host.network.rtnetlink_messages import FoundAddress, FoundInterface
 from qmesh.mesh.foreign.packets import UnderlayRoute
 from qmesh.mesh.networks import OccupiedNetwork
 from qmesh.mesh.routes.tables import MAIN, describe_rule, describe_table_route, name_table
@@ -33,11 +31,8 @@ RESOLVER_FILES: Final = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/re
 CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
 """How names of bridges begin whose addresses are unreachable from outside."""
 
-_SCOPE_GLOBAL = 0
-_ETHERNET: Final = 1  # ARPHRD_ETHER
+_EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
 _NO_USE: Final = frozenset({"broadcast", "anycast", "multicast", "throw"})
-_UNICAST = 1
-_PASSING = 0x01 | 0x08 | 0x20  # IFA_F_TEMPORARY (for IPv6), IFA_F_DADFAILED, IFA_F_DEPRECATED
 
 
 def list_occupied_networks(except_interface: str) -> tuple[OccupiedNetwork, ...]:
@@ -84,21 +79,19 @@ def list_global_addresses(except_interface: str) -> tuple[str, ...]:
     first those of the default routes' interfaces, IPv4 before IPv6. Raises MachineRefused.
     """
     with open_rtnetlink("read the addresses") as netlink:
-        outward = {link["index"] for link in read_pyroute2_dump(netlink.get_links) if _is_external_link(link)}
-        routes, addresses = read_pyroute2_dump(netlink.get_routes), read_pyroute2_dump(netlink.get_addr)
-    outward.discard(find_interface_index(except_interface))
-    defaults = {
-        family: _find_default_interface(routes, family) for family in (socket.AF_INET, socket.AF_INET6)
-    }
-    candidates = [message for message in addresses if message["index"] in outward and _is_lasting(message)]
+        outward = {link.index for link in _list_links(netlink) if _is_external(link)}
+        defaults = _find_default_interfaces(netlink)
+        addresses = _list_addresses(netlink)
+    outward.discard(find_interface_index(except_interface) or 0)
+    candidates = [each for each in addresses if each.index in outward and each.is_lasting]
     candidates.sort(
-        key=lambda message: (
-            message["index"] != defaults.get(message["family"]),
-            message["family"] != socket.AF_INET,
-            message["index"],
+        key=lambda each: (
+            each.index != defaults.get(each.family),
+            each.family != socket.AF_INET,
+            each.index,
         )
     )
-    found = (ipaddress.ip_interface(_address_text(message)).ip for message in candidates)
+    found = (ipaddress.ip_interface(each.text).ip for each in candidates)
     return tuple(dict.fromkeys(str(address) for address in found if _is_reachable(address)))
 
 
@@ -106,13 +99,12 @@ def list_attached_networks(except_interface: str) -> tuple[str, ...]:
     """The networks that this machine has an address in, but for containers'. Raises MachineRefused."""
     with open_rtnetlink("read the addresses") as netlink:
         outward = {
-            link["index"]
-            for link in read_pyroute2_dump(netlink.get_links)
-            if _is_external_link(link) and link.get_attr("IFLA_IFNAME") != except_interface
+            link.index
+            for link in _list_links(netlink)
+            if _is_external(link) and link.name != except_interface
         }
-        addresses = read_pyroute2_dump(netlink.get_addr)
-    found = (_address_text(each) for each in addresses if each["index"] in outward)
-    return tuple(sorted({str(ipaddress.ip_interface(address).network) for address in found}))
+        found = [each.text for each in _list_addresses(netlink) if each.index in outward]
+    return tuple(sorted({str(ipaddress.ip_interface(text).network) for text in found}))
 
 
 def list_inbound_routes(
@@ -124,36 +116,28 @@ def list_inbound_routes(
     """
     with open_rtnetlink("read the addresses") as netlink:
         outward = {
-            link["index"]: link
-            for link in read_pyroute2_dump(netlink.get_links)
-            if _is_external_link(link) and link.get_attr("IFLA_IFNAME") != except_interface
+            link.index: link
+            for link in _list_links(netlink)
+            if _is_external(link) and link.name != except_interface
         }
-        addresses = [
-            each
-            for each in read_pyroute2_dump(netlink.get_addr)
-            if each["index"] in outward and _is_lasting(each)
-        ]
         return tuple(
-            _build_inbound_route(netlink, outward[each["index"]], each, strangers[each["family"]], port)
-            for each in addresses
+            _build_inbound_route(netlink, outward[each.index], each, strangers[each.family], port)
+            for each in _list_addresses(netlink)
+            if each.index in outward and each.is_lasting
         )
 
 
-def _build_inbound_route(netlink: Any, link: Any, address: Any, stranger: str, port: int) -> UnderlayRoute:
-    own, neighbour = ipaddress.ip_interface(_address_text(address)), None
-    if own.version == 6 and _has_neighbours(link):
+def _build_inbound_route(
+    netlink: socket.socket, link: FoundInterface, address: FoundAddress, stranger: str, port: int
+) -> UnderlayRoute:
+    own, neighbour = ipaddress.ip_interface(address.text), None
+    if own.version == 6 and link.has_neighbours:
         try:
-            (route, *_) = netlink.route("get", dst=stranger, oif=link["index"])
-            neighbour = str(route.get_attr("RTA_GATEWAY") or stranger)
-        except NetlinkError:  # only machines of its own network are reached there: any of them
+            neighbour = _ask_for_way(netlink, stranger, link.index).gateway or stranger
+        except OSError:  # only machines of its own network are reached there: any of them
             others = (each for each in itertools.islice(own.network, 1, 3) if each != own.ip)
             neighbour = next(map(str, others), None)
-    return UnderlayRoute(link.get_attr("IFLA_IFNAME"), str(own.ip), stranger, port, neighbour)
-
-
-def _has_neighbours(link: Any) -> bool:
-    """Whether the kernel has to discover link-layer addresses there."""
-    return link["ifi_type"] == _ETHERNET and not link["flags"] & (IFF_NOARP | IFF_LOOPBACK)
+    return UnderlayRoute(link.name, str(own.ip), stranger, port, neighbour)
 
 
 def find_route(address: str, port: int) -> UnderlayRoute | None:
@@ -163,19 +147,16 @@ def find_route(address: str, port: int) -> UnderlayRoute | None:
     """
     with open_rtnetlink(f"find the route to {address}") as netlink:
         try:
-            (route, *_) = netlink.route("get", dst=address)
-        except NetlinkError as error:
-            if error.code in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}:
+            way = _ask_for_way(netlink, address)
+        except OSError as error:
+            if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}:
                 return None
             raise
-        (link,) = netlink.get_links(route.get_attr("RTA_OIF"))
-    source = route.get_attr("RTA_PREFSRC")
-    if source is None:
+        link = _read_link(netlink, way.index)
+    if way.source is None:
         return None
-    neighbour = None
-    if route["family"] == socket.AF_INET6 and _has_neighbours(link):
-        neighbour = str(route.get_attr("RTA_GATEWAY") or address)
-    return UnderlayRoute(link.get_attr("IFLA_IFNAME"), source, address, port, neighbour)
+    neighbour = way.gateway or address if way.family == socket.AF_INET6 and link.has_neighbours else None
+    return UnderlayRoute(link.name, way.source, address, port, neighbour)
 
 
 class FirstHop(NamedTuple):
@@ -193,16 +174,11 @@ def find_first_hop(address: str) -> FirstHop | None:
     """The first hop to another machine; None where the kernel knows no way. Raises MachineRefused."""
     with open_rtnetlink(f"find the route to {address}") as netlink:
         try:
-            (route, *_) = netlink.route("get", dst=address)
-        except NetlinkError:
+            way = _ask_for_way(netlink, address)
+        except OSError:
             return None
-        (link,) = netlink.get_links(route.get_attr("RTA_OIF"))
-    mtu = link.get_attr("IFLA_MTU")
-    metrics, cached = route.get_attr("RTA_METRICS"), route.get_attr("RTA_CACHEINFO")
-    given = None if metrics is None else metrics.get_attr("RTAX_MTU")
-    if given and not (cached and cached["rta_expires"]):  # what was learnt expires
-        mtu = min(mtu, given)
-    return FirstHop(any(route.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA")), mtu)
+        link = _read_link(netlink, way.index)
+    return FirstHop(way.is_routed, link.mtu if way.mtu is None else min(link.mtu, way.mtu))
 
 
 def list_resolvers() -> tuple[str, ...]:
@@ -226,46 +202,43 @@ def _parse_resolver(words: list[str]) -> Iterator[str]:
 def list_own_addresses() -> frozenset[str]:
     """Every address of this machine, on whichever interface. Raises MachineRefused when it cannot look."""
     with open_rtnetlink("read the addresses") as netlink:
-        return frozenset(
-            _address_text(message).partition("/")[0] for message in read_pyroute2_dump(netlink.get_addr)
-        )
+        return frozenset(each.text.partition("/")[0] for each in _list_addresses(netlink))
 
 
-def _address_text(message: Any) -> str:
-    # With a point-to-point address, IFA_ADDRESS is the other side's.
-    own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-    return ipaddress.ip_interface(f"{own}/{message['prefixlen']}").with_prefixlen
+def _list_links(netlink: socket.socket) -> list[FoundInterface]:
+    dump = read_whole_dump(lambda: send_request(netlink, rtnetlink_messages.build_links_request()))
+    return [rtnetlink_messages.parse_link(message) for message in dump]
 
 
-def _is_lasting(message: Any) -> bool:
-    flags = message.get_attr("IFA_FLAGS") or message["flags"]
-    # For IPv4 the lowest flag means a second address of a network, which lasts.
-    passing = flags & _PASSING if message["family"] == socket.AF_INET6 else 0
-    return message["scope"] == _SCOPE_GLOBAL and not passing
+def _list_addresses(netlink: socket.socket) -> list[FoundAddress]:
+    dump = read_whole_dump(lambda: send_request(netlink, rtnetlink_messages.build_addresses_request()))
+    return list(filter(None, map(rtnetlink_messages.parse_address, dump)))
 
 
-def _is_external_link(link: Any) -> bool:
-    up = link["flags"] & IFF_UP and not link["flags"] & IFF_LOOPBACK
-    return bool(up) and not link.get_attr("IFLA_IFNAME").startswith(CONTAINER_BRIDGES)
+def _read_link(netlink: socket.socket, index: int) -> FoundInterface:
+    (message,), _ = send_request(netlink, rtnetlink_messages.build_index_request(index))
+    return rtnetlink_messages.parse_link(message)
 
 
-def _read_table_id(route: Any) -> int:
-    return int(route.get_attr("RTA_TABLE") or route["table"])
+def _ask_for_way(netlink: socket.socket, address: str, index: int | None = None) -> messages.FoundWay:
+    """The kernel's answer which way packets go. Raises OSError where there is none."""
+    (message, *_), _ = send_request(netlink, messages.build_way_request(address, index))
+    return messages.parse_way(message)
 
 
-def _find_default_interface(routes: list[Any], family: int) -> int | None:
-    defaults = [
-        route
-        for route in routes
-        if (route["family"], route["dst_len"], route["type"]) == (family, 0, _UNICAST)
-        and _read_table_id(route) == MAIN
-    ]
-    best = min(defaults, key=lambda route: route.get_attr("RTA_PRIORITY") or 0, default=None)
-    if best is None:
-        return None
-    hops = best.get_attr("RTA_MULTIPATH") or ({"oif": best.get_attr("RTA_OIF")},)
-    index: int | None = hops[0]["oif"]
-    return index
+def _find_default_interfaces(netlink: socket.socket) -> dict[int, int | None]:
+    """By family the interface of the best default route, of several hops the first."""
+    dump = read_whole_dump(lambda: send_request(netlink, messages.build_routes_request(socket.AF_UNSPEC)))
+    defaults: dict[int, messages.FoundRoute] = {}
+    for route in filter(None, map(messages.parse_route, dump)):
+        is_default = route.network in _EVERYWHERE and route.kind == messages.UNICAST and route.table == MAIN
+        if is_default and (route.family not in defaults or route.metric < defaults[route.family].metric):
+            defaults[route.family] = route
+    return {family: route.index for family, route in defaults.items()}
+
+
+def _is_external(link: FoundInterface) -> bool:
+    return link.up and not link.is_loopback and not link.name.startswith(CONTAINER_BRIDGES)
 
 
 def _is_specific_network(network: Network) -> bool:

@@ -36,6 +36,7 @@ from qmesh.mesh.foreign.attributes import parse_attributes
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 
+_CONTROLLER, _GET_FAMILY, _FAMILY_NUMBER, _FAMILY_NAME = 16, 3, 1, 2  # GENL_ID_CTRL, CTRL_CMD_*, CTRL_ATTR_*
 GET_DEVICE: Final = 0
 SET_DEVICE: Final = 1
 MOST_PEER_OCTETS: Final = 0xFFFF - 4
@@ -62,6 +63,20 @@ _UNSET = bytes(32)
 
 Values = dict[int, bytes]
 """Attributes by their type: of a type that repeats, the last."""
+
+
+def build_family_request(name: str) -> bytes:
+    """Ask for the number of a netlink family. It makes the kernel load what is of that name."""
+    wanted = build_attribute(_FAMILY_NAME, name.encode() + b"\0")
+    return build_request(_CONTROLLER, ACK, _GENERIC.pack(_GET_FAMILY, _VERSION, 0) + wanted)
+
+
+def parse_family(message: bytes) -> int:
+    """The number that was asked for. Raises ValueError where the message is cut short."""
+    try:
+        return int(_U16.unpack(dict(parse_attributes(message[_PAYLOAD:]))[_FAMILY_NUMBER])[0])
+    except (LookupError, struct.error):
+        raise ValueError("this is no netlink family") from None
 
 
 def build_private_key_message(family: int, interface: str, private_key: Secret) -> bytes:

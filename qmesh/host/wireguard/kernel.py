@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import errno
-import logging
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from pyroute2.netlink import CTRL_CMD_GETFAMILY, GENL_ID_CTRL, NLM_F_REQUEST, ctrlmsg
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from qmesh.errors import BadInput, KernelRefused
 from qmesh.host.network import links
-from qmesh.host.network.netlink import translate_errors
+from qmesh.host.network.netlink import open_socket, translate_errors
 from qmesh.host.network.netlink_messages import read_whole_dump, send_request
 from qmesh.host.wireguard import genetlink_messages
 from qmesh.host.wireguard.device import Device, add_known_endpoint, port_hint, refuse_taken_port
@@ -24,31 +21,24 @@ from qmesh.mesh.state import Peer
 from qmesh.mesh.values import InterfaceKind, Secret
 
 FAMILY: Final = "wireguard"
-
-# At DEBUG it writes whole messages, private keys included.
-logging.getLogger("pyroute2.netlink.core").setLevel(logging.INFO)
+_GENERIC_PROTOCOL: Final = 16  # NETLINK_GENERIC
 
 
 def is_available() -> bool:
     """Whether the kernel has WireGuard; asking makes it load the module. Raises MachineRefused."""
-    with translate_errors("ask the kernel for WireGuard"), GenericNetlinkSocket() as netlink:
+    with translate_errors("ask the kernel for WireGuard"), open_socket(_GENERIC_PROTOCOL) as netlink:
         return _find_family(netlink) is not None
 
 
-def _find_family(netlink: Any) -> int | None:
+def _find_family(netlink: socket.socket) -> int | None:
     """The number of WireGuard's netlink family; None where the kernel has no WireGuard."""
-    request = ctrlmsg()
-    request["cmd"], request["version"] = CTRL_CMD_GETFAMILY, 1
-    request["attrs"].append(["CTRL_ATTR_FAMILY_NAME", FAMILY])
-    # pyroute2.WireGuard asks so too, but complains to the root logger where there is none.
-    netlink.register_policy(GENL_ID_CTRL, ctrlmsg)
     try:
-        (answer,) = netlink.nlm_request(request, msg_type=GENL_ID_CTRL, msg_flags=NLM_F_REQUEST)
-    except NetlinkError as error:
-        if error.code == errno.ENOENT:
+        (answer,), _ = send_request(netlink, genetlink_messages.build_family_request(FAMILY))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
             return None
         raise
-    return int(answer.get_attr("CTRL_ATTR_FAMILY_ID"))
+    return genetlink_messages.parse_family(answer)
 
 
 def parse_device(interface: str, dump: Sequence[bytes]) -> Device:
@@ -116,7 +106,7 @@ class KernelWireGuard:
 class _NetlinkSession(msgspec.Struct, frozen=True):
     """An open conversation with the kernel's WireGuard. Its methods raise OSError."""
 
-    netlink: Any
+    netlink: socket.socket
     family: int
 
     def request(self, message: bytes) -> None:
@@ -130,7 +120,7 @@ class _NetlinkSession(msgspec.Struct, frozen=True):
 
 @contextmanager
 def _open_session(doing: str, hints: Mapping[int, str] = MappingProxyType({})) -> Iterator[_NetlinkSession]:
-    with translate_errors(doing, hints), GenericNetlinkSocket() as netlink:
+    with translate_errors(doing, hints), open_socket(_GENERIC_PROTOCOL) as netlink:
         family = _find_family(netlink)
         if family is None:
             raise KernelRefused(

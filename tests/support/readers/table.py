@@ -680,6 +680,7 @@ def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
     return HEADER.pack(HEADER.size + len(head) + len(packed), 16, 0, 1, 0) + head + packed
 
 
+FAMILY: Final = _told(struct.pack("=BBH", 1, 2, 0), (2, b"wireguard\0"), (1, b"\x21\0"))
 LINK: Final = _told(
     rtnetlink_messages._LINK.pack(0, 1, 7, 1, 0),
     (3, b"qmesh0\0"),
@@ -697,6 +698,14 @@ ROUTE: Final = _told(
     (route_messages._TO, bytes((10, 77, 0, 0))),
     (route_messages._OIF, (7).to_bytes(4, "little")),
     (route_messages._SOURCE_HINT, bytes((10, 77, 0, 2))),
+)
+WAY: Final = _told(
+    route_messages._ROUTE.pack(2, 32, 0, 0, 254, 0, 0, 1, 0x200),
+    (route_messages._TO, bytes((192, 0, 2, 1))),
+    (route_messages._OIF, (7).to_bytes(4, "little")),
+    (route_messages._GATEWAY, bytes((10, 77, 0, 1))),
+    (route_messages._METRICS, build_attribute(route_messages._METRIC_MTU, (1400).to_bytes(4, "little"))),
+    (route_messages._CACHE, bytes(32)),
 )
 ROUTE_OF_TWO_HOPS: Final = _told(
     route_messages._ROUTE.pack(10, 0, 0, 0, 254, 2, 0, 1, 0),
@@ -724,6 +733,12 @@ def _kernel_route(octets: bytes) -> None:
         route_messages.overlaps(octets, ip_network("10.77.0.0/20"))
         route_messages.parse_answer(24, octets)
         route_messages.parse_answer(2, octets)
+        route_messages.parse_way(octets)
+
+
+def _netlink_family(octets: bytes) -> None:
+    with translate_errors("ask for WireGuard"):
+        genetlink_messages.parse_family(octets)
 
 
 def _kernel_rule(octets: bytes) -> None:
@@ -1621,9 +1636,10 @@ READERS: Final[dict[str, Reader]] = {
             _netlink,
             (_dump(), rtnetlink_messages.build_link_request("qmesh0")),
         ),
+        Reader("netlink family", (genetlink_messages,), _netlink_family, (FAMILY,)),
         Reader("link", (rtnetlink_messages,), _link, (LINK,)),
         Reader("addresses", (rtnetlink_messages,), _addresses, (ADDRESS,)),
-        Reader("kernel's routes", (route_messages,), _kernel_route, (ROUTE, ROUTE_OF_TWO_HOPS)),
+        Reader("kernel's routes", (route_messages,), _kernel_route, (ROUTE, ROUTE_OF_TWO_HOPS, WAY)),
         Reader("kernel's rules", (route_messages,), _kernel_rule, (RULE,)),
         Reader("IPsec policies", (ipsec_policies,), _ipsec_policy, (IPSEC_POLICY,)),
         Reader("saved rules", (saved_rules,), _saved_rules, SAVED_RULES),

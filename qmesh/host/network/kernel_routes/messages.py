@@ -56,6 +56,8 @@ _ERROR: Final = 2  # NLMSG_ERROR
 _NEXTHOP: Final = 30  # RTA_NH_ID
 _TO, _OIF, _GATEWAY, _PRIORITY, _SOURCE_HINT, _MULTIPATH = 1, 4, 5, 6, 7, 9  # RTA_*
 _FROM, _TABLE, _VIA, _UID, _IP_PROTOCOL, _DPORT = 2, 15, 18, 25, 27, 29
+_METRICS, _CACHE, _METRIC_MTU = 8, 12, 2  # RTA_METRICS, RTA_CACHEINFO, RTAX_MTU
+_EXPIRES: Final = Struct("=8xi")  # of struct rta_cacheinfo: what routers said expires, as nothing else does
 _HOP: Final = Struct("=HBBi")  # struct rtnexthop
 _LOOKUP_TABLE: Final = 0x1000  # RTM_F_LOOKUP_TABLE: tell the table that had the route
 _NOT_IN_FORCE: Final = 0x200 | 0x1  # RTM_F_CLONED, RTNH_F_DEAD
@@ -107,6 +109,21 @@ class FoundAnswer(msgspec.Struct, frozen=True, gc=False):
     source: str | None = None
 
 
+class FoundWay(msgspec.Struct, frozen=True, gc=False):
+    """How packets to an address leave this machine.
+
+    gateway: a router's address of the same family; None without one. is_routed: whether there is one of any.
+    mtu: what the route's administrator set; None where nobody did.
+    """
+
+    family: int
+    index: int
+    source: str | None
+    gateway: str | None
+    is_routed: bool
+    mtu: int | None
+
+
 def build_routes_request(family: int, table: int = 0, index: int | None = None) -> bytes:
     """Ask for the routes of a table (0: of all), of an interface alone where that is named.
 
@@ -144,6 +161,16 @@ def build_question(number: int, destination: str, source: str | None, uid: int, 
         payload += build_attribute(_IP_PROTOCOL, bytes([socket.IPPROTO_TCP]))
         payload += build_attribute(_DPORT, port.to_bytes(2, "big"))
     return build_request(_GET_ROUTE, 0, payload, sequence=number)
+
+
+def build_way_request(destination: str, index: int | None = None) -> bytes:
+    """Ask which way packets to an address go; by one interface, where that is named."""
+    to = ipaddress.ip_address(destination)
+    family = socket.AF_INET if to.version == 4 else socket.AF_INET6
+    payload = _ROUTE.pack(family, to.max_prefixlen, 0, 0, 0, 0, 0, 0, 0) + build_attribute(_TO, to.packed)
+    if index is not None:
+        payload += build_attribute(_OIF, _U32.pack(index))
+    return build_request(_GET_ROUTE, ACK, payload)
 
 
 def build_route_change(route: FoundRoute, *, add: bool) -> bytes:
@@ -202,6 +229,26 @@ def parse_route(message: bytes) -> FoundRoute | None:
         )
     except (LookupError, struct.error):
         raise ValueError("this is no route") from None
+
+
+def parse_way(message: bytes) -> FoundWay:
+    """The answer to `build_way_request`. Raises ValueError where that is cut short."""
+    try:
+        family, *_ = _ROUTE.unpack_from(message, HEADER.size)
+        found = dict(parse_attributes(message[_ROUTE_PAYLOAD:]))
+        gateway = found.get(_GATEWAY)
+        is_learnt = any(_EXPIRES.unpack_from(found[_CACHE])) if _CACHE in found else False
+        mtu = _read_u32(dict(parse_attributes(found.get(_METRICS, b""))), _METRIC_MTU, 0)
+        return FoundWay(
+            family=family,
+            index=_U32.unpack(found[_OIF])[0],
+            source=None if _SOURCE_HINT not in found else str(ipaddress.ip_address(found[_SOURCE_HINT])),
+            gateway=None if gateway is None else str(ipaddress.ip_address(gateway)),
+            is_routed=gateway is not None or _VIA in found,
+            mtu=None if is_learnt else mtu or None,
+        )
+    except (LookupError, struct.error):
+        raise ValueError("this is no answer about a route") from None
 
 
 def overlaps(message: bytes, network: IPNetwork) -> bool:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from qmesh.host.network.kernel_routes import messages
-from qmesh.host.network.netlink import translate_errors
+from qmesh.host.network.netlink import open_rtnetlink
 from qmesh.host.network.netlink_messages import read_whole_dump, send_request
 
-_ROUTE_PROTOCOL: Final = 0  # NETLINK_ROUTE
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12
 
 
 @contextmanager
 def open_route_socket(doing: str) -> Iterator[socket.socket]:
     """A socket, for as long as it takes; errors met while `doing` are refusals."""
-    with (
-        translate_errors(doing),
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _ROUTE_PROTOCOL) as netlink,
-    ):
+    with open_rtnetlink(doing) as netlink:
         netlink.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
         yield netlink
 
