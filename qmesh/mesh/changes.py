@@ -6,19 +6,17 @@ gap, which is closed so that as few machines as possible are renumbered (`qmesh.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.inventory import Inventory, Stream, list_members
+from qmesh.mesh.inventory import Inventory, list_members
 from qmesh.mesh.machine import Cores, Machine
-from qmesh.mesh.nodeconfig import Setting, build_worker_settings, profile_facts
 from qmesh.mesh.reachability.announcements import refuse_announcement
-from qmesh.mesh.reachability.unsupported_options import refuse_unsupported_options
 from qmesh.mesh.renumber import close_gap, count_renumbered
-from qmesh.mesh.values import Endpoint, Profile
+from qmesh.mesh.values import Endpoint
 
 
 class RenumberedMachine(msgspec.Struct, frozen=True, rename={"was": "from", "now": "to"}):
@@ -27,17 +25,6 @@ class RenumberedMachine(msgspec.Struct, frozen=True, rename={"was": "from", "now
     machine: str
     was: Cores | None
     now: Cores | None
-
-
-class MeshOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What of the whole mesh is to change; None stays."""
-
-    node: Profile | None = None
-    base_port: int | None = None
-    p2p_base_port: int | None = None
-    stream: Stream | None = None
-    master_proxy: bool | None = None
-    restart: bool | None = None
 
 
 def remove_machine(inventory: Inventory, name: str) -> Inventory:
@@ -49,7 +36,7 @@ def remove_machine(inventory: Inventory, name: str) -> Inventory:
             hint=f"to withdraw its invitation, run `qmesh invite --withdraw {name}`",
         )
     others = tuple(each for each in inventory.stand_ins if each.machine != name)
-    return _change_inventory(inventory, machines=_machines_without(inventory, name), stand_ins=others)
+    return change_inventory(inventory, machines=_machines_without(inventory, name), stand_ins=others)
 
 
 def pause_machine(inventory: Inventory, name: str) -> Inventory:
@@ -57,14 +44,14 @@ def pause_machine(inventory: Inventory, name: str) -> Inventory:
     _refuse_control_node(inventory, name, "paused")
     machine = _require_state(inventory, name, "active", "paused")
     resting = msgspec.structs.replace(machine, state="paused")
-    return _change_inventory(inventory, machines=(*_machines_without(inventory, name), resting))
+    return change_inventory(inventory, machines=(*_machines_without(inventory, name), resting))
 
 
 def resume_machine(inventory: Inventory, name: str) -> Inventory:
     """The mesh with that machine in the node's list again, behind all others."""
     machine = _require_state(inventory, name, "paused", "resumed")
     others = (other for other in inventory.machines if other.name != name)
-    return _change_inventory(inventory, machines=(*others, msgspec.structs.replace(machine, state="active")))
+    return change_inventory(inventory, machines=(*others, msgspec.structs.replace(machine, state="active")))
 
 
 def set_worker_count(inventory: Inventory, name: str, count: int) -> Inventory:
@@ -78,15 +65,15 @@ def set_worker_count(inventory: Inventory, name: str, count: int) -> Inventory:
     in_place = tuple(wanted if other.name == name else other for other in inventory.machines)
     old = machine.workers
     if machine.state != "active" or old is None or old == count:
-        return _change_inventory(inventory, machines=in_place)
+        return change_inventory(inventory, machines=in_place)
     behind = _active_machines_after(inventory, name)
     if old > count:
         order = close_gap(_worker_counts(behind), old - count)
-        return _change_inventory(inventory, machines=_reorder_machines(in_place, behind, order))
+        return change_inventory(inventory, machines=_reorder_machines(in_place, behind, order))
     order = close_gap(_worker_counts(behind), old)
     if name != inventory.control and count_renumbered(_worker_counts(behind), old, order) < len(behind):
-        return _change_inventory(inventory, machines=(*_machines_without(inventory, name), wanted))
-    return _change_inventory(inventory, machines=in_place)
+        return change_inventory(inventory, machines=(*_machines_without(inventory, name), wanted))
+    return change_inventory(inventory, machines=in_place)
 
 
 def set_endpoints(inventory: Inventory, name: str, endpoints: Iterable[Endpoint]) -> Inventory:
@@ -98,7 +85,7 @@ def set_machine_fields(inventory: Inventory, name: str, **fields: Any) -> Invent
     """The mesh with other values of that machine's fields, by name; its cores stay as they are."""
     machine = msgspec.structs.replace(inventory.machine(name), **fields)
     machines = tuple(machine if other.name == name else other for other in inventory.machines)
-    return _change_inventory(inventory, machines=machines)
+    return change_inventory(inventory, machines=machines)
 
 
 def set_announced_host(inventory: Inventory, name: str, host: str | None) -> Inventory:
@@ -121,7 +108,7 @@ def set_public_key(inventory: Inventory, name: str, public_key: str) -> Inventor
     machine = msgspec.structs.replace(inventory.machine(name), public_key=public_key)
     machines = tuple(machine if other.name == name else other for other in inventory.machines)
     others = tuple(each for each in inventory.stand_ins if each.machine != name)
-    return _change_inventory(inventory, machines=machines, stand_ins=others)
+    return change_inventory(inventory, machines=machines, stand_ins=others)
 
 
 def serve_until_succeeded(inventory: Inventory, name: str) -> Inventory:
@@ -146,7 +133,7 @@ def set_successor(inventory: Inventory, name: str) -> Inventory:
             f"neither {name} nor {unreachable[0]} has an endpoint, so neither could connect to the other",
             hint=f"give {name} one: `qmesh set {name} --endpoint HOST:PORT`",
         )
-    named = _change_inventory(inventory, successor=name)
+    named = change_inventory(inventory, successor=name)
     promote_successor(named)  # where its ports would collide, that is said now
     return named
 
@@ -154,29 +141,12 @@ def set_successor(inventory: Inventory, name: str) -> Inventory:
 def promote_successor(inventory: Inventory) -> Inventory:
     """The mesh with its successor as the control node."""
     assert inventory.successor is not None
-    return _change_inventory(inventory, control=inventory.successor, successor=None)
+    return change_inventory(inventory, control=inventory.successor, successor=None)
 
 
 def clear_successor(inventory: Inventory) -> Inventory:
     """The mesh whose control node stays it."""
-    return _change_inventory(inventory, successor=None)
-
-
-def set_mesh_options(inventory: Inventory, options: MeshOptions) -> Inventory:
-    """The mesh with these options. With another version of the node, its ports are that version's own.
-
-    Raises BadInput for what the node's program does not support.
-    """
-    asked = {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
-    known = profile_facts(options.node or inventory.node)
-    if options.node is not None and known.list_key != profile_facts(inventory.node).list_key:
-        # What only the other version has, it takes with it.
-        own = {"base_port": known.base_port, "p2p_base_port": known.p2p_base_port}
-        asked = {**own, "stream": "tunnel", "master_proxy": False, **asked}
-    # A mesh that has such an option from before may be changed in all else, and gets right by another value.
-    if options.node is not None or options.stream == "public" or options.master_proxy:
-        refuse_unsupported_options(inventory, asked)
-    return _change_inventory(inventory, **asked)
+    return change_inventory(inventory, successor=None)
 
 
 def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[RenumberedMachine, ...]:
@@ -189,25 +159,8 @@ def find_renumbered_machines(before: Inventory, after: Inventory) -> tuple[Renum
     )
 
 
-def workers_to_restart(before: Inventory, after: Inventory, name: str) -> tuple[int, ...]:
-    """The cores of a machine that are new, or that listen or dial elsewhere than before."""
-    old, new = _settings_by_core(before, name), _settings_by_core(after, name)
-    return tuple(core for core, reads in new.items() if old.get(core) != reads)
-
-
-def _settings_by_core(inventory: Inventory, name: str) -> Mapping[int, object]:
-    """What each worker of a machine reads of its config, by core."""
-    lists: list[Setting] = []
-    single: list[Setting] = []
-    for setting in build_worker_settings(inventory, name):
-        (lists if setting.is_list else single).append(setting)
-    return {
-        core: (single, [(each.key, each.value[core - 1]) for each in lists])
-        for core in inventory.core_numbers(name)
-    }
-
-
-def _change_inventory(inventory: Inventory, **fields: Any) -> Inventory:
+def change_inventory(inventory: Inventory, **fields: Any) -> Inventory:
+    """The mesh with these fields: of the next revision, where one of them is another."""
     after = msgspec.structs.replace(inventory, **fields)
     if after == inventory:
         return inventory

@@ -29,7 +29,7 @@ from qmesh.host.registry import Registry, sqlite
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.mesh.node_keys.planned_files import plan_node_files
-from qmesh.mesh.node_processes.readings import ReadingRecord
+from qmesh.mesh.node_processes.reading_record import ReadingRecord
 from qmesh.mesh.nodeconfig import render_config_for
 from qmesh.mesh.protocol.enrolment import Invitation, derive_permanent_preshared_key, derive_public_key
 from qmesh.mesh.protocol.file_exchange import parse_request

@@ -15,8 +15,9 @@ from qmesh.agent.node.node_keys import KeyComparer, KeyReporter, list_other_keys
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.mesh.changes import MeshOptions, pause_machine, set_mesh_options
+from qmesh.mesh.changes import pause_machine
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.protocol.key_digests import (
     NODE_KEYS,
     KeyDigests,

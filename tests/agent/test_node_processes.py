@@ -24,7 +24,8 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.mesh.audit.processes import own_process_findings
 from qmesh.mesh.changes import set_worker_count
-from qmesh.mesh.node_processes.readings import SLACK_S, Reading, ReadingRecord
+from qmesh.mesh.node_processes.reading_record import Reading, ReadingRecord
+from qmesh.mesh.node_processes.readings import SLACK_S
 from qmesh.mesh.node_processes.record import CUT_OFF_S, ProcessRecord
 from qmesh.mesh.node_processes.unconnected import UnconnectedMachine
 from qmesh.mesh.protocol.member_note import MemberNote

@@ -18,9 +18,9 @@ from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
-from qmesh.mesh.changes import MeshOptions, set_mesh_options
 from qmesh.mesh.machine import Machine
-from qmesh.mesh.systemd.node_restarts import DueRestarts
+from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
+from qmesh.mesh.systemd.due_restarts import DueRestarts
 from qmesh.mesh.values import Profile
 from tests.support.control_node import make_control_node
 from tests.support.factories import key

@@ -11,17 +11,16 @@ import pytest
 from qmesh.errors import BadInput
 from qmesh.host.registry import Event, Registry, rows
 from qmesh.mesh.changes import (
-    MeshOptions,
     pause_machine,
     remove_machine,
     resume_machine,
     set_endpoints,
     set_machine_fields,
-    set_mesh_options,
     set_worker_count,
 )
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import GuardedPort, Machine
+from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.protocol.enrolment import derive_invitation_keys
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import key

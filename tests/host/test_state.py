@@ -28,7 +28,7 @@ from qmesh.host.state.documents import (
 from qmesh.mesh.protocol.enrolment import Redemption, derive_public_key
 from qmesh.mesh.rollback import ChangeProcess, GuardSnapshot, MachineSnapshot, RollbackRecord
 from qmesh.mesh.state import Peer, Tunnel
-from qmesh.mesh.systemd.node_restarts import DueRestarts
+from qmesh.mesh.systemd.due_restarts import DueRestarts
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support.waiting import pause
 

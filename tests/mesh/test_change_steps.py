@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmesh.mesh.changes import (
-    MeshOptions,
-    pause_machine,
-    remove_machine,
-    resume_machine,
-    set_mesh_options,
-    set_worker_count,
-)
+from qmesh.mesh.changes import pause_machine, remove_machine, resume_machine, set_worker_count
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.nodeconfig import build_desired_settings
 from qmesh.mesh.systemd.change_steps import (
     NodeStep,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.changes import (
-    MeshOptions,
     clear_successor,
     find_renumbered_machines,
     pause_machine,
@@ -19,19 +18,19 @@ from qmesh.mesh.changes import (
     resume_machine,
     serve_until_succeeded,
     set_endpoints,
-    set_mesh_options,
     set_public_key,
     set_successor,
     set_worker_count,
-    workers_to_restart,
 )
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Cores, PendingKey
+from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.reachability.unsupported_options import (
     list_unsupported_options,
     refuse_unsupported_options,
 )
 from qmesh.mesh.systemd.change_steps import list_change_steps
+from qmesh.mesh.systemd.node_restarts import workers_to_restart
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import TUTORIAL, cluster, key
 

@@ -22,10 +22,9 @@ from qmesh.mesh.node_processes.control import (
 from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
 from qmesh.mesh.node_processes.observed import Connection, ListeningSocket, NodeProcess, NodeSockets, Protocol
 from qmesh.mesh.node_processes.other_nodes import TakenPort, find_taken_ports, set_aside_other_nodes
+from qmesh.mesh.node_processes.reading_record import ConfigFacts, ReadingRecord
 from qmesh.mesh.node_processes.readings import (
     MOST_EARLIER,
-    ConfigFacts,
-    ReadingRecord,
     digest_config,
     digest_keys,
     is_current,

@@ -7,20 +7,19 @@ import pytest
 
 from qmesh.errors import BadInput
 from qmesh.mesh.changes import (
-    MeshOptions,
     pause_machine,
     remove_machine,
     resume_machine,
     set_machine_fields,
-    set_mesh_options,
     set_worker_count,
 )
 from qmesh.mesh.inventory import Inventory
+from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings, parse_config
 from qmesh.mesh.systemd.change_steps import list_change_steps
+from qmesh.mesh.systemd.due_restarts import DueRestarts
 from qmesh.mesh.systemd.instructions import NodeHost
 from qmesh.mesh.systemd.node_restarts import (
-    DueRestarts,
     describe_due_restarts,
     explain_restarts,
     find_due_restarts,

@@ -11,15 +11,10 @@ import pytest
 import yaml
 
 from qmesh.errors import BadInput
-from qmesh.mesh.changes import (
-    MeshOptions,
-    pause_machine,
-    remove_machine,
-    set_mesh_options,
-    set_worker_count,
-)
+from qmesh.mesh.changes import pause_machine, remove_machine, set_worker_count
 from qmesh.mesh.inventory import Inventory, list_p2p_listeners
 from qmesh.mesh.machine import Machine
+from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.nodeconfig import (
     build_desired_settings,
     build_expected_mesh,

@@ -55,7 +55,7 @@ from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.inventory import worker_ports
 from qmesh.mesh.machine_facts.differences import list_fresh_facts
 from qmesh.mesh.node_processes.answers import list_undialled_machines
-from qmesh.mesh.node_processes.readings import Stamp
+from qmesh.mesh.node_processes.reading_record import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.ports.closed_ports import describe_untouched_ports
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements

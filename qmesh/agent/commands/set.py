@@ -24,9 +24,9 @@ from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.host.system import ssh_session
 from qmesh.mesh import changes
-from qmesh.mesh.changes import MeshOptions
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import validate_worker_count
+from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.metrics.outlets import FILE, is_loopback, parse_metrics_address, refuse_metrics_address
 from qmesh.mesh.ports.port_options import PortOptions, set_port_options
 from qmesh.mesh.reachability.public_host import parse_public_host
@@ -219,7 +219,7 @@ def set_options(state: State, options: MeshOptions) -> ChangeResult:
     """Other options for the whole mesh."""
     done = change_mesh(
         state,
-        lambda mesh: changes.set_mesh_options(mesh, options),
+        lambda mesh: set_mesh_options(mesh, options),
         command="set",
         what="mesh-changed",
         machine=None,

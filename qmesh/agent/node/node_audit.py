@@ -19,7 +19,7 @@ from qmesh.mesh.audit.parts import list_node_findings
 from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, FileObstacle, KeyStoreFile, SecretFile
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store
-from qmesh.mesh.node_processes.readings import Stamp
+from qmesh.mesh.node_processes.reading_record import Stamp
 
 
 def read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, ConfigFile | None]:

@@ -22,15 +22,8 @@ from qmesh.mesh.node_processes.control import judge_control
 from qmesh.mesh.node_processes.expected import ExpectedNode, build_expected_node, list_control_ports
 from qmesh.mesh.node_processes.observed import NodeSockets
 from qmesh.mesh.node_processes.other_nodes import find_taken_ports, set_aside_other_nodes
-from qmesh.mesh.node_processes.readings import (
-    ConfigFacts,
-    ReadingRecord,
-    Stamp,
-    digest_config,
-    digest_keys,
-    is_current,
-    update_readings,
-)
+from qmesh.mesh.node_processes.reading_record import ConfigFacts, ReadingRecord, Stamp
+from qmesh.mesh.node_processes.readings import digest_config, digest_keys, is_current, update_readings
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.node_processes.unconnected import find_unconnected_machines
 from qmesh.mesh.node_processes.workers import find_foreign_workers, judge_workers

@@ -28,8 +28,8 @@ from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
 from qmesh.mesh.node_processes.restart import describe_cores
 from qmesh.mesh.nodeconfig import parse_config, render_config
+from qmesh.mesh.systemd.due_restarts import DueRestarts
 from qmesh.mesh.systemd.node_restarts import (
-    DueRestarts,
     describe_due_restarts,
     explain_restarts,
     find_due_restarts,

@@ -23,7 +23,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit.processes import foreign_worker_findings, own_process_findings
 from qmesh.mesh.node_processes.control import list_called_cores
-from qmesh.mesh.node_processes.readings import ReadingRecord
+from qmesh.mesh.node_processes.reading_record import ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord, update_absences, update_calls
 from qmesh.mesh.node_processes.unconnected import update_unconnected
 from qmesh.mesh.node_processes.workers import WorkerProcess, list_foreign_connections

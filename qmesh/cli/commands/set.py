@@ -215,7 +215,7 @@ def command(
     from qmesh.agent.commands.set import set_machine, set_metrics, set_options, set_readers
     from qmesh.cli.change_text import print_change
     from qmesh.host.state.directory import State
-    from qmesh.mesh.changes import MeshOptions
+    from qmesh.mesh.mesh_options import MeshOptions
 
     for_all = _list_given(
         ("--node", node),

@@ -50,7 +50,7 @@ from qmesh.mesh.protocol.handover import HandoverData, decode_handover_data
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.rollback import RollbackRecord
 from qmesh.mesh.state import Guard
-from qmesh.mesh.systemd.node_restarts import DueRestarts
+from qmesh.mesh.systemd.due_restarts import DueRestarts
 
 _ANEW = f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}"
 _NOTIFY_ANEW = "delete it, and run `qmesh set --notify` again with the URLs"

@@ -9,7 +9,8 @@ import msgspec
 
 from qmesh.mesh.inventory import Inventory, find_core
 from qmesh.mesh.node_processes.observed import NodeProcess, NodeSockets, Protocol, is_loopback
-from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
+from qmesh.mesh.node_processes.reading_record import ReadingRecord
+from qmesh.mesh.node_processes.readings import is_outdated
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.rollback import BootTimestamp
 

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from qmesh.mesh.node_processes.observed import NodeProcess
-from qmesh.mesh.node_processes.readings import ReadingRecord
+from qmesh.mesh.node_processes.reading_record import ReadingRecord
 from qmesh.mesh.rollback import BootTimestamp
 from qmesh.mesh.values import CoreNumber
 

@@ -17,7 +17,8 @@ from qmesh.mesh.node_processes.observed import (
     is_loopback,
 )
 from qmesh.mesh.node_processes.places import list_accepting_places
-from qmesh.mesh.node_processes.readings import ReadingRecord, is_outdated
+from qmesh.mesh.node_processes.reading_record import ReadingRecord
+from qmesh.mesh.node_processes.readings import is_outdated
 from qmesh.mesh.node_processes.record import CUT_OFF_S, Absence
 from qmesh.mesh.values import STREAM_PORT
 

@@ -12,7 +12,6 @@ from typing import Final, Literal
 
 import msgspec
 
-from qmesh.mesh.changes import workers_to_restart
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.nodeconfig import build_desired_settings
 from qmesh.mesh.systemd.instructions import (
@@ -22,6 +21,7 @@ from qmesh.mesh.systemd.instructions import (
     describe_units_update,
     describe_workers_action,
 )
+from qmesh.mesh.systemd.node_restarts import workers_to_restart
 from qmesh.mesh.values import CONTROL_FIRST, Profile
 
 RENDER: Final = "qmesh render-config --write"

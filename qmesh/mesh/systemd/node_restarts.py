@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
-
-import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.nodeconfig import (
     ParsedConfig,
+    Setting,
     build_desired_settings,
     build_worker_settings,
     parse_config,
@@ -20,38 +19,17 @@ from qmesh.mesh.nodeconfig import (
     read_settings,
     read_workers,
 )
+from qmesh.mesh.systemd.due_restarts import DueRestarts
 from qmesh.mesh.systemd.instructions import (
     NodeHost,
     describe_control_action,
     describe_workers_action,
     format_core_ranges,
 )
-from qmesh.mesh.values import CONTROL_FIRST, PROFILES, CoreNumber
+from qmesh.mesh.values import CONTROL_FIRST, PROFILES
 
 MOST_NAMED: Final = 5
 """Machines that a text names."""
-
-
-class DueRestarts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What has to be restarted, or stopped, before a config that was written takes effect.
-
-    restart, stop: cores of this machine, ascending. control: whether its control process has to.
-    """
-
-    restart: tuple[CoreNumber, ...] = ()
-    stop: tuple[CoreNumber, ...] = ()
-    control: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.restart or self.stop or self.control)
-
-    def merge(self, later: DueRestarts) -> DueRestarts:
-        """Both, where the later one knows better."""
-        return DueRestarts(
-            restart=tuple(sorted({*self.restart, *later.restart}.difference(later.stop))),
-            stop=tuple(sorted({*self.stop, *later.stop}.difference(later.restart))),
-            control=self.control or later.control,
-        )
 
 
 def is_managed_by_qmesh(config: str | ParsedConfig, inventory: Inventory) -> bool:
@@ -181,3 +159,21 @@ def describe_due_restarts(due: DueRestarts, inventory: Inventory, name: str, hos
     if inventory.node in CONTROL_FIRST:
         todo.reverse()
     yield from (f"{when}: {each}" for each, when in zip(todo, ("now", "then"), strict=False))
+
+
+def workers_to_restart(before: Inventory, after: Inventory, name: str) -> tuple[int, ...]:
+    """The cores of a machine that are new, or that listen or dial elsewhere than before."""
+    old, new = _settings_by_core(before, name), _settings_by_core(after, name)
+    return tuple(core for core, reads in new.items() if old.get(core) != reads)
+
+
+def _settings_by_core(inventory: Inventory, name: str) -> Mapping[int, object]:
+    """What each worker of a machine reads of its config, by core."""
+    lists: list[Setting] = []
+    single: list[Setting] = []
+    for setting in build_worker_settings(inventory, name):
+        (lists if setting.is_list else single).append(setting)
+    return {
+        core: (single, [(each.key, each.value[core - 1]) for each in lists])
+        for core in inventory.core_numbers(name)
+    }

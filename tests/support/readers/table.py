@@ -86,7 +86,7 @@ from qmesh.mesh.links import handshakes, retirement
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.machine_facts import facts, proc_files
 from qmesh.mesh.node_keys import differences, key_store
-from qmesh.mesh.node_processes import readings, record
+from qmesh.mesh.node_processes import reading_record, record
 from qmesh.mesh.nodeconfig import program_version
 from qmesh.mesh.notifications import guard as alterations
 from qmesh.mesh.notifications import targets, url
@@ -112,7 +112,7 @@ from qmesh.mesh.protocol import (
 )
 from qmesh.mesh.routes.tables import describe_rule
 from qmesh.mesh.state import Guard, Peer, Tunnel
-from qmesh.mesh.systemd import node_restarts, units
+from qmesh.mesh.systemd import due_restarts, node_restarts, units
 from qmesh.mesh.values import Endpoint, Secret
 from qmesh.mesh.view import answers as view_answers
 from qmesh.mesh.view import questions
@@ -545,15 +545,15 @@ HEALTH: Final = agent_health.Health(
     restarts=(agent_health.Restart(part="p", reason="r", times=2, last=1.0),),
 )
 
-_READING: Final = readings.Reading("0" * 32, 7.5)
+_READING: Final = reading_record.Reading("0" * 32, 7.5)
 PROCESSES: Final = record.ProcessRecord(
     boot="f00d",
-    readings=readings.ReadingRecord(
+    readings=reading_record.ReadingRecord(
         boot="f00d",
         looked_s=12.5,
         stamp=(5, NOW * 10**9, 700, NOW * 10**9),
         profile="2.1-rust",
-        facts=readings.ConfigFacts(is_managed=True, is_private=True, control_ports=(("udp", 8336),)),
+        facts=reading_record.ConfigFacts(is_managed=True, is_private=True, control_ports=(("udp", 8336),)),
         control=_READING,
         cores={4: _READING, 5: _READING},
     ),
@@ -628,7 +628,7 @@ _OF_STATE: Final[tuple[tuple[str, Callable[[State], object], object], ...]] = (
     (
         "due.json",
         lambda state: state.due_restarts.read(),
-        node_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True),
+        due_restarts.DueRestarts(restart=(1, 2), stop=(9,), control=True),
     ),
     ("notify.json", lambda state: state.notify_settings.read(), NOTIFIED),
     ("notifications.json", lambda state: state.notification_record.read(), TOLD),
