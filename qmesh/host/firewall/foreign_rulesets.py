@@ -9,17 +9,15 @@ import struct
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
-
-from pyroute2.ipset import IPSet, PortEntry
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import Final
 
 from qmesh.errors import KernelRefused
-from qmesh.host.firewall import rule_messages, tables_and_chains
+from qmesh.host.firewall import ipset_messages, rule_messages, tables_and_chains
 from qmesh.host.firewall.legacy_iptables import list_legacy_tables
 from qmesh.host.firewall.rule_messages import SetReader, decode_name
 from qmesh.host.firewall.tables_and_chains import ChainHeader
-from qmesh.host.network.netlink import translate_errors
+from qmesh.host.network.netlink import open_socket, translate_errors
+from qmesh.host.network.netlink_messages import send_request
 from qmesh.mesh.foreign.lookups import Answers, Element, Question
 from qmesh.mesh.foreign.rulesets import FAMILIES, ListedChain, Listing
 from qmesh.mesh.guard.tables import OWN_TABLES
@@ -30,6 +28,7 @@ _OWN: Final = frozenset(("inet", name) for name in OWN_TABLES)
 _ATTEMPTS: Final = 3
 _MOST_TEXT: Final = 1 << 20
 """Bytes of a file that are looked at."""
+_NETFILTER_PROTOCOL: Final = 12  # NETLINK_NETFILTER
 DEADLINE_S: Final = 10.0
 """Seconds for all questions of one look."""
 
@@ -110,7 +109,7 @@ def answer_questions(questions: Iterable[Question]) -> tuple[Answers, tuple[str,
                 break
             try:
                 answers[question] = _find_element(reader, sets, question)
-            except (KernelRefused, OSError, NetlinkError, LookupError, ValueError, struct.error) as error:
+            except (KernelRefused, OSError, LookupError, ValueError, struct.error) as error:
                 unread[place] = error.message if isinstance(error, KernelRefused) else str(error)
     return answers, tuple(f"set {place}: {why}" for place, why in unread.items())
 
@@ -142,39 +141,45 @@ class _IpSets:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
-        self._netlink: Any = None
-        self._known: dict[int, tuple[str, str]] = {}
+        self._netlink: socket.socket | None = None
+        self._known: dict[int, tuple[bytes, str]] = {}
 
     def has(self, question: Question) -> bool:
-        """Whether the packet's ends are in it. Raises NetlinkError, LookupError or ValueError."""
+        """Whether the packet's ends are in it. Raises OSError or ValueError."""
         if self._netlink is None:
-            self._netlink = self._stack.enter_context(IPSet())
-        name, kind = self._find_set(int(question.collection))
+            self._netlink = self._stack.enter_context(open_socket(_NETFILTER_PROTOCOL))
+        name, kind = self._find_set(self._netlink, int(question.collection))
         dimension, flags, source_port, target_port, protocol = struct.unpack_from("!BBHHB", question.key)
         addresses = question.key[7:]
         ends = [addresses[: len(addresses) // 2], addresses[len(addresses) // 2 :]]
         words = kind.removeprefix("hash:").removeprefix("bitmap:").split(",")
-        entry: list[Any] = []
+        entry: list[bytes] = []
         for number, word in enumerate(words[:dimension]):
             is_source = bool(flags & 2 << number)
             if word in {"ip", "net"}:
-                entry.append(str(ipaddress.ip_address(ends[not is_source])))
+                place = sum(each in {"ip", "net"} for each in words[:number])
+                entry.append(ipset_messages.build_address(place, ends[not is_source]))
             elif word == "port":
-                entry.append(PortEntry(source_port if is_source else target_port, protocol=protocol))
+                entry.append(ipset_messages.build_port(source_port if is_source else target_port, protocol))
             elif word == "iface":
-                entry.append(question.table)
+                entry.append(ipset_messages.build_interface(question.table))
             else:
                 raise ValueError(f"a set of the type {kind} is not understood")
         if len(entry) != len(words):
             raise ValueError(f"a set of the type {kind} is asked for {dimension} values")
-        family = socket.AF_INET if len(ends[0]) == 4 else socket.AF_INET6
-        return bool(self._netlink.test(name, tuple(entry), family=family, etype=",".join(words)))
+        try:
+            send_request(self._netlink, ipset_messages.build_element_question(name, entry))
+        except OSError as error:
+            if error.errno == ipset_messages.NOT_IN_IT:
+                return False
+            raise
+        return True
 
-    def _find_set(self, index: int) -> tuple[str, str]:
+    def _find_set(self, netlink: socket.socket, index: int) -> tuple[bytes, str]:
         """Its name and type."""
         if index not in self._known:
-            (found,) = self._netlink.get_set_byindex(index)
-            name = found.get_attr("IPSET_ATTR_SETNAME")
-            (header,) = self._netlink.headers(name)
-            self._known[index] = name, header.get_attr("IPSET_ATTR_TYPENAME")
+            (answer,), _ = send_request(netlink, ipset_messages.build_index_question(index))
+            name = ipset_messages.parse_name(answer)
+            (answer,), _ = send_request(netlink, ipset_messages.build_type_question(name))
+            self._known[index] = name, ipset_messages.parse_type(answer)
         return self._known[index]
