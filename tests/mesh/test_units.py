@@ -149,7 +149,7 @@ NotifyAccess=main
 ExecStart=/opt/qmesh/bin/python -I -m qmesh hold --state /var/lib/qmesh
 Restart=always
 RestartSec=1
-TimeoutStartSec=20
+TimeoutStartSec=60
 OOMScoreAdjust=-900
 {GUARDS}ReadWritePaths=/var/lib/qmesh
 
