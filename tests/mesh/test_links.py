@@ -171,6 +171,7 @@ ECHOED, MUTE, ROUTELESS = (
     TriedEndpoint(B, has_route=True, is_echoed=False),
     TriedEndpoint(Endpoint("2001:db8::5", 51820), has_route=False, is_echoed=False),
 )
+PRIVATE = TriedEndpoint(Endpoint("fd00::1", 51820), has_route=True, is_echoed=False)
 TRANSLATED = TriedEndpoint(
     A, has_route=False, is_echoed=False, translated=translate_endpoint(A, "64:ff9b::/96")
 )
@@ -203,6 +204,7 @@ def test_a_silent_member_is_named_with_what_still_works(tried, seen, cure):
         ((MUTE,), "--control-endpoint"),
         ((ROUTELESS,), "`ip route`"),
         ((TRANSLATED, ROUTELESS), "`qmesh apply --control-endpoint [64:ff9b::c000:201]:51820`"),
+        ((TRANSLATED, PRIVATE), "`qmesh apply --control-endpoint [64:ff9b::c000:201]:51820`"),
         ((TRANSLATED, MUTE), "look whether control runs"),
         ((), "its name has no address"),
     ],

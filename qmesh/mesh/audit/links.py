@@ -114,7 +114,9 @@ def _advise_control(around: AuditContext, name: str, tried: Sequence[TriedEndpoi
             f" server answers here; where {name} is elsewhere now: `qmesh apply --control-endpoint HOST:PORT`"
         )
     translated = next((each.translated for each in tried if each.translated is not None), None)
-    if translated is not None and not any(each.has_route for each in tried):
+    has_ipv4 = any(each.has_route for each in tried if ":" not in each.endpoint.host)
+    # An address of IPv6 may have a route and lead nowhere: a private one of the control node's own network.
+    if translated is not None and not has_ipv4:
         return (
             "this machine has no IPv4, and its network translates it (NAT64):"
             f" `qmesh apply --control-endpoint {translated}`"
