@@ -129,8 +129,10 @@ def install(root: Path, wheel: Path, architecture: str, scratch: Path) -> None:
     for pattern in LEFT_OUT:
         for path in sorted((root / PACKAGES).glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
     (root / ENVIRONMENT / "bin").mkdir()
-    (root / ENVIRONMENT / "bin/python").symlink_to(f"/usr/bin/{PYTHON}")
+    (root / ENVIRONMENT / "bin/python").symlink_to(f"../../../bin/{PYTHON}")
     write(root / ENVIRONMENT / "pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
 
 
