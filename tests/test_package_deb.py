@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from qmesh import __version__
+from qmesh.cli.app import COMMANDS
 from tests.support.checkout import CHECKOUT
 from tests.support.waiting import patience
 
@@ -145,6 +146,15 @@ def test_each_library_has_its_licence(packages):
         libraries = package.find(r"/([^/]+\.dist-info)/METADATA$")
         assert libraries == package.find(r"/([^/]+\.dist-info)/(?:.*/)?(?:LICEN[SC]E|COPYING)[^/]*$")
         assert "/usr/share/doc/qmesh/copyright" in package.files
+
+
+def test_each_command_has_its_page_and_shells_know_them_all(packages):
+    for package in packages.values():
+        pages = package.find(r"^/usr/share/man/man8/qmesh-([\w-]+)\.8\.gz$")
+        assert pages == set(COMMANDS)
+        for place in ("bash-completion/completions/qmesh", "zsh/vendor-completions/_qmesh"):
+            assert all(each.encode() in package.files[f"/usr/share/{place}"] for each in COMMANDS)
+        assert "/usr/share/fish/vendor_completions.d/qmesh.fish" in package.files
 
 
 def test_lintian_has_nothing_to_say(suite, packages):

@@ -154,6 +154,10 @@ def place_files(root: Path, suite: str, version: str, time: int) -> None:
     """Write what is outside of the environment."""
     start = f"#!/{ENVIRONMENT}/bin/python -I\nfrom qmesh.cli import main\n\nmain()\n"
     write(root / "usr/bin/qmesh", start, mode=0o755)
+    run(sys.executable, "-I", CHECKOUT / "packaging/command_texts", root / "usr/share")
+    for page in (root / "usr/share/man").rglob("*.[1-9]"):
+        compress(page.with_name(f"{page.name}.gz"), page.read_text("utf-8"))
+        page.unlink()
     documents = root / "usr/share/doc/qmesh"
     for name in ("README.md", "SECURITY.md"):
         write(documents / name, (CHECKOUT / name).read_text("utf-8"))
