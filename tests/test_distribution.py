@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import json
 import re
 import subprocess
 import tarfile
@@ -87,9 +88,35 @@ def test_what_it_is_asked_wrongly_is_refused(tmp_path):
         assert done.stderr.startswith("usage:")
 
 
-@pytest.mark.parametrize("group", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("group", ["requirements", "requirements-dev", "requirements-release"])
 def test_a_lock_has_a_hash_for_each_package_and_no_address(group):
     text = (CHECKOUT / f"scripts/{group}.lock").read_text("utf-8")
     entries = re.split(r"\n(?=\w)", text.strip())
     assert all("--hash=sha256:" in entry for entry in entries)
     assert "://" not in text
+
+
+@pytest.mark.long
+def test_the_sbom_is_valid_and_has_what_wheels_have_compiled_in(tmp_path):
+    """Its schema is asked by the program that writes it; twine says what an index would."""
+    made = make_distribution(tmp_path / "made")
+    words = [str(CHECKOUT / "scripts/package"), "sbom", "--output"]
+    texts = []
+    for folder in (tmp_path / "once", tmp_path / "again"):
+        done = subprocess.run([*words, str(folder)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        texts.append(Path(done.stdout.strip()).read_text("utf-8"))
+    assert texts[0] == texts[1]
+    assert "file:///" not in texts[0]
+    sbom = json.loads(texts[0])
+    assert sbom["metadata"]["component"]["name"] == "qmesh"
+    components = {each["name"]: each for each in sbom["components"]}
+    for line in LOCK.splitlines():
+        if found := re.match(r"(cryptography|typer|msgspec)==(\S+)", line):
+            assert components[found[1]]["version"] == found[2]
+    assert all(each["licenses"] for each in components.values())
+    assert "openssl" in {each["name"] for each in components["cryptography"]["components"]}
+    assert not components.keys() & {"hatchling", "pytest", "pip"}
+
+    twine = CHECKOUT / ".cache/release/bin/twine"
+    subprocess.run([twine, "check", "--strict", made[".whl"], made[".gz"]], check=True)
