@@ -214,6 +214,13 @@ def test_n3_a_machine_speaks_of_its_own_cores_alone_and_of_each_once():
     assert [each.core for each in found.workers] == [4]
 
 
+def test_workers_are_in_their_order_however_a_member_tells_them():
+    row = msgspec.msgpack.decode(encode_facts(FULL))
+    row[-1] = [[5, 1, 0], [4, 2, 0]]
+    sealed = encrypt_message(msgspec.msgpack.encode(row), SHARED, about=FACTS, nonce=NONCE)
+    assert [each.core for each in decrypt_facts(sealed, SHARED, cores={4, 5}).workers] == [4, 5]
+
+
 def test_n3_facts_of_another_machine_are_refused():
     with pytest.raises(EnrolmentRefused):
         decrypt_facts(encrypt_facts(FULL, SHARED, nonce=NONCE), OTHER, cores={4, 5})

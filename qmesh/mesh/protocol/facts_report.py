@@ -51,10 +51,10 @@ def encrypt_facts(facts: MachineFacts, shared: Secret, *, nonce: bytes) -> bytes
 def decrypt_facts(sealed: bytes, shared: Secret, *, cores: Container[int]) -> MachineFacts:
     """Read a report as it arrived. Raises EnrolmentRefused where it is not that member's, or not understood.
 
-    cores: those of the member: of others it has nothing to tell.
+    cores: those of the member: of others it has nothing to tell. Its workers are put into their order.
     """
     octets = decrypt_message(sealed, shared, about=FACTS)
     with refuse_malformed("a member's report of its machine is not understood"):
         facts = decode_facts(octets)
     known = {each.core: each for each in facts.workers if each.core in cores}
-    return msgspec.structs.replace(facts, workers=tuple(known.values()))
+    return msgspec.structs.replace(facts, workers=tuple(known[core] for core in sorted(known)))
