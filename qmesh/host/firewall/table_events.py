@@ -1,7 +1,7 @@
 """The kernel's events about changes to the guard's tables, as they happen.
 
 Source: `linux/netfilter/nf_tables.h`: every kind of message has its table's name as attribute 1.
-Checked on Linux 6.1, 6.18 and 7.3. Without pyroute2: also for who imports little.
+Checked on Linux 6.1, 6.18 and 7.3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Netlink's octets, asked for and taken apart without pyroute2: also for who imports little.
+"""Netlink's octets, asked for and taken apart.
 
 Source: linux/netlink.h.
 """

@@ -1,8 +1,7 @@
 """The messages of the kernel's WireGuard, as octets. Source: linux/netlink.h, genetlink.h, wireguard.h.
 
-pyroute2 builds and reads the same ones attribute by attribute, as objects: of five thousand peers that
-takes longer than all that the kernel does with them. So they are written and read whole here; pyroute2
-is the second opinion in the tests.
+They are written and read whole: of five thousand peers an object for each attribute takes longer than all
+that the kernel does with them. pyroute2 is the second opinion in the tests.
 """
 
 from __future__ import annotations

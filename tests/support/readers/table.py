@@ -39,6 +39,7 @@ from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import (
     bpf_programs,
     ipsec_policies,
+    ipset_messages,
     legacy_iptables,
     packet_programs,
     rule_messages,
@@ -681,6 +682,15 @@ def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
 
 
 FAMILY: Final = _told(struct.pack("=BBH", 1, 2, 0), (2, b"wireguard\0"), (1, b"\x21\0"))
+IPSET: Final = _told(bytes((2, 0, 0, 0)), (1, b"\7"), (2, b"friends\0"), (3, b"hash:ip,port\0"))
+
+
+def _ipset(octets: bytes) -> None:
+    with translate_errors("ask for elements of sets"):
+        ipset_messages.parse_name(octets)
+        ipset_messages.parse_type(octets)
+
+
 LINK: Final = _told(
     rtnetlink_messages._LINK.pack(0, 1, 7, 1, 0),
     (3, b"qmesh0\0"),
@@ -1575,6 +1585,7 @@ READERS: Final[dict[str, Reader]] = {
             lambda octets: rule_messages.parse_rules([octets], lambda _: True),
             (_RULE,),
         ),
+        Reader("sets of ipset", (ipset_messages,), _ipset, (IPSET,)),
         Reader(
             "sets by netlink",
             (rule_messages,),

@@ -1,6 +1,6 @@
 """Routes, policy rules and questions for a route, as octets. Source: linux/rtnetlink.h, fib_rules.h.
 
-pyroute2 makes an object of each attribute; a control node asks for thousands of addresses.
+A control node asks for thousands of addresses.
 """
 
 from __future__ import annotations

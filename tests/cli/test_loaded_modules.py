@@ -1,0 +1,157 @@
+"""What each command loads before its own first line: a row for each command, a column for each heavy package.
+
+It is told by the modules that are there, not by times. A command is not run: what its functions import first
+is imported, and what they import in a branch, for the few runs that take it, is left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qmesh.cli.app import COMMANDS
+from tests.support.checkout import CHECKOUT
+
+OF_PYTHON = {"asyncio", "multiprocessing", "sqlite3", "ssl", "unittest"}
+OURS = {
+    "qmesh.mesh.nodeconfig": "reads a config.yml",
+    "qmesh.mesh.foreign.kernel_rules": "reads others' rules",
+}
+LIGHT = {"backports", "nftables", "shellingham", "annotated_doc", "typing_extensions", "cython_runtime"}
+"""Libraries that take less than two milliseconds, and one that typer or msgspec loads anyway."""
+
+ALWAYS = {"typer", "msgspec"}
+STATE = {*ALWAYS, "cryptography", "sqlite3"}
+"""Whoever reads the state directory has its keys, and on the control node the registry."""
+NODE = {*STATE, "yaml", "qmesh.mesh.nodeconfig"}
+
+LOADS: dict[str, set[str]] = {
+    "init": NODE,
+    "invite": STATE,
+    "join": {*NODE, "h11"},
+    "admit": STATE,
+    "import": NODE,
+    "set": NODE,
+    "pause": NODE,
+    "resume": NODE,
+    "remove": NODE,
+    "status": NODE,
+    "metrics": NODE,
+    "page": {*STATE, "h11", "asyncio", "ssl"},
+    "log": STATE,
+    "check": {*NODE, "qmesh.mesh.foreign.kernel_rules"},
+    "plan": STATE,
+    "apply": NODE,
+    "confirm": STATE,
+    "undo": STATE,
+    "down": STATE,
+    "rotate-key": STATE,
+    "export": {*STATE, "yaml"},
+    "uninstall": NODE,
+    "render-config": NODE,
+    "node-files": NODE,
+    "units": STATE,
+    "backup": STATE,
+    "restore": NODE,
+    "handover": NODE,
+    "agent": ALWAYS,
+    "hold": ALWAYS,
+    "ready": {*ALWAYS, "yaml", "qmesh.mesh.nodeconfig"},
+}
+
+NEVER = {
+    "qmesh.agent.daemon.main": {
+        "typer",
+        "rich",
+        "pydantic",
+        "pyroute2",
+        "unittest",
+        "qmesh.mesh.foreign.kernel_rules",
+    },
+    "qmesh.host.firewall.holder": {
+        "typer",
+        "rich",
+        "pydantic",
+        "pyroute2",
+        "cryptography",
+        "yaml",
+        *OF_PYTHON,
+    },
+}
+"""What the processes that live as long as their machine never load at their start."""
+
+LOADER = """
+import importlib, json, os, sys
+before = set(sys.modules)
+for name, modules in json.loads(sys.argv[1]).items():
+    if os.fork():
+        os.wait()
+        continue
+    for each in modules:
+        importlib.import_module(each)
+    print(json.dumps([name, sorted(set(sys.modules) - before)]), flush=True)
+    os._exit(0)
+"""
+
+
+def list_imports(path: Path) -> Iterator[str]:
+    """The modules that a file's functions import first of all."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for function in (each for each in tree.body if isinstance(each, ast.FunctionDef)):
+        for line in function.body:
+            if isinstance(line, ast.Import):
+                yield from (each.name for each in line.names)
+            elif isinstance(line, ast.ImportFrom):
+                assert line.module is not None
+                inner = [f"{line.module}.{each.name}" for each in line.names]
+                yield from (name if is_module(name) else line.module for name in inner)
+
+
+def is_module(name: str) -> bool:
+    return (CHECKOUT / f"{name.replace('.', '/')}.py").exists()
+
+
+@functools.cache
+def loaded_by_each() -> dict[str, set[str]]:
+    wanted = {name: [name] for name in NEVER}
+    for name in COMMANDS:
+        module = name.replace("-", "_")
+        path = CHECKOUT / f"qmesh/cli/commands/{module}.py"
+        wanted[name] = ["qmesh.cli.app", f"qmesh.cli.commands.{module}", *list_imports(path)]
+    said = subprocess.run(
+        [sys.executable, "-I", "-c", LOADER, json.dumps(wanted)], capture_output=True, text=True, check=True
+    )
+    return {name: set(modules) for name, modules in map(json.loads, said.stdout.splitlines())}
+
+
+def heavy_in(modules: set[str]) -> set[str]:
+    libraries = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names) - LIGHT
+    named = {name for name in libraries if name[0] != "_" and "__mypyc" not in name and name != "qmesh"}
+    return named | (modules & (OF_PYTHON | set(OURS)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_loads_what_its_row_says(name):
+    assert heavy_in(loaded_by_each()[name]) == LOADS[name]
+
+
+def test_each_command_has_its_row():
+    assert set(LOADS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_what_lives_long_has_nothing_of_the_command_line(name):
+    loaded = loaded_by_each()[name]
+    assert not NEVER[name] & (loaded | {each.partition(".")[0] for each in loaded})
+
+
+def test_a_library_that_is_new_is_seen():
+    """Whatever no row and no column has is heavy, until somebody says that it is light."""
+    assert heavy_in({"os", "qmesh.cli", "newlib.inner", "ssl", "typing_extensions"}) == {"newlib", "ssl"}
