@@ -85,6 +85,7 @@ OFFERED = (
     ("qmesh --state /re set --master", "--master-proxy"),
     ("qmesh set --node 2", "2.0 2.1 2.1-rust"),
     ("qmesh set --from=", "control mesh none"),
+    ("qmesh set --from=c", "control"),
     ("qmesh export ", "ansible hosts nft wg-quick"),
     ("qmesh init --config FOLDER/sh", "FOLDER/share/"),
     ("qmesh admit FOLDER/on", "FOLDER/one.request"),

@@ -129,6 +129,8 @@ def test_another_licence_is_refused_with_the_name_of_who_has_it(tmp_path, licenc
 def test_a_licence_of_what_a_wheel_has_compiled_in_counts_too(tmp_path):
     part = '{"name": "hidden", "version": "7", "licenses": [{"license": {"id": "GPL-3.0-only"}}]}'
     sbom = f'{{"components": [{part}]}}'
+    for name in ("another", "beside", "common", "different"):
+        put_package(tmp_path, name, "License-Expression: MIT")
     put_package(tmp_path, "frob", "License-Expression: MIT", sbom=sbom)
     done = ask_what_is_inside("list", str(tmp_path))
     assert done.returncode == 1
