@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -16,7 +18,8 @@ README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 @pytest.mark.parametrize(
     ("heading", "first"),
     [
-        ("Install on a machine", ["sudo apt-get update", "sudo apt-get install nftables netbase pipx git"]),
+        ("Install on a machine", ["sudo apt-get update", "sudo apt-get install curl openssh-client"]),
+        ("From source", ["sudo apt-get update", "sudo apt-get install nftables netbase pipx git"]),
         ("Try it", ["sudo ./scripts/demo"]),
         ("Test it", ["sudo ./scripts/test"]),
     ],
@@ -26,13 +29,28 @@ def test_ci_reads_the_commands_below_a_heading(heading, first):
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     typed = done.stdout.splitlines()
     assert typed[: len(first)] == first
-    assert f"```\n{done.stdout}```\n" in README.split(f"\n## {heading}\n")[1]
+    assert f"```\n{done.stdout}```\n" in re.split(rf"\n##+ {heading}\n", README)[1]
 
 
 def test_ci_finds_no_commands_where_there_are_none():
     done = subprocess.run([CI / "readme", "More"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: the README has no commands below 'More'\n"
+
+
+def test_ci_types_lines_that_belong_together_as_one(tmp_path):
+    """And ends at the first that fails."""
+    for name in (".ci/readme", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    shutil.copy(CI / "readme", tmp_path / ".ci/readme")
+    lines = "true &&\n    echo _VERSION_ URL-OF-THE-RELEASE\nfalse &&\n    echo never\necho never\n"
+    (tmp_path / "README.md").write_text(f"## Text\n\n### Lines\n\n```\n{lines}```\n", encoding="utf-8")
+    variables = {**os.environ, "RELEASE": "file:///here", "VERSION": "1.2.3"}
+    words = [tmp_path / ".ci/readme", "Lines"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=variables)
+    assert done.returncode == 1
+    said = "\n$ true &&\n    echo _1.2.3_ file:///here\n_1.2.3_ file:///here\n\n$ false &&\n    echo never\n"
+    assert done.stdout == said
 
 
 def test_the_table_of_systems_has_what_ci_runs():

@@ -25,14 +25,15 @@ DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 PAGES = [DOCS / f"{name}.md" for name in ("quick-start", "operating", "recovery", "reference", "3am")]
 """What an operator reads."""
 CHECKS, FAULTS, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "guard"))
-WATCHED = [DOCS / f"{name}.md" for name in ("events", "monitoring", "node", "page")]
-"""What is read by who watches a cluster."""
+WATCHED = [DOCS / f"{name}.md" for name in ("cloud-init", "events", "monitoring", "node", "page")]
+"""What is read by who watches a cluster, or lets it grow by itself."""
 REPOSITORY = [CHECKOUT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY")]
 """What is read before it is installed, or changed."""
 
 OTHER_PROGRAMS = {
-    *("ansible", "apt-get", "cat", "git", "journalctl", "mkdir", "mv", "pipx", "rm", "scp", "ssh"),
+    *("ansible", "apt-get", "cat", "git", "gpg", "journalctl", "mkdir", "mv", "pipx", "rm", "scp", "ssh"),
     *("systemctl", "ufw", "umask", "wg", "./scripts/demo", "./scripts/test"),
+    *(".", "curl", "dpkg", "grep", "sha256sum", "ssh-keygen", "./scripts/package"),
     *("cd", "chmod", "echo", "groupadd", "ip", "nft", "pkill", "usermod", "./node-2.1.0.25-linux-amd64"),
 }
 """What the pages type besides qmesh."""
@@ -211,6 +212,9 @@ def typed_spans_of(document: Path) -> Iterator[str]:
 
 def commands_in(line: str) -> Iterator[list[str]]:
     """The words of each command of a shell's line, without variables, `sudo` and redirections."""
+    for inner in re.findall(r"\$\(([^()]*)\)", line):
+        yield from commands_in(inner)
+    line = re.sub(r"\$\([^()]*\)", "$", line)
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     words: list[str] = []
@@ -226,7 +230,7 @@ def _without_prefix(words: list[str]) -> Iterator[list[str]]:
     for mark in ("<", ">"):
         while mark in words:
             del words[words.index(mark) : words.index(mark) + 2]
-    while words and (re.match(r"[A-Z_]+=", words[0]) or words[0] == "sudo"):
+    while words and (re.match(r"[A-Za-z_]+=", words[0]) or words[0] == "sudo"):
         del words[0]
     if words:
         yield words

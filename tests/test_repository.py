@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
-import tarfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -14,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkout import CHECKOUT
+from tests.support.fresh import run_in_root
 from tests.support.packages import SigningKey, build_package, make_repository, own_architecture, signing_key
-from tests.support.waiting import patience
 
 SUITE = "bookworm"
 ARCHITECTURE = own_architecture()
@@ -255,15 +252,12 @@ def test_no_secret_is_in_the_folder(repository):
 
 
 IN_A_ROOT = """
-set -eu
-mkdir /srv/repository && tar -x -C /srv/repository
-cd /
 source() {
-    sed "s|^URIs: .*|URIs: $1|" "/srv/repository/$2/dists/$SUITE/qmesh.sources" \\
+    sed "s|^URIs: .*|URIs: $1|" "/srv/given/$2/dists/$SUITE/qmesh.sources" \\
         >/etc/apt/sources.list.d/qmesh.sources
 }
 rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
-source file:/srv/repository/first first
+source file:/srv/given/first first
 apt-get -qq update && apt-get -qq install qmesh >/dev/null && qmesh
 source $URL/second first
 apt-get -qq update && apt-get -qq upgrade >/dev/null && qmesh
@@ -271,6 +265,7 @@ apt-get -qq install --allow-downgrades qmesh=0.2.0 >/dev/null && qmesh
 source $URL/strange first
 ! apt-get -qq update 2>/dev/null || echo "a strange signature was taken"
 source $URL/altered altered
+apt-get clean # of the one that is as it should be
 apt-get -qq update && ! apt-get -qq install qmesh 2>/dev/null || echo "an altered package was taken"
 qmesh
 """
@@ -291,26 +286,7 @@ def test_apt_of_each_suite_installs_upgrades_and_refuses(tmp_path, key, packages
     assert [done.returncode for done in made] == [0] * 6
     altered = folder / f"altered/pool/{suite}/qmesh_0.10.0_{ARCHITECTURE}.deb"
     altered.write_bytes(altered.read_bytes().replace(b"echo qmesh", b"echo qmush"))
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        tar.add(folder, ".")
-    # A root that has to be made needs the network.
-    fresh = str(CHECKOUT / "scripts/fresh")
-    subprocess.run([fresh, suite, "true"], check=True, timeout=patience(300), capture_output=True)
-    within = f"""
-        ip link set lo up
-        python3 -m http.server --bind 127.0.0.1 --directory {folder} 8000 >/dev/null 2>&1 &
-        exec {fresh} {suite} env SUITE={suite} URL=http://127.0.0.1:8000 bash -c "$0"
-    """
-    namespaces = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    done = subprocess.run(
-        [*namespaces, "bash", "-c", within, IN_A_ROOT],
-        input=packed.getvalue(),
-        capture_output=True,
-        timeout=patience(120),
-        check=False,
-    )
-    said = done.stdout.decode().splitlines()
-    assert said == [f"qmesh {version}" for version in ("0.2.0", "0.10.0", "0.2.0", "0.2.0")], (
-        done.stderr.decode()
-    )
+    server = f"python3 -m http.server --bind 127.0.0.1 --directory {folder} 8000 >/dev/null 2>&1 &"
+    done = run_in_root(suite, IN_A_ROOT, folder, before=server, SUITE=suite, URL="http://127.0.0.1:8000")
+    said = done.stdout.splitlines()
+    assert said == [f"qmesh {version}" for version in ("0.2.0", "0.10.0", "0.2.0", "0.2.0")], done.stderr

@@ -18,13 +18,13 @@ def own_architecture() -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def build_package(folder: Path, version: str, name: str = "qmesh") -> Path:
-    """A package whose one program says its version."""
+def build_package(folder: Path, version: str, name: str = "qmesh", does: str = "") -> Path:
+    """A package whose one program says its version, or does something else."""
     architecture = own_architecture()
     root = folder / f"{name}-{version}"
     program = root / "usr/bin" / name
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!/bin/sh\necho {name} {version}\n")
+    program.write_text(f"#!/bin/sh\n{does or f'echo {name} {version}'}\n", encoding="utf-8")
     program.chmod(0o755)
     (root / "DEBIAN").mkdir()
     (root / "DEBIAN/control").write_text(
@@ -75,3 +75,24 @@ def make_repository(
     """Run `scripts/package repository`."""
     words = [CHECKOUT / "scripts/package", "repository", folder, "--key", key.fingerprint, *arguments]
     return subprocess.run(words, env=key.environment, capture_output=True, text=True, check=False)
+
+
+def sign_files(folder: Path) -> str:
+    """Sums of all files of a folder, and a signature, by a new key; the line of who may sign."""
+    with tempfile.TemporaryDirectory() as keys:
+        key = Path(keys, "key")
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key], check=True)
+        subprocess.run(["sh", "-c", "sha256sum -- * >SHA256SUMS"], cwd=folder, check=True)
+        sign: list[str | Path] = [
+            "ssh-keygen",
+            "-q",
+            "-Y",
+            "sign",
+            "-n",
+            "qmesh-release",
+            "-f",
+            key,
+            "SHA256SUMS",
+        ]
+        subprocess.run(sign, cwd=folder, check=True)
+        return f"qmesh {key.with_suffix('.pub').read_text('utf-8')}"
