@@ -8,15 +8,18 @@ import http.client
 import os
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host.api.connections import Connections
 from qmesh.host.api.exchange import HttpRequest, Response
+from qmesh.host.metrics.caller_owner import CallerOwners
 from qmesh.host.metrics.http_server import LIMITS, MOST_A_SECOND, MOST_CONNECTIONS, MetricsServer, _refuse
 from qmesh.host.metrics.listen import refuse_taken_port
 from qmesh.host.metrics.public_file import is_directory, remove_public_file, replace_public_file
@@ -147,6 +150,52 @@ def test_no_more_connections_are_taken_in_a_second_than_leave_time_for_other_wor
 
     assert asyncio.run(take()) == (5, 10)
     assert LIMITS.a_second == MOST_A_SECOND
+
+
+OTHER_USER: Final = """
+import socket, sys
+question = b"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n"
+kept = []
+for number in range(100):
+    kept.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), 30, (f"127.0.1.{number}", 0)))
+    kept[-1].sendall(question[: len(question) if number % 2 else -2])
+print("all", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_user_who_does_not_take_his_answers_displaces_no_connection_of_another_user():
+    """However old that one is, and from however many addresses he comes."""
+    served = Served()
+    try:
+        with begun(served, "127.0.0.1") as slow:
+            words = ["/usr/bin/python3", "-ISc", OTHER_USER, str(served.place.port)]
+            pipe = subprocess.PIPE
+            with subprocess.Popen(words, user=65534, group=65534, stdin=pipe, stdout=pipe) as other:
+                assert other.stdout is not None
+                assert other.stdout.readline() == b"all\n"
+                slow.sendall(b"Host: localhost\r\n\r\n")
+                assert slow.recv(100).startswith(b"HTTP/1.1 200 ")
+                other.kill()
+    finally:
+        served.server.stop()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_whose_a_connection_is_says_the_kernel_as_long_as_a_program_has_it(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with (
+        contextlib.closing(CallerOwners()) as owners,
+        socket.create_server((host, 0), family=family) as server,
+    ):
+        with socket.create_connection(server.getsockname()[:2]):
+            called = server.accept()[0]
+            assert owners.find_owner(called) == f"user {os.geteuid()}"
+            assert owners.find_owner(called) == f"user {os.geteuid()}"
+        with called:
+            assert owners.find_owner(called) == "", "it would count as root's"
 
 
 def test_those_who_do_not_take_their_answers_keep_no_other_from_one(served):

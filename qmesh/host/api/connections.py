@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, NamedTuple
@@ -36,8 +37,9 @@ class ConnectionLimits(NamedTuple):
     """What may be under way at once, and for how long; the service's own are the constants above.
 
     a_peer, in_all: connections. request_s: seconds as of `REQUEST_S`; taken_s: as of `TAKEN_S`.
-    gives_way: whether, once there are so many, the oldest is closed for a new one, instead of that one: first
-        of those that have not asked yet. For where peers are not told apart by their addresses.
+    gives_way: whether, once there are so many, the oldest is closed for a new one, instead of that one: of
+        the owner who has most, and first of those that have not asked yet. For where peers are not told
+        apart by their addresses.
     a_second: connections that are taken in a second, so that this process has time for other work; None where
         they are limited before they arrive here, as the guard limits those of members.
     """
@@ -56,6 +58,7 @@ class Connections:
     listening: a socket that listens.
     answer: gives the answer to a question; what it raises is for `refusal` to word.
     limits: those of the membership service where it is None.
+    find_owner: whose a connection is, where that counts for which one gives way.
     """
 
     def __init__(
@@ -64,15 +67,17 @@ class Connections:
         answer: Callable[[HttpRequest], Awaitable[Response]],
         refusal: Callable[[QmeshError], Response],
         limits: ConnectionLimits | None = None,
+        find_owner: Callable[[socket.socket], str] = lambda _: "",
     ) -> None:
         self._limits = limits or ConnectionLimits(MAX_UNDER_WAY_A_PEER, MAX_UNDER_WAY, REQUEST_S, TAKEN_S)
         self._listening = listening
         self._answer = answer
         self._refusal = refusal
+        self._find_owner = find_owner
         self._peers: dict[str, ConnectedPeer] = {}
-        # In the order in which they came.
-        self._arriving: dict[asyncio.Task[None], None] = {}
-        self._asked: dict[asyncio.Task[None], None] = {}
+        # In the order in which they came, with their owners.
+        self._arriving: dict[asyncio.Task[None], str] = {}
+        self._asked: dict[asyncio.Task[None], str] = {}
         self._lasting: dict[asyncio.Task[None], None] = {}
         """Those that are answered piece by piece. None of them gives way."""
         self._is_over = False
@@ -128,7 +133,7 @@ class Connections:
             self._peers[address] = peer
             peer.under_way += 1
             task = loop.create_task(self._serve_connection(connection, peer))
-            self._arriving[task] = None
+            self._arriving[task] = self._find_owner(connection)
             task.add_done_callback(partial(self._handle_task_done, peer=peer, connection=connection))
 
     def _has_taken_enough(self) -> bool:
@@ -146,8 +151,10 @@ class Connections:
             self.start_accepting()
 
     def _close_oldest(self) -> None:
+        owners = Counter((*self._arriving.values(), *self._asked.values()))
+        most = max(owners, key=owners.__getitem__, default="")
         for kind in (self._arriving, self._asked):
-            for task in kind:
+            for task in (each for each, owner in kind.items() if owner == most):
                 del kind[task]
                 task.cancel()
                 return
@@ -184,8 +191,7 @@ class Connections:
                 question = await wire.question
             task = asyncio.current_task()
             assert task is not None
-            self._arriving.pop(task, None)
-            self._asked[task] = None
+            self._asked[task] = self._arriving.pop(task, "")
             answer = await self._answer_request(question)
             if answer is not None and answer.pieces is not None:
                 self._asked.pop(task, None)

@@ -2,7 +2,7 @@
 
 Its connections are the membership service's, with bounds of its own: every user of the machine may ask, from
 as many addresses of loopback as he likes, and must neither take all descriptors of the agent nor keep
-Prometheus out.
+Prometheus out: of the user who has most connections, the oldest gives way.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 from qmesh.errors import QmeshError
 from qmesh.host.api.connections import ConnectionLimits, Connections
 from qmesh.host.api.exchange import HttpRequest, Response
+from qmesh.host.metrics.caller_owner import CallerOwners
 from qmesh.host.metrics.listen import open_listener
 from qmesh.host.system import heartbeat
 from qmesh.mesh.metrics.outlets import is_wanted_host
@@ -85,13 +86,15 @@ class MetricsServer:
 
     async def _serve(self) -> None:
         self._turn = asyncio.Semaphore()
-        connections = Connections(self._socket, self._answer, _refuse, LIMITS)
+        owners = CallerOwners()
+        connections = Connections(self._socket, self._answer, _refuse, LIMITS, owners.find_owner)
         connections.start_accepting()
         try:
             while not self._is_over:  # noqa: ASYNC110 - another thread sets it
                 await asyncio.sleep(_TICK_S)
         finally:
             await connections.shut_down(grace_s=_GRACE_S)
+            owners.close()
 
     async def _answer(self, question: HttpRequest) -> Response:
         if not is_wanted_host(question.host.decode("ascii", "replace"), self._place):
