@@ -5,7 +5,9 @@ All of them are `scripts/situations`; here is one of each kind that is quick.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -21,9 +23,23 @@ SILENT_S = 10
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with Lab() as lab:
-        yield SituationCluster(lab, silent_s=SILENT_S)
+def find_cluster() -> Iterator[Callable[[], SituationCluster]]:
+    """Gives the machines of the test before, and others where that one could not be undone."""
+    with contextlib.ExitStack() as lab:
+        made: list[SituationCluster] = []
+
+        def find() -> SituationCluster:
+            if not made or not made[-1].is_sound:
+                lab.close()
+                made.append(SituationCluster(lab.enter_context(Lab()), silent_s=SILENT_S))
+            return made[-1]
+
+        yield find
+
+
+@pytest.fixture
+def cluster(find_cluster: Callable[[], SituationCluster]) -> SituationCluster:
+    return find_cluster()
 
 
 def find(name: str):

@@ -73,7 +73,8 @@ class Situation:
     """What happens to a machine `on` which it happens.
 
     part: of the issue's ten. harm: what the mesh can't do then. code: of the finding that has to name it;
-    empty where the agent has to fix it. asked: whose `check` names it. undo: for after the fix.
+    empty where the agent has to fix it. says: what of the finding is its reason, where another one may be
+    seen until that is known. asked: whose `check` names it. undo: for after the fix.
     by_hand: what a person does who reads the cure, where it is no command that can be typed as it is; then
     nothing is typed. takes_silence: whether it is only known once a link is silent. within_s: seconds in
     which it has to be noticed otherwise. is_harmless: whether nothing is wrong, so that nothing may be said.
@@ -85,6 +86,7 @@ class Situation:
     harm: str
     spoil: Action
     code: str = ""
+    says: str = ""
     on: Where = "member"
     asked: Where | None = None
     undo: Action = "true"
@@ -202,7 +204,7 @@ class SituationCluster:
             if not situation.code:
                 return _describe_state(machine) == self.whole[situation.on] and self.works()
             seen[:] = look(asked)
-            return any(each["code"] == situation.code for each in seen[1])
+            return any(each["code"] == situation.code and situation.says in each["seen"] for each in seen[1])
 
         is_in_time = comes_true(is_noticed, within_s, every_s=0.1)
         if not is_in_time and not situation.code:

@@ -21,7 +21,9 @@ TABLE_52: Final = "ip rule add lookup 52 priority 5270"
 VPN: Final = "ip route add default dev eth0 table 7; ip rule add not fwmark 51820 lookup 7 priority 90"
 NO_IPV6: Final = "ip -6 address flush dev eth0 scope global"
 """Or the agent would find the way by IPv6, which is there as well."""
-IPV6_AGAIN: Final = "ip address add fd00:1a::201/64 dev eth0 nodad"
+IPV6_AGAIN: Final = "ip address replace fd00:1a::201/64 dev eth0 nodad"
+CONTROL_IPV6_AGAIN: Final = "ip address replace fd00:1a::200/64 dev eth0 nodad"
+"""An interface that was down has lost it."""
 NO_VPN: Final = "ip rule delete priority 90; ip rule delete priority 89; ip route flush table 7"
 
 
@@ -333,9 +335,10 @@ FOREIGN_RULES: Final = (
 def _take_ipv4_away(machines: Machines) -> None:
     """Have the member's network translate IPv4: the control node itself has the translated address."""
     control, member = machines["control"], machines["member"]
-    control.run(["sh", "-c", f"{NO_IPV6}; ip address add 64:ff9b::c0a8:c8/96 dev eth0 nodad"])
+    translator = "ip address add 64:ff9b::c0a8:c8/96 dev eth0 nodad; ip route add fd00:1a::/64 dev eth0"
+    control.run(["sh", "-c", f"{NO_IPV6}; {translator}"])
     script = (
-        "echo 64:ff9b::c000:aa ipv4only.arpa >>/etc/hosts; ip -4 address flush dev eth0;"
+        f"echo 64:ff9b::c000:aa ipv4only.arpa >>/etc/hosts; ip -4 address flush dev eth0; {IPV6_AGAIN};"
         " ip -6 route add 64:ff9b::/96 dev eth0"
     )
     member.run(["sh", "-c", script])
@@ -369,7 +372,7 @@ SILENCES: Final = (
         harm=NO_MEMBER,
         spoil="ip link set eth0 down",
         code="peer-silent",
-        undo="ip link set eth0 up",
+        undo=f"ip link set eth0 up; {IPV6_AGAIN}",
         by_hand="ip link set eth0 up",
         takes_silence=True,
     ),
@@ -380,7 +383,7 @@ SILENCES: Final = (
         spoil="ip link set eth0 down",
         code="peer-silent",
         asked="control",
-        undo="ip link set eth0 up",
+        undo=f"ip link set eth0 up; {IPV6_AGAIN}",
         by_hand="ip link set eth0 up",
         takes_silence=True,
     ),
@@ -392,7 +395,7 @@ SILENCES: Final = (
         code="peer-silent",
         on="control",
         asked="member",
-        undo="ip link set eth0 up",
+        undo=f"ip link set eth0 up; {CONTROL_IPV6_AGAIN}",
         by_hand="ip link set eth0 up",
         takes_silence=True,
     ),
@@ -444,7 +447,7 @@ SILENCES: Final = (
         harm=NO_MEMBER,
         spoil="ip address flush dev eth0 scope global",
         code="peer-silent",
-        undo="ip address add 192.168.0.201/24 dev eth0",
+        undo=f"ip address add 192.168.0.201/24 dev eth0; {IPV6_AGAIN}",
         by_hand="ip address add 192.168.0.201/24 dev eth0",
         takes_silence=True,
     ),
@@ -519,6 +522,9 @@ WORKERS: Final = (
         harm=NO_WORK,
         spoil="pkill -STOP -f '[w]orker.py'",
         code="worker-silent",
+        # Their machine notes it with its next question, in 50 seconds at most. By then so many may have
+        # called them that they have room for no more.
+        says="a signal has stopped it",
         asked="control",
         within_s=80,
         undo="pkill -CONT -f '[w]orker.py'",
