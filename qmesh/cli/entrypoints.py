@@ -20,11 +20,13 @@ def _run_resident(name: str, state: Path) -> None:
 
         run_holder(state)
     else:
+        from qmesh.agent.daemon import late_imports  # noqa: PLC0415 - see above
         from qmesh.agent.preconditions import check_user  # noqa: PLC0415 - see above
         from qmesh.agent.rollback import run_rollback  # noqa: PLC0415 - see above
         from qmesh.host.state.directory import State  # noqa: PLC0415 - see above
 
         check_user("undo")
+        late_imports.load_modules()
         run_rollback(State(state))
 
 

@@ -73,7 +73,6 @@ NEVER = {
         "pydantic",
         "pyroute2",
         "unittest",
-        "qmesh.mesh.foreign.kernel_rules",
     },
     "qmesh.host.firewall.holder": {
         "typer",

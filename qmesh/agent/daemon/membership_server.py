@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from qmesh.agent import control_role
+from qmesh.agent.audit.collection import Collector
 from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.agent.daemon.supervisor import RETIRING, AgentPart, Retries, Troubles, describe_error
 from qmesh.agent.local import Local
 from qmesh.errors import Busy, KernelRefused, QmeshError
+from qmesh.host.api import collection
+from qmesh.host.api.server import Collection, Service
 from qmesh.host.log.events import report_event
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
@@ -19,9 +22,6 @@ from qmesh.host.system import agent_notify
 from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.protocol.member_note import MemberNote
-
-if TYPE_CHECKING:
-    from qmesh.host.api.server import Service
 
 _ASK_S: Final = 0.1
 """Seconds between two questions to the next control node."""
@@ -174,10 +174,6 @@ class MembershipService:
                 self._note_failure(error)
 
     def _start(self, here: Local, place: object) -> None:
-        from qmesh.agent.audit.collection import Collector  # noqa: PLC0415 - no worker machine has a use for it
-        from qmesh.host.api import collection  # noqa: PLC0415 - see above
-        from qmesh.host.api.server import Collection, Service  # noqa: PLC0415 - see above
-
         control_node = ControlNode(self._state, changed=self._look, turns=self._turns)
         service = Service(
             control_node,
