@@ -224,6 +224,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "export nft": _NONE,
     "export hosts": _NONE,
     "export ansible": _CONTROL,
+    "restart": _NONE,
     "uninstall": Preconditions(state=(_refuse_foreign_guard,)),
 }
 """By command, and by option where that makes a difference."""

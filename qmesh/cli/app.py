@@ -45,6 +45,7 @@ GROUPS: Final = {
         "down": "Take the tunnel down; the guard stays.",
         "rotate-key": "Give this worker machine a new WireGuard key.",
         "export": "Print this machine's tunnel or guard, or the mesh, in another tool's format.",
+        "restart": "Restart the agent and the process that holds the guard, after an upgrade.",
         "uninstall": "Remove qmesh from this machine, and show which ports are open then.",
     },
     "Node": {

@@ -54,6 +54,7 @@ LOADS: dict[str, set[str]] = {
     "down": STATE,
     "rotate-key": STATE,
     "export": {*STATE, "yaml"},
+    "restart": STATE,
     "uninstall": NODE,
     "render-config": NODE,
     "node-files": NODE,

@@ -349,6 +349,12 @@ def test_a1_a_part_that_was_begun_anew_is_a_warning() -> None:
     assert told(agent=agent) == [("agent-restarted", "warning", "monitor", "see the log")]
 
 
+def test_a1_what_runs_another_version_than_the_installed_one_is_a_warning() -> None:
+    older = AgentTrouble("qmesh hold", "it runs 0.1.0; 0.2.0 is installed", "qmesh restart")
+    agent = AgentStatus(None, (), RESTART, outdated=(older,))
+    assert told(agent=agent) == [("agent-outdated", "warning", "qmesh hold", "qmesh restart")]
+
+
 @pytest.mark.parametrize("answered", [True, False])
 @pytest.mark.parametrize("held", [True, False])
 def test_a_unit_that_flushes_is_an_error_where_nothing_of_the_guard_outlasts_it(answered, held):
@@ -1196,6 +1202,7 @@ def test_every_code_is_one_that_stays():
             "agent-silent",
             "agent-failing",
             "agent-restarted",
+            "agent-outdated",
             "service-silent",
             "change-unconfirmed",
             "change-undone",
@@ -1379,6 +1386,7 @@ EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
     "worker-memory": replace(AROUND, facts={"a": replace(TOLD, memory_bytes=10**9)}),
     "agent-failing": around_agent(TROUBLE),
     "agent-missing": replace(AROUND, agent=None),
+    "agent-outdated": around_agent(outdated=(TROUBLE,)),
     "agent-restarted": around_agent(restarts=(TROUBLE,)),
     "agent-silent": around_agent(silent="no answer"),
     "announce-missing": replace(

@@ -7,6 +7,9 @@ import os
 import time
 from collections.abc import Iterator
 
+from qmesh import __version__
+from qmesh.errors import MachineRefused
+from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background, systemd
 from qmesh.host.write_obstacle import find_write_obstacle
@@ -35,7 +38,19 @@ def read_agent_status(state: State) -> tuple[AgentStatus | None, agent_health.He
     see_log = f"see the agent's log: {describe_agent_log(has_systemd=systemd.is_systemd_running())}"
     restarts = tuple(AgentTrouble(each.part, _describe_restart(each), see_log) for each in said.restarts)
     silent = f"it last looked at this machine {said.looked_s:.0f} s ago" if late else None
-    return AgentStatus(silent, troubles, restart, restarts), said
+    outdated = tuple(_find_outdated(state, said.version))
+    return AgentStatus(silent, troubles, restart, restarts, outdated), said
+
+
+def _find_outdated(state: State, version: str) -> Iterator[AgentTrouble]:
+    """The agent, of that version, and the holder of the guard, where they are not of the installed one."""
+    found: list[tuple[str, str | None]] = [("qmesh agent", version)]
+    with contextlib.suppress(MachineRefused):  # which is the agent's to say
+        found.append(("qmesh hold", holder_client.read_version(state, wait_s=AGENT_ANSWER_S)))
+    for process, runs in found:
+        if runs is not None and runs != __version__:
+            reason = f"it runs {runs or 'an earlier version'}; {__version__} is installed"
+            yield AgentTrouble(process, reason, "qmesh restart")
 
 
 def _find_state_obstacle(state: State) -> Iterator[AgentTrouble]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from qmesh import __version__
 from qmesh.agent import control_role
 from qmesh.agent.audit.reporter import FindingsReporter
 from qmesh.agent.daemon import late_imports, supervisor
@@ -413,6 +414,7 @@ class Agent:
             unasked=self._service.list_unasked(),
             notes=self._service.list_notes(),
             facts=self._list_facts(),
+            version=__version__,
         )
 
     def _list_facts(self) -> tuple[ToldFacts, ...]:

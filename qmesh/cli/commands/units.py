@@ -53,7 +53,8 @@ def command(
     One template unit runs each data worker, and one target all workers of this machine. Only what
     changed is written. A unit that was edited is kept, and the exit code is 1.
     """
-    from qmesh.agent.commands.units import UnitOptions, find_removed_workers, render_units
+    from qmesh.agent.commands.units import find_removed_workers, render_units
+    from qmesh.agent.node.node_units import UnitOptions
     from qmesh.host.state.directory import State
     from qmesh.host.system.systemd import UNIT_DIRECTORY, UpdatedUnits, update_units
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from qmesh import __version__
 from qmesh.errors import KernelRefused, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.firewall import guard_keeper
 from qmesh.host.firewall.guard_keeper import GuardKeeper
@@ -35,6 +36,8 @@ LOAD, END, NOTHING = b"load", b"end", b"nothing"
 """What it can be told. It answers with a line: empty, or why it could not."""
 ALTERATIONS: Final = b"alterations"
 """What it can be asked: its line is how often other programs have changed the first table."""
+VERSION: Final = b"version"
+"""The same: its line is the version of qmesh that it runs. One that is older than that has nothing to say."""
 ANSWER_TIMEOUT_S: Final = 20.0
 _TAKEN_S: Final = 1.0
 """Seconds for a caller to take an answer of some octets."""
@@ -158,6 +161,8 @@ class _HolderLoop:
             answer = ""
             if asked == ALTERATIONS and self._keeper is not None:
                 answer = self._keeper.describe_alterations()
+            if asked == VERSION:
+                answer = __version__
             if asked == LOAD:
                 try:
                     _load_script(self._directory, self._table)

@@ -38,7 +38,7 @@ def hold_saved_guard(state: State) -> None:
     if not _send_command(state, holder.LOAD):
         _start_holder(state)
     elif not held_table.is_held():
-        _replace_older_holder(state)
+        restart_holder(state)
 
 
 def _start_holder(state: State) -> None:
@@ -49,10 +49,10 @@ def _start_holder(state: State) -> None:
     background.start_holder(state)
 
 
-def _replace_older_holder(state: State) -> None:
-    """End a process of an older qmesh, whose table no saved rule set may name, and start one of this.
+def restart_holder(state: State) -> None:
+    """Have a new process of the installed version hold the table; none where no guard is wanted.
 
-    Meanwhile this process holds the table, under another name.
+    Meanwhile this process holds it, under another name, so that a flush opens nothing. Raises MachineRefused.
     """
     script = guard_keeper.read_script(state.held_file)
     if script is None:
@@ -93,6 +93,12 @@ def read_alterations(state: State, *, wait_s: float) -> str:
     Raises KernelRefused as `is_responding`.
     """
     return (_request_line(state, holder.ALTERATIONS, wait_s) or "").strip()
+
+
+def read_version(state: State, *, wait_s: float) -> str | None:
+    """The version of that process; empty where it can't say, None where there is none. Raises alike."""
+    answer = _request_line(state, holder.VERSION, wait_s)
+    return answer.strip() if answer else None  # an empty one: it was just ending
 
 
 def is_starting(state: State) -> bool:

@@ -54,6 +54,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         how many seconds they have not.
     notes: likewise, what members note of themselves.
     facts: of this machine and, likewise, what members have told of theirs.
+    version: of the qmesh that it runs; one that does not say is older than that question.
     """
 
     process: int
@@ -64,6 +65,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     unasked: tuple[tuple[str, float], ...] = ()
     notes: tuple[tuple[str, MemberNote], ...] = ()
     facts: tuple[ToldFacts, ...] = ()
+    version: str = ""
 
 
 class NoAnswer(Exception):

@@ -15,14 +15,17 @@ from pathlib import Path
 from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.state.directory import State
-from qmesh.host.system import heartbeat, programs
+from qmesh.host.system import heartbeat, processes, programs
 from qmesh.host.system.processes import build_own_command, is_locked, list_opening_processes
 from qmesh.host.system.systemd import (
     UNIT_DIRECTORY,
     build_unit_paths,
     has_installed_units,
+    is_active,
+    is_kept_stopped,
     is_systemd_running,
     run_systemctl,
+    update_units,
     write_units,
 )
 from qmesh.mesh.systemd.instructions import describe_agent_restart
@@ -37,8 +40,7 @@ def start_holder(state: State) -> None:
     if is_systemd_running():
         where = build_unit_paths(state, config_directory="/", program=DEFAULT_PROGRAM)
         unit = {HOLDER: render_qmesh_units(where)[HOLDER]}
-        if not has_installed_units(unit):
-            write_units(unit, UNIT_DIRECTORY)
+        if update_units(unit, UNIT_DIRECTORY).written:
             run_systemctl("daemon-reload")
         run_systemctl("start", HOLDER)
     else:
@@ -55,6 +57,25 @@ def stop_agent() -> None:
     """Have systemd, where that is the init, end the agent."""
     if is_systemd_running() and (UNIT_DIRECTORY / AGENT).exists():
         run_systemctl("stop", AGENT)
+
+
+def restart_agent(state: State) -> bool:
+    """End the agent, and start one of the installed version; whether one runs now. Raises MachineRefused.
+
+    One that its administrator keeps from running, by systemd or without it, is not started.
+    """
+    if is_systemd_running():
+        if is_kept_stopped(AGENT):
+            return False
+        if not is_active(AGENT):  # one that was started in a terminal would be in the unit's way
+            processes.terminate_lock_owner(state.agent_lock_file, timeout_s=_START_S)
+        run_systemctl("restart", AGENT)
+        return True
+    if not is_agent_running(state):
+        return False
+    processes.terminate_lock_owner(state.agent_lock_file, timeout_s=_START_S)
+    start_background_process(state, "agent", wait_s=_START_S)
+    return True
 
 
 def start_undo(state: State) -> None:
@@ -191,5 +212,5 @@ def format_restart_command(state: State) -> str:
     """The command that restarts this machine's agent."""
     if is_systemd_running():
         return describe_agent_restart()
-    processes = " ".join(map(str, sorted(list_opening_processes(state.agent_lock_file))))
-    return f"kill -KILL {processes}; qmesh apply"
+    numbers = " ".join(map(str, sorted(list_opening_processes(state.agent_lock_file))))
+    return f"kill -KILL {numbers}; qmesh apply"

@@ -129,11 +129,16 @@ def install_agent(units: Mapping[str, str]) -> None:
     """Install and start the agent and the boot guard under systemd; a running agent is restarted."""
     write_units(units, UNIT_DIRECTORY)
     run_systemctl("daemon-reload")
-    run_systemctl("enable", BOOT_GUARD, HOLDER, AGENT)
+    enable_agent()
     # Restarting the boot guard would restart what requires it: the node. The holder is only restarted
     # by what it is for, a change of the guard: while it is away, a flush would open the ports.
     run_systemctl("start", BOOT_GUARD, HOLDER)
     run_systemctl("restart", AGENT)
+
+
+def enable_agent() -> None:
+    """Have each boot start the agent, the boot guard and the process that holds the guard."""
+    run_systemctl("enable", BOOT_GUARD, HOLDER, AGENT)
 
 
 def list_unstarted_units() -> tuple[UnstartedUnit, ...]:
@@ -226,6 +231,11 @@ def is_active(unit: str) -> bool:
         "active",
         "activating",
     }
+
+
+def is_kept_stopped(unit: str) -> bool:
+    """Whether a unit was disabled or masked, and does not run."""
+    return not is_active(unit) and any(each.name == unit for each in list_unstarted_units())
 
 
 def list_running_workers() -> tuple[int, ...]:

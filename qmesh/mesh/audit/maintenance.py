@@ -52,6 +52,8 @@ def agent_findings(around: AuditContext) -> Iterator[Finding]:
                 "agent-failing", trouble.part, "a part of the agent that works", trouble.reason, cure
             )
 
+    for each in agent.outdated:
+        yield warning_finding("agent-outdated", each.part, "the installed version", each.reason, each.hint)
     for each in agent.restarts:
         yield warning_finding(
             "agent-restarted", each.part, "a part of the agent that keeps running", each.reason, each.hint

@@ -182,12 +182,14 @@ class AgentStatus(msgspec.Struct, frozen=True):
     troubles: what it reports to be wrong with its parts.
     restarts: which of them were restarted lately, and why.
     restart: the command that restarts it.
+    outdated: what runs another version than the installed one, the holder of the guard too.
     """
 
     silent: str | None
     troubles: tuple[AgentTrouble, ...]
     restart: str
     restarts: tuple[AgentTrouble, ...] = ()
+    outdated: tuple[AgentTrouble, ...] = ()
 
 
 class AgentTrouble(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from qmesh import __version__
 from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.agent.local import load_local
@@ -33,7 +34,9 @@ def serve(state: State) -> None:
 def main() -> None:
     """Hold the place until killed."""
     state = State(Path("/var/lib/qmesh"))
-    well = agent_health.Health(process=os.getpid(), looked_s=0.0, troubles=(), restarts=())
+    well = agent_health.Health(
+        process=os.getpid(), looked_s=0.0, troubles=(), restarts=(), version=__version__
+    )
     with (
         processes.acquire_process_lock(state.agent_lock_file) as alone,
         agent_health.listen(state.directory) as listening,
