@@ -145,7 +145,8 @@ def test_each_library_has_its_licence(packages):
     for package in packages.values():
         libraries = package.find(r"/([^/]+\.dist-info)/METADATA$")
         assert libraries == package.find(r"/([^/]+\.dist-info)/(?:.*/)?(?:LICEN[SC]E|COPYING)[^/]*$")
-        assert "/usr/share/doc/qmesh/copyright" in package.files
+        copyright_file = package.files["/usr/share/doc/qmesh/copyright"].decode()
+        assert all(f"site-packages/{library}/*\n" in copyright_file for library in libraries)
 
 
 def test_each_command_has_its_page_and_shells_know_them_all(packages):

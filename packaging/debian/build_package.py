@@ -126,6 +126,10 @@ def install(root: Path, wheel: Path, architecture: str, scratch: Path) -> None:
     where = (f"--target={root / PACKAGES}", "--no-deps", "--no-compile", "--only-binary=:all:", *platforms)
     pip(*where, "--require-hashes", f"--requirement={lock}")
     pip(*where, "--no-index", wheel)
+    # While it is known which file is whose; it fails where a licence is none that is allowed.
+    words = (sys.executable, "-I", CHECKOUT / "packaging/inside", "copyright", root / PACKAGES)
+    text = subprocess.run(words, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+    write(root / "usr/share/doc/qmesh/copyright", text)
     for pattern in LEFT_OUT:
         for path in sorted((root / PACKAGES).glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -161,7 +165,6 @@ def place_files(root: Path, suite: str, version: str, time: int) -> None:
     documents = root / "usr/share/doc/qmesh"
     for name in ("README.md", "SECURITY.md"):
         write(documents / name, (CHECKOUT / name).read_text("utf-8"))
-    write(documents / "copyright", (HERE / "copyright").read_text("utf-8"))
     shutil.copytree(CHECKOUT / "docs", documents / "docs")
     date = email.utils.format_datetime(dt.datetime.fromtimestamp(time, dt.UTC))
     entry = (
