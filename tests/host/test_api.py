@@ -24,7 +24,7 @@ import pytest
 
 from qmesh.errors import EnrolmentRefused, KernelRefused, MachineRefused
 from qmesh.host.api import client as answers
-from qmesh.host.api import connections, exchange, messages
+from qmesh.host.api import connections, dispatch, exchange, messages
 from qmesh.host.api.client import Client
 from qmesh.host.api.messages import ControlNodeUnavailable, ServiceUnresponsive
 from qmesh.host.api.server import Service
@@ -32,6 +32,14 @@ from qmesh.host.system import agent_notify
 from qmesh.mesh.protocol.enrolment import Redemption
 from qmesh.mesh.protocol.facts_report import MOST_SEALED
 from qmesh.mesh.protocol.member_note import MOST_CHARACTERS, MemberNote
+from qmesh.mesh.protocol.versions import (
+    OWN,
+    ProtocolsApart,
+    SpokenProtocol,
+    decode_protocol,
+    encode_protocol,
+    is_understood,
+)
 from tests.support.api import HERE, PORT, Agent, told_by
 from tests.support.checkout import CHECKOUT
 from tests.support.network import ip
@@ -76,6 +84,7 @@ def redeem(message: Redemption = MESSAGE, *, address: str = HERE) -> bytes:
 class Asked(NamedTuple):
     status: int
     content: bytes
+    speaks: str | None = None
 
 
 def ask(method: str, path: str, *, address: str | None = None, content: Any = None, **rest: Any) -> Asked:
@@ -84,7 +93,7 @@ def ask(method: str, path: str, *, address: str | None = None, content: Any = No
     with contextlib.closing(HTTPConnection(HERE, PORT, 10, source_address=source)) as asking:
         asking.request(method, path, content, encode_chunked=not isinstance(content, bytes), **rest)
         answer = asking.getresponse()
-        return Asked(answer.status, answer.read())
+        return Asked(answer.status, answer.read(), answer.getheader("qmesh-speaks"))
 
 
 def another_interface(address: str) -> None:
@@ -1297,6 +1306,49 @@ def test_a_question_with_a_header_of_a_later_version_is_answered():
             "GET", "/v1/membership?newer_than=5", headers={"qmesh-later": "x" * 4000, "qmesh-note": "down"}
         )
     assert (asked.status, agent.asked) == (200, [("note", "down", HERE), ("membership", 5, HERE)])
+
+
+def be_of(monkeypatch: pytest.MonkeyPatch, side: Any, spoken: SpokenProtocol) -> None:
+    """Have one side, the client's module or the service's, be of a version of qmesh that speaks this."""
+    monkeypatch.setattr(side, "encode_protocol", lambda: encode_protocol(spoken))
+    monkeypatch.setattr(side, "is_understood", lambda other: is_understood(other, spoken))
+    monkeypatch.setattr(side, "ProtocolsApart", partial(ProtocolsApart, own=spoken))
+
+
+LATER = SpokenProtocol(OWN.newest + 2, OWN.newest + 1, "9.0.0")
+
+
+@pytest.mark.parametrize(("side", "older"), [(answers, "the control node"), (dispatch, "this machine")])
+def test_a_machine_that_is_not_understood_is_told_which_of_the_two_to_update(monkeypatch, side, older):
+    be_of(monkeypatch, side, LATER)
+    agent = Agent()
+    with service(agent):
+        telling = Client(address=HERE, port=PORT, facts=b"sealed")
+        with pytest.raises(ProtocolsApart) as apart:
+            telling.poll_membership(newer_than=5, connect_s=PLENTY_S, read_s=PLENTY_S)
+    # By the facts, which every version understands, `check` on the control node says so too.
+    assert agent.asked == [("facts", b"sealed", HERE)]
+    assert apart.value.spoken == (LATER if side is dispatch else OWN)
+    assert apart.value.hint == f"update qmesh on {older}, to 9.0.0 or newer"
+
+
+def test_a_version_that_says_nothing_of_what_it_speaks_reads_why_it_is_refused(monkeypatch):
+    be_of(monkeypatch, dispatch, LATER)
+    monkeypatch.setattr(answers, "is_understood", lambda _: True)
+    agent = Agent()
+    with service(agent), pytest.raises(EnrolmentRefused) as refused:
+        redeem()
+    assert "update qmesh on the machine that asks, to 9.0.0 or newer" in refused.value.message
+    assert agent.asked == []
+
+
+def test_what_is_spoken_is_said_with_every_answer_and_need_not_be_said_by_who_asks():
+    with service(Agent()):
+        for path in ("/v1/membership?newer_than=5", "/nowhere", "/v1/health", "/v1/keys"):
+            said = ask("GET", path).speaks
+            assert said is not None
+            assert decode_protocol(said.encode()) == OWN
+        assert ask("POST", "/v1/redemptions", content=b"{}").status == 200
 
 
 @pytest.mark.parametrize("estate", [b"all of it", None])

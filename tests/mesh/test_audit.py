@@ -47,6 +47,7 @@ from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
+from qmesh.mesh.protocol.versions import SpokenProtocol
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption, list_unsupported_options
 from qmesh.mesh.routes.detours import Detour
@@ -1382,6 +1383,7 @@ def test_a_unit_that_no_boot_starts_is_found_before_the_next_boot(unit, state, c
 EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
     "core-slow": replace(AROUND, facts={"a": TOLD, "b": replace(TOLD, core_speed=4000)}),
     "machine-versions": replace(AROUND, facts={"a": TOLD, "b": replace(TOLD, qmesh="0.2.0")}),
+    "versions-apart": replace(AROUND, apart=SpokenProtocol(99, 98, "9.0.0")),
     "node-builds": replace(AROUND, facts={"a": TOLD, "b": replace(TOLD, node="2.1.0.24")}),
     "worker-memory": replace(AROUND, facts={"a": replace(TOLD, memory_bytes=10**9)}),
     "agent-failing": around_agent(TROUBLE),

@@ -216,7 +216,7 @@ def test_n3_a_machine_speaks_of_its_own_cores_alone_and_of_each_once():
 
 def test_workers_are_in_their_order_however_a_member_tells_them():
     row = msgspec.msgpack.decode(encode_facts(FULL))
-    row[-1] = [[5, 1, 0], [4, 2, 0]]
+    row[WORKERS_AT] = [[5, 1, 0], [4, 2, 0]]
     sealed = encrypt_message(msgspec.msgpack.encode(row), SHARED, about=FACTS, nonce=NONCE)
     assert [each.core for each in decrypt_facts(sealed, SHARED, cores={4, 5}).workers] == [4, 5]
 
@@ -226,6 +226,9 @@ def test_n3_facts_of_another_machine_are_refused():
         decrypt_facts(encrypt_facts(FULL, SHARED, nonce=NONCE), OTHER, cores={4, 5})
 
 
+WORKERS_AT = MachineFacts.__struct_fields__.index("workers")
+
+
 def row_of(facts: MachineFacts) -> list[object]:
     row = msgspec.msgpack.decode(encode_facts(facts))
     assert isinstance(row, list)
@@ -233,9 +236,9 @@ def row_of(facts: MachineFacts) -> list[object]:
 
 
 def test_what_a_later_version_adds_is_passed_over():
-    row = row_of(FULL)
-    workers: list[object] = [[*each, "new", {}] for each in msgspec.convert(row[-1], list[list[int | None]])]
-    later = msgspec.msgpack.encode([*row[:-1], workers, {"gpu": 1}, math.nan])
+    row, at = row_of(FULL), WORKERS_AT
+    workers: list[object] = [[*each, "new", {}] for each in msgspec.convert(row[at], list[list[int | None]])]
+    later = msgspec.msgpack.encode([*row[:at], workers, *row[at + 1 :], {"gpu": 1}, math.nan])
     assert decode_facts(later) == FULL
 
 
@@ -245,7 +248,7 @@ def test_what_an_earlier_version_does_not_tell_is_not_known():
         earlier = decode_facts(msgspec.msgpack.encode(row_of(FULL)[:count]))
         left = {name: getattr(FULL, name) for name in fields[:count]}
         assert earlier == msgspec.structs.replace(MachineFacts(), **left)
-    shorter = decode_facts(msgspec.msgpack.encode([*row_of(FULL)[:-1], [[4]]]))
+    shorter = decode_facts(msgspec.msgpack.encode([*row_of(FULL)[:WORKERS_AT], [[4]]]))
     assert shorter.workers == (WorkerFacts(4),)
 
 
@@ -309,7 +312,7 @@ def test_n3_no_character_is_a_fact_that_means_something_elsewhere():
 def test_n3_a_report_of_very_many_workers_fits_and_has_those_with_most_memory():
     every = tuple(WorkerFacts(core, 10**12 + core, 255) for core in range(60000, 60000 + MOST_WORKERS + 5))
     text = "x" * MOST_TEXT
-    fields = (text, text, "ab" * 32, *[text] * 4, *[2**53] * 5, 1e6, 2**53, every)
+    fields = (text, text, "ab" * 32, *[text] * 4, *[2**53] * 5, 1e6, 2**53, every, 9999, 9999)
     most = msgspec.structs.replace(FULL, **dict(zip(MachineFacts.__struct_fields__, fields, strict=True)))
     sealed = encrypt_facts(most, SHARED, nonce=NONCE)
     assert len(sealed) <= MOST_SEALED

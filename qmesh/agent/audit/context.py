@@ -58,6 +58,7 @@ from qmesh.mesh.node_processes.answers import list_undialled_machines
 from qmesh.mesh.node_processes.reading_record import Stamp
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.ports.closed_ports import describe_untouched_ports
+from qmesh.mesh.protocol.versions import ProtocolsApart, SpokenProtocol
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
 from qmesh.mesh.state import NodeState
@@ -110,6 +111,9 @@ def build_audit_context(
     silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here, health), ())
     mark = 0 if seen is None else looks.run("other firewalls", lambda: read_mark(seen[1]), 0)
     black_hole = None if seen is None else looks.run("tunnel", lambda: find_black_hole(here, *seen), None)
+    control = (
+        looks.run("membership service", lambda: _ask_control_node(here), _ANSWERS) if is_asked else _ANSWERS
+    )
     return AuditContext(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in here.inventory.machines},
@@ -138,9 +142,8 @@ def build_audit_context(
         taken_down=taken_down,
         removed=here.settings.removed,
         agent=status,
-        unanswered=looks.run("membership service", lambda: _find_control_failure(here), None)
-        if is_asked
-        else None,
+        unanswered=control.unanswered,
+        apart=control.apart,
         obstacles=()
         if seen is None
         else looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen, mark=mark), ()),
@@ -212,18 +215,30 @@ def _find_obstacles(
     return found
 
 
-def _find_control_failure(here: Local) -> str | None:
-    """Why the control node does not answer a question of this machine's; None where it does."""
+class _ControlAnswer(NamedTuple):
+    """unanswered, apart: as of `AuditContext`."""
+
+    unanswered: str | None = None
+    apart: SpokenProtocol | None = None
+
+
+_ANSWERS: Final = _ControlAnswer()
+
+
+def _ask_control_node(here: Local) -> _ControlAnswer:
+    """How the control node answers a question of this machine's."""
     hub = here.inventory.control_node
     if here.settings.control or hub.name == here.settings.name:
-        return None
+        return _ANSWERS
     try:
         build_client(here).poll_membership(newer_than=here.inventory.revision, connect_s=2.0, read_s=3.0)
+    except ProtocolsApart as error:
+        return _ControlAnswer(apart=error.spoken)
     except EnrolmentRefused as error:
-        return f"{hub.name} refuses: {error.message}"
+        return _ControlAnswer(f"{hub.name} refuses: {error.message}")
     except ControlNodeUnavailable as error:
-        return f"{hub.name}, {hub.address} port {here.inventory.service_port}: {error}"
-    return None
+        return _ControlAnswer(f"{hub.name}, {hub.address} port {here.inventory.service_port}: {error}")
+    return _ANSWERS
 
 
 def _find_retirement(state: State, here: Local) -> str:

@@ -20,6 +20,7 @@ from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts,
 from qmesh.mesh.machine_facts.restarts import SeenWorker, update_seen_workers
 from qmesh.mesh.node_processes.workers import WorkerProcess
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
+from qmesh.mesh.protocol.versions import OWN
 
 LOOK_S: Final = 30.0
 """Seconds between two looks, at least."""
@@ -135,6 +136,8 @@ def gather_facts(
         load=hardware.read_load(),
         core_speed=core_speed,
         workers=_gather_worker_facts(workers, seen),
+        protocol=OWN.newest,
+        oldest_protocol=OWN.oldest,
     )
 
 

@@ -33,6 +33,7 @@ from qmesh.host.api.messages import (
     NODE_KEYS,
     NOTE,
     REDEMPTIONS,
+    SPEAKS,
     SUCCESSION,
     ControlNodeUnavailable,
     quote_refusal,
@@ -41,6 +42,7 @@ from qmesh.host.system import heartbeat
 from qmesh.mesh.decode import SAME_VERSION
 from qmesh.mesh.protocol.enrolment import Redemption
 from qmesh.mesh.protocol.member_note import MemberNote, encode_note
+from qmesh.mesh.protocol.versions import ProtocolsApart, decode_protocol, encode_protocol, is_understood
 
 WHOLE_S: Final = 30.0
 """Seconds that an answer has to arrive whole, after those for its beginning: 9 Mbit/s for the largest."""
@@ -183,9 +185,12 @@ class Client:
         wait_s: float = 0.0,
         said: list[tuple[str, str]] | None = None,
     ) -> bytes:
-        """The body of the answer. Raises as `redeem`, for a refusal too."""
+        """The body of the answer. Raises as `redeem`, for a refusal too; ProtocolsApart."""
         answer = self._request(path, body, connect_s=connect_s, read_s=read_s, wait_s=wait_s, said=said)
         self.asked_findings = answer.headers.get(ASKED_FINDINGS.encode(), b"")[:64].decode("ascii", "replace")
+        spoken = decode_protocol(answer.headers.get(SPEAKS.encode(), b""))
+        if not is_understood(spoken):  # whatever it says else
+            raise ProtocolsApart("the control node", spoken, own_name="this machine")
         if answer.status in {200, 204}:
             return answer.body
         if answer.status >= 500:  # its own trouble, which it may get over
@@ -242,7 +247,7 @@ def send_request(
     Raises ControlNodeUnavailable where no whole answer comes in time, EnrolmentRefused for one that is too
     large.
     """
-    headers = [("Host", host), ("Connection", "close"), *(said or ())]
+    headers = [("Host", host), ("Connection", "close"), (SPEAKS, encode_protocol()), *(said or ())]
     if body is not None:
         headers.append(("Content-Length", str(len(body))))
     http = h11.Connection(h11.CLIENT)

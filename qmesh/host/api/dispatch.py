@@ -26,9 +26,11 @@ from qmesh.host.api.messages import (
     NODE_KEYS,
     PACKETS,
     REDEMPTIONS,
+    SPEAKS,
     SUCCESSION,
     Refusal,
 )
+from qmesh.mesh.protocol.versions import ProtocolsApart, decode_protocol, encode_protocol, is_understood
 
 T = TypeVar("T")
 
@@ -168,8 +170,14 @@ class Routes:
         """Raises QmeshError, which `build_error_response` words."""
         method, found = self._routes.get(question.path, ("", None))
         if found is None:
-            return Response(404)
-        return await found(question) if question.method == method else Response(405)
+            return _say_protocol(Response(404))
+        if question.method != method:
+            return _say_protocol(Response(405))
+        spoken = decode_protocol(question.headers.get(SPEAKS.encode(), b""))
+        if not is_understood(spoken):
+            self._take_facts(question)  # every version understands those: by them `check` here can say so
+            raise ProtocolsApart("the machine that asks", spoken, own_name="the control node")
+        return _say_protocol(await found(question))
 
     async def _redeem(self, question: HttpRequest) -> Response:
         answer = await self._run_handler(question, self._answers.redeem)
@@ -223,10 +231,7 @@ class Routes:
             with contextlib.suppress(ValueError):  # no base64: it is as if there was none
                 report = base64.b64decode(question.key_report, validate=True)
                 self._answers.record_key_report(report, sender=sender)
-        if question.facts:
-            with contextlib.suppress(ValueError):  # as above
-                facts = base64.b64decode(question.facts, validate=True)
-                self._answers.record_facts(facts, sender=sender)
+        self._take_facts(question)
         if question.note or wait_s:  # a command says nothing, which is no news
             self._answers.record_note(question.note.decode("ascii", "replace"), sender=sender)
         if not wait_s:  # a command of somebody's, who wants to know how it is now
@@ -247,6 +252,16 @@ class Routes:
         headers = () if asked is None else ((ASKED_FINDINGS, asked),)
         return _build_response(found)._replace(headers=headers)
 
+    def _take_facts(self, question: HttpRequest) -> None:
+        if question.facts:
+            with contextlib.suppress(ValueError):  # no base64: it is as if there were none
+                facts = base64.b64decode(question.facts, validate=True)
+                self._answers.record_facts(facts, sender=question.peer.address)
+
+
+def _say_protocol(answer: Response) -> Response:
+    return answer._replace(headers=(*answer.headers, (SPEAKS, encode_protocol())))
+
 
 def _build_response(octets: bytes | None) -> Response:
     return Response(204) if octets is None else Response(200, octets, _MESSAGEPACK)
@@ -261,4 +276,4 @@ def build_error_response(error: QmeshError) -> Response:
     status = (
         413 if isinstance(error, RequestTooLarge) else 403 if isinstance(error, EnrolmentRefused) else 503
     )
-    return Response(status, msgspec.json.encode(Refusal(error.message, error.hint)), _JSON)
+    return _say_protocol(Response(status, msgspec.json.encode(Refusal(error.message, error.hint)), _JSON))

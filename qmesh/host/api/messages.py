@@ -37,6 +37,8 @@ CAN_REPORT: Final = "qmesh-can-report"
 """Another one of it: that the member would report the findings of its check, where it is asked."""
 NOTE: Final = "qmesh-note"
 """Another one of it: what the member notes of itself, as of `qmesh.mesh.protocol.member_note`."""
+SPEAKS: Final = "qmesh-speaks"
+"""The header of every request and answer: what its sender speaks, as of `qmesh.mesh.protocol.versions`."""
 ASKED_FINDINGS: Final = "qmesh-asked-findings"
 """The header of an answer to it: the member is asked for its findings; its value says by which request."""
 _MOST_WORDS: Final = 300

@@ -16,6 +16,7 @@ from qmesh.mesh.machine_facts.differences import (
     sum_worker_memory,
 )
 from qmesh.mesh.machine_facts.facts import MachineFacts
+from qmesh.mesh.protocol.versions import OWN, SpokenProtocol, describe_update, is_understood
 from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
 from qmesh.mesh.values import name_cores
 
@@ -60,6 +61,28 @@ def left_out_finding(machine: str, count: int) -> Finding:
 def uncollected_finding(why: str, cure: str) -> Finding:
     """No member could be asked, as this machine's agent did not ask."""
     return error_finding("check-failed", "other machines", _WANTED, why, cure)
+
+
+def apart_findings(
+    facts: Mapping[str, MachineFacts], *, own_name: str, control: str, spoken: SpokenProtocol | None
+) -> Iterator[Finding]:
+    """Machines whose qmesh and this one's understand no protocol in common: one of the two has to be updated.
+
+    facts: by machine, on the control node. spoken: what the control node speaks, where a member can't follow.
+    """
+    others = {
+        name: SpokenProtocol(each.protocol, each.oldest_protocol, each.qmesh)
+        for name, each in facts.items()
+        if name != own_name
+    }
+    if spoken is not None:
+        others[control] = spoken
+    for name, each in others.items():
+        if not is_understood(each):
+            cure = describe_update(each, other=name, own_name=own_name)
+            yield error_finding(
+                "versions-apart", name, "a qmesh that understands this machine's", f"{each}; here {OWN}", cure
+            )
 
 
 def unlike_machine_findings(facts: Mapping[str, MachineFacts]) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from qmesh.mesh.audit.maintenance import (
     service_findings,
     unit_findings,
 )
-from qmesh.mesh.audit.members import memory_findings, unlike_machine_findings
+from qmesh.mesh.audit.members import apart_findings, memory_findings, unlike_machine_findings
 from qmesh.mesh.audit.mtu import narrow_path_findings
 from qmesh.mesh.audit.node_keys import node_key_findings
 from qmesh.mesh.audit.obstacles import with_obstacles
@@ -103,6 +103,12 @@ def list_audit_parts(
         ("workers", lambda: silent_worker_findings(around)),
         ("workers", lambda: memory_findings(around.facts, own_name=around.own_name, host=around.host)),
         ("node processes", lambda: process_findings(around)),
+        (
+            "members",
+            lambda: apart_findings(
+                around.facts, own_name=around.own_name, control=around.control, spoken=around.apart
+            ),
+        ),
         ("members", lambda: unlike_machine_findings(around.facts)),
     )
 

@@ -20,6 +20,7 @@ from qmesh.mesh.nodeconfig import Setting
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.protocol.key_digests import NodeKey
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
+from qmesh.mesh.protocol.versions import SpokenProtocol
 from qmesh.mesh.reachability.announcements import MissingAnnouncement
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.routes.detours import Detour
@@ -294,6 +295,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     agent: None where none runs.
     unanswered: why the membership service does not answer this machine's question; None where it does, or
         where it was not asked.
+    apart: what the control node speaks, where this machine's qmesh does not understand that.
     obstacles: what other programs' rules do to the mesh's packets.
     suspects: programs that see these packets too, and that can't be read.
     weaknesses: what its kernel is set to.
@@ -340,6 +342,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     removed: bool = False
     agent: AgentStatus | None = RUNS
     unanswered: str | None = None
+    apart: SpokenProtocol | None = None
     obstacles: tuple[Obstacle, ...] = ()
     suspects: tuple[Obstacle, ...] = ()
     weaknesses: tuple[Weakness, ...] = ()

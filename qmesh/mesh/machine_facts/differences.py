@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts
+from qmesh.mesh.protocol.versions import rank_version
 
 SLOW: Final = 0.67
 """Of what is usual for the others: a slower core holds back more than unlike measurements are apart."""
@@ -55,12 +56,12 @@ def list_fresh_facts(inventory: Inventory, told: Iterable[ToldFacts]) -> dict[st
 
 def group_versions(facts: Mapping[str, MachineFacts]) -> tuple[MachineGroup, ...]:
     """Which version of qmesh which machines have, the newest first; none where all known are the same."""
-    return _group({name: each.qmesh for name, each in facts.items()})
+    return _group({name: each.qmesh for name, each in facts.items()}, rank_version)
 
 
 def group_node_versions(facts: Mapping[str, MachineFacts]) -> tuple[MachineGroup, ...]:
     """The same of the node's program."""
-    return _group({name: each.node for name, each in facts.items()})
+    return _group({name: each.node for name, each in facts.items()}, _rank_node_version)
 
 
 def group_node_files(facts: Mapping[str, MachineFacts]) -> tuple[MachineGroup, ...]:
@@ -72,19 +73,19 @@ def group_node_files(facts: Mapping[str, MachineFacts]) -> tuple[MachineGroup, .
     for name, each in facts.items():
         if each.node and each.architecture:
             kinds.setdefault((each.node, each.architecture), {})[name] = each.node_digest
-    return tuple(group for digests in kinds.values() for group in _group(digests))
+    return tuple(group for digests in kinds.values() for group in _group(digests, str))
 
 
-def _group(values: Mapping[str, str]) -> tuple[MachineGroup, ...]:
+def _group(values: Mapping[str, str], rank: Callable[[str], Any]) -> tuple[MachineGroup, ...]:
     found: dict[str, list[str]] = {}
     for name, value in sorted(values.items()):
         if value:
             found.setdefault(value, []).append(name)
-    newest_first = sorted(found, key=_version_key, reverse=True)
+    newest_first = sorted(found, key=rank, reverse=True)
     return tuple(MachineGroup(each, tuple(found[each])) for each in newest_first) if len(found) > 1 else ()
 
 
-def _version_key(text: str) -> tuple[list[int], str]:
+def _rank_node_version(text: str) -> tuple[list[int], str]:
     return [int(number) for number in re.findall("[0-9]{1,9}", text)], text
 
 

@@ -16,6 +16,7 @@ FactText = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9 ()@._+~:/,%#*=-]{0,
 """Nothing that a terminal, a page or a shell would take for more than text. Empty: not known."""
 Digest = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+ProtocolNumber = Annotated[int, msgspec.Meta(ge=1, le=9999)]
 
 
 class WorkerFacts(msgspec.Struct, frozen=True):
@@ -39,6 +40,8 @@ class MachineFacts(msgspec.Struct, frozen=True):
     cores: logical processors. memory_available_bytes: without swapping; disk: the one with config.yml.
     load: processes that run or wait to, on average of a minute.
     core_speed: verifications of an Ed25519 signature in a second of one core, at the last measurement.
+    protocol, oldest_protocol: the newest and the oldest that its agent speaks, as of
+        `qmesh.mesh.protocol.versions`; one that says nothing speaks the first.
     """
 
     qmesh: FactText = ""
@@ -56,6 +59,8 @@ class MachineFacts(msgspec.Struct, frozen=True):
     load: Annotated[float, msgspec.Meta(ge=0, le=1e6)] | None = None
     core_speed: Amount | None = None
     workers: Annotated[tuple[WorkerFacts, ...], msgspec.Meta(max_length=MOST_WORKERS)] = ()
+    protocol: ProtocolNumber = 1
+    oldest_protocol: ProtocolNumber = 1
 
 
 class ToldFacts(msgspec.Struct, frozen=True):

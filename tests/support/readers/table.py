@@ -110,6 +110,7 @@ from qmesh.mesh.protocol import (
     membership,
     membership_conflict,
     node_files,
+    versions,
 )
 from qmesh.mesh.routes.tables import describe_rule
 from qmesh.mesh.state import Guard, Peer, Tunnel
@@ -1251,6 +1252,13 @@ READERS: Final[dict[str, Reader]] = {
             (member_note,),
             lambda octets: member_note.decode_note(octets.decode("ascii", "replace")),
             (b"down", b"4@127.0.0.1,5@::1"),
+            mutate.text,
+        ),
+        Reader(
+            "what a machine speaks",
+            (versions,),
+            lambda octets: versions.rank_version(versions.decode_protocol(octets).qmesh),
+            (versions.encode_protocol().encode(), b"3 2 0.2.0rc1.dev4+g12ab"),
             mutate.text,
         ),
         Reader(
