@@ -31,8 +31,8 @@ REPOSITORY = [CHECKOUT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", 
 """What is read before it is installed, or changed."""
 
 OTHER_PROGRAMS = {
-    *("ansible", "apt-get", "cat", "git", "gpg", "journalctl", "mkdir", "mv", "pipx", "rm", "scp", "ssh"),
-    *("systemctl", "ufw", "umask", "wg", "./scripts/demo", "./scripts/test"),
+    *("ansible", "apt-get", "cat", "cp", "git", "gpg", "journalctl", "mkdir", "mv", "pipx", "rm", "scp"),
+    *("ssh", "systemctl", "ufw", "umask", "wg", "./scripts/demo", "./scripts/test"),
     *(".", "curl", "dpkg", "grep", "sha256sum", "ssh-keygen", "./scripts/package"),
     *("cd", "chmod", "echo", "groupadd", "ip", "nft", "pkill", "usermod", "./node-2.1.0.25-linux-amd64"),
 }

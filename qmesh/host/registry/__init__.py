@@ -9,6 +9,7 @@ retired_keys keys that machines had
 node_files   which members may fetch the node's files, and when they did
 handover     the control role on its way to another machine
 store        what can happen to the mesh: each change one transaction with its event
+upgrade_backup  the backup that is made before a newer version changes the tables
 image        the same in memory, for a backup
 """
 

@@ -42,6 +42,9 @@ class RegistryImage(Registry):
 
     withdraw_all_invitations = as_change(withdraw_all_invitations)
 
+    def _keep_way_back(self) -> None:
+        """What it was made of is kept elsewhere."""
+
     def discard_handover(self) -> None:
         """Forget a handover that was under way: what comes of the registry has this control node."""
         with self._open_transaction() as connection:

@@ -38,6 +38,7 @@ from qmesh.host.registry.events import (
 )
 from qmesh.host.registry.invitations import OpenInvitation
 from qmesh.host.registry.sqlite import select, select_one
+from qmesh.host.registry.upgrade_backup import describe_way_back, write_upgrade_backup
 from qmesh.host.system import disk_reserve
 from qmesh.mesh.events.mesh_events import EventKind
 from qmesh.mesh.inventory import Inventory
@@ -155,8 +156,7 @@ class Registry:
             raise StateUnreadable(f"{self._path} is not a qmesh registry", hint=RESTORE)
         if version > schema.VERSION:
             raise StateUnreadable(
-                f"{self._path} was written by a newer qmesh",
-                hint="install that version of qmesh, or a newer one",
+                f"{self._path} was written by a newer qmesh", hint=describe_way_back(self._path)
             )
         if version < schema.OLDEST:
             raise StateUnreadable(
@@ -164,7 +164,14 @@ class Registry:
             )
         if version < schema.VERSION:
             with sqlite.translate_errors(self._path), sqlite.transaction(self._connection):
+                self._keep_way_back()
                 schema.migrate(self._connection)
+
+    def _keep_way_back(self) -> None:
+        """Keep what there is before it is brought to a newer version, unless another process has done so."""
+        (version,) = select_one(self._connection, tuple[int], "PRAGMA user_version")
+        if version < schema.VERSION:
+            write_upgrade_backup(self._path)
 
     @contextlib.contextmanager
     def _open_transaction(self) -> Iterator[sqlite3.Connection]:

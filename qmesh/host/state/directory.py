@@ -25,6 +25,7 @@ from qmesh.host.network import reserved_ports
 from qmesh.host.notifications import notify_socket
 from qmesh.host.readers import place as readers_place
 from qmesh.host.state.documents import (
+    UPGRADE_BACKUP,
     Document,
     KeyOrigin,
     KeyRotation,
@@ -66,6 +67,7 @@ class State:
         directory = directory.absolute()
         self.directory = directory
         self.registry_file = directory / "mesh.db"
+        self.upgrade_backup_file = directory / UPGRADE_BACKUP
         self.membership_file = directory / "membership.json"
         self.guard_file = directory / guard_keeper.SCRIPT
         self.held_file = directory / held_table.SCRIPT
@@ -281,6 +283,7 @@ class State:
         Retired keys are kept: a machine with such a key calls this one still.
         """
         files.remove(self.keys.signing_file)
+        files.remove(self.upgrade_backup_file)
         self.key_differences.remove()
         self.membership_conflict.remove()
         for end in ("", "-wal", "-shm"):

@@ -6,8 +6,9 @@ None can be built wrong: what was read from a file is as good as what was typed.
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -35,6 +36,8 @@ from qmesh.mesh.view.questions import validate_group_name
 
 T = TypeVar("T")
 
+UPGRADE_BACKUP: Final = "upgrade.backup"
+"""In the state directory: the backup that is made before the registry is brought to a newer version."""
 _DELETE = "delete it: it is only a note of what was under way"
 
 _Identifier = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
@@ -269,9 +272,18 @@ class Document(Generic[T]):
     def read(self) -> T | None:
         """What it holds; None where it is not there. Raises StateUnreadable for what is damaged."""
         octets = files.read(self.path)
+        if octets is None:
+            return None
         try:
-            return None if octets is None else decode_document(octets, self._kind)
+            return decode_document(octets, self._kind)
         except Malformed:
+            unknown = _list_unknown_fields(octets, self._kind)
+            if unknown:
+                raise StateUnreadable(
+                    f"{self.path} was written by a newer qmesh: this one does not know {', '.join(unknown)}",
+                    hint="install that version again, or a newer one; the guard stays as it is. Or, to stay"
+                    f" with this one, {self._hint}",
+                ) from None
             raise StateUnreadable(
                 f"{self.path} is damaged, and qmesh does not guess", hint=self._hint
             ) from None
@@ -292,6 +304,19 @@ class Document(Generic[T]):
     def remove(self) -> None:
         """Have it no more, durably; it need not be there."""
         files.remove(self.path)
+
+
+def _list_unknown_fields(octets: bytes, kind: type) -> tuple[str, ...]:
+    """What a newer version has put into a file; empty for what is damaged besides."""
+    try:
+        found = decode_json(octets, dict[str, Any])
+        known = {field.encode_name for field in msgspec.structs.fields(kind)}
+        rest = {name: value for name, value in found.items() if name in known}
+        decode_document(msgspec.json.encode(rest), kind)
+    except Malformed:
+        return ()
+    unknown = sorted(found.keys() - known)
+    return tuple(unknown) if all(re.fullmatch(r"[a-z][a-z_]{0,39}", name) for name in unknown) else ()
 
 
 def _encode_secret(value: object) -> str:
