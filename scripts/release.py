@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ class Refused(Exception):
 def main() -> int:
     """Make a release, and say what is left to do."""
     arguments = read_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with (CHECKOUT / "scripts/release").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,6 +47,8 @@ def main() -> int:
             return complain(Refused("another run makes a release here", "wait for its end"))
         except Refused as refused:
             return complain(refused)
+        except KeyboardInterrupt:
+            return 130
     return 0
 
 

@@ -309,14 +309,16 @@ def test_what_fails_in_the_middle_leaves_nothing_and_can_be_run_again(project, m
     assert project.git("tag") == "v0.2.0"
 
 
-def test_a_run_that_is_killed_leaves_the_checkout_as_it_was(project):
-    project.build_by('[[ $suite != trixie ]] || kill -KILL -- "-$(ps -o pgid= $$ | tr -d " ")"')
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_ended_leaves_the_checkout_as_it_was(project, number):
+    project.build_by(f'[[ $suite != trixie ]] || kill -{number:d} -- "-$(ps -o pgid= $$ | tr -d " ")"')
     before = project.state()
     words = [project.folder / "scripts/release", "0.2.0", "--key", project.key]
     with subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL) as killed:
         pass
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.returncode == {signal.SIGKILL: -signal.SIGKILL}.get(number, 128 + number)
     assert project.state()[:4] == before[:4]
+    assert number == signal.SIGKILL or project.state() == before
     project.build_by(":")
     assert project.release().returncode == 0
     assert [path.name for path in (project.folder / "dist").iterdir()] == ["0.2.0"]
