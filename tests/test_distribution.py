@@ -88,6 +88,15 @@ def test_what_it_is_asked_wrongly_is_refused(tmp_path):
         assert done.stderr.startswith("usage:")
 
 
+def test_the_readme_gives_pipx_the_versions_by_a_word_that_it_heeds():
+    """Where uv is there, a newer pipx installs by it, and uv does not read PIP_CONSTRAINT."""
+    readme = (CHECKOUT / "README.md").read_text("utf-8")
+    assert (
+        'pipx install --pip-args="--constraint=$PWD/qmesh-VERSION-constraints.txt" ./qmesh-VERSION-' in readme
+    )
+    assert "PIP_CONSTRAINT" not in readme
+
+
 @pytest.mark.parametrize("group", ["requirements", "requirements-dev", "requirements-release"])
 def test_a_lock_has_a_hash_for_each_package_and_no_address(group):
     text = (CHECKOUT / f"scripts/{group}.lock").read_text("utf-8")
