@@ -239,7 +239,8 @@ def read_lines(clone: Path, heading: str, version: str, files: Path, machine: di
 
 def type_lines(lines: str, last: str) -> None:
     """Type them in an empty folder. Nothing is installed: what root would have done at last is to end so."""
-    shell = f'set -euo pipefail\nsudo() {{ printf "%s\\n" "$*"; }}\n{lines}\n'
+    quiet = 'sudo() { printf "%s\\n" "$*"; }\ncurl() { command curl --silent --show-error "$@"; }'
+    shell = f"set -euo pipefail\n{quiet}\n{lines}\n"
     with tempfile.TemporaryDirectory() as empty:
         said = run_for_output("bash", "-c", shell, cwd=Path(empty)).splitlines()
     if not said or not said[-1].endswith(last):
