@@ -87,6 +87,14 @@ ROWS: Final = {
     "metrics": Row(
         ({"members": 2047, "scrapes": 5, "rest_s": 90},), ({"members": 2, "scrapes": 1, "rest_s": 0.5},)
     ),
+    "page": Row(
+        (
+            {"machines": 3, "workers": 4, "runs": 5},
+            {"machines": 128, "workers": 16, "runs": 5},
+            {"machines": 1000, "workers": 4, "runs": 5},
+        ),
+        ({"machines": 2, "workers": 1, "runs": 1},),
+    ),
     # Over two audits of the agent, which has one in 62 s or so, and in 82.
     "agent": Row(
         ({"members": 500, "rest_s": 130}, {"members": 5000, "rest_s": 170}),

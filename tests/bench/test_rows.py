@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.browser import find_browser
 from tests.support.checkout import CHECKOUT
+from tests.support.skips import CANNOT
 from tests.support.waiting import patience, wait_until
 
 pytestmark = pytest.mark.lab
@@ -93,9 +95,17 @@ def put_wg_in_the_way(tmp_path: Path, deed: str) -> str:
     return f"{program.parent}:{os.environ['PATH']}"
 
 
-# What `node` makes is made by tests/lab/test_node_processes.py too.
+MARKS = {
+    # What it makes is made by tests/lab/test_node_processes.py too.
+    "node": pytest.mark.long,
+    "page": pytest.mark.skipif(
+        not find_browser(), reason=f"{CANNOT}there is no Chromium; `scripts/install --browser` unpacks one"
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, marks=[pytest.mark.long] if row == "node" else []) for row in ROWS]
+    "row", [pytest.param(row, marks=[MARKS[row]] if row in MARKS else []) for row in ROWS]
 )
 def test_a_row_prints_its_table_and_leaves_nothing(own_machine, tmp_path, row):
     environment(tmp_path)
