@@ -97,6 +97,7 @@ class CommandGroup(typer.core.TyperGroup):
         return Command(cmd_name, help=summary, rich_help_panel=panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        log_to_stderr(quiet="--json" in args)
         name, stub, rest = super().resolve_command(ctx, args)
         return name, stub and load_command(str(name)), rest
 
@@ -213,7 +214,6 @@ def qmesh(
 def run(words: Sequence[str]) -> int:
     """Run a command line without the program's name; returns the exit code."""
     as_json = "--json" in words
-    log_to_stderr(quiet=as_json)
     if not all(map(_is_utf8, words)):
         error = BadInput("an argument is not UTF-8 text", hint="if it is the name of a file, rename the file")
         return report_error(error, as_json=as_json)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from qmesh.cli.terminal import print_stderr
 from qmesh.errors import Interrupted, QmeshError, describe_unexpected_error
-from qmesh.host.log.log_lines import LineFormatter
 from qmesh.mesh.printable import escape_line, render_json
+
+if TYPE_CHECKING:
+    import logging
 
 
 def report_error(error: QmeshError, *, as_json: bool, answer: object = None) -> int:
@@ -25,6 +27,7 @@ def report_error(error: QmeshError, *, as_json: bool, answer: object = None) -> 
     elif _is_stderr_journal():
         from qmesh.host.log.events import report_event  # noqa: PLC0415 - under systemd alone
 
+        log_to_stderr()
         report_event("command-failed", "error: %s (hint: %s)", error.message, error.hint)
     else:
         print_stderr(f"error: {escape_line(error.message)}\nhint: {escape_line(error.hint)}")
@@ -74,6 +77,10 @@ def _build_talk_handler() -> logging.Handler:
         from qmesh.host.log.log_file import JournalHandler  # noqa: PLC0415 - under systemd alone
 
         return JournalHandler("")
+    import logging  # noqa: PLC0415 - a list of the commands says nothing
+
+    from qmesh.host.log.log_lines import LineFormatter  # noqa: PLC0415 - as above
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(message)s"))
     return handler
@@ -84,6 +91,8 @@ def log_to_stderr(*, quiet: bool = False) -> None:
 
     quiet: say nothing, so that an error in JSON is all that is there.
     """
+    import logging  # noqa: PLC0415 - as above
+
     talk = logging.getLogger("qmesh")
     if not talk.handlers:
         talk.addHandler(_build_talk_handler())
