@@ -16,6 +16,7 @@ _ON_USE: Final = (
     "qmesh.host.api.packet_probe",
     "qmesh.host.firewall.drop_counters",
     "qmesh.mesh.node_keys.key_store",
+    "qmesh.mesh.protocol.backup_file",
 )
 """What the agent's modules import within functions."""
 

@@ -64,8 +64,16 @@ class CallerOwners:
         ends = (socket.inet_pton(family, address), socket.inet_pton(family, own))
         question = _ASKED.pack(family, socket.IPPROTO_TCP, _EVERY, *ports, *ends, 0, _NO_COOKIE)
         self._netlink.sendto(build_request(_BY_FAMILY, 0, question), (0, 0))
-        ((message, code, _),) = parse_answers(self._netlink.recv(_MOST_OCTETS))
-        if code is not None:
-            return None
-        state, _, user, inode = _FOUND.unpack_from(message, HEADER.size)
-        return user if inode and state != _LISTENING else None
+        return parse_owner(self._netlink.recv(_MOST_OCTETS))
+
+
+def parse_owner(answer: bytes) -> int | None:
+    """The user who has the socket that the kernel was asked for; None where nobody has.
+
+    Raises ValueError or struct.error where it is no such answer.
+    """
+    ((message, code, _),) = parse_answers(answer)
+    if code is not None:
+        return None
+    state, _, user, inode = _FOUND.unpack_from(message, HEADER.size)
+    return user if inode and state != _LISTENING else None

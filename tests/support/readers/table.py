@@ -47,6 +47,7 @@ from qmesh.host.firewall import (
     tables_and_chains,
 )
 from qmesh.host.log import machine_name
+from qmesh.host.metrics import caller_owner
 from qmesh.host.network import (
     dns,
     local_addresses,
@@ -59,7 +60,13 @@ from qmesh.host.network import (
 )
 from qmesh.host.network.kernel_routes import messages as route_messages
 from qmesh.host.network.netlink import translate_errors
-from qmesh.host.network.netlink_messages import HEADER, build_attribute, parse_answers, parse_messages
+from qmesh.host.network.netlink_messages import (
+    HEADER,
+    build_attribute,
+    build_request,
+    parse_answers,
+    parse_messages,
+)
 from qmesh.host.node_program import running_nodes
 from qmesh.host.notifications import delivery, notify_socket
 from qmesh.host.notifications.delivery_result import DeliveryResult
@@ -821,6 +828,14 @@ def _flows(octets: bytes) -> None:
         tcp_connections._parse_flow(octets)
 
 
+def _caller_owner(octets: bytes) -> None:
+    with contextlib.suppress(ValueError, struct.error):
+        caller_owner.parse_owner(octets)
+
+
+CALLER_OWNER: Final = build_request(
+    20, 0, b"\2\1\0\0" + bytes(48 + 12) + (1000).to_bytes(4, "little") + b"\7\0\0\0"
+)
 UAPI: Final = (
     f"\nprivate_key={base64.b64decode(PRIVATE.reveal()).hex()}\nlisten_port=51820\nfwmark=0\n"
     f"public_key={base64.b64decode(KEYS[1]).hex()}\npreshared_key={'00' * 32}\nprotocol_version=1\n"
@@ -1670,6 +1685,7 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader("filters of interfaces", (packet_programs,), _packet_programs, (FILTER, XDP)),
         Reader("connections", (), _flows, (bytes(range(100)),)),
+        Reader("owner of a connection", (caller_owner,), _caller_owner, (CALLER_OWNER,)),
         Reader(
             "sockets",
             (sockets, ports),
