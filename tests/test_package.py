@@ -1,7 +1,11 @@
-"""scripts/package: what it refuses, and what versions it gives. tests/test_package_deb.py makes packages."""
+"""scripts/package: what it refuses, what versions it gives, and what it writes for dpkg.
+
+tests/test_package_deb.py makes whole packages.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import re
@@ -81,3 +85,56 @@ def test_a_commit_is_newer_than_its_version_and_older_than_the_next(tmp_path):
     order = ["0.9.0-1~deb12", "0.9.0-1~deb13", f"{plain}-1~deb12", f"{plain}-1~deb13", "0.10.0-1~deb12"]
     for older, newer in itertools.pairwise(order):
         assert subprocess.run(["dpkg", "--compare-versions", older, "lt", newer], check=False).returncode == 0
+
+
+@pytest.fixture
+def build_package():
+    path = CHECKOUT / "packaging/debian/build_package.py"
+    spec = importlib.util.spec_from_file_location("build_package", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_package_has_what_qmesh_needs_and_not_what_it_is_built_with(build_package):
+    lock = (CHECKOUT / "scripts/requirements.lock").read_text("utf-8")
+    locked = set(re.findall(r"^([\w-]+)==", lock, flags=re.MULTILINE))
+    for machine in build_package.MACHINES.values():
+        needed = build_package.list_needed(machine)
+        assert {"cffi", "cryptography", "msgspec", "pip-nftables", "typer"} < needed < locked
+        assert not needed & {"hatchling", "editables", "packaging", "pip"}
+
+
+def test_dpkg_is_told_what_is_in_it_whatever_the_umask(build_package, tmp_path):
+    root = tmp_path / "root"
+    previous = os.umask(0o077)
+    try:
+        build_package.write(root / "usr/bin/qmesh", "x" * 1025, mode=0o755)
+        build_package.write(root / "usr/lib/qmesh/a/module.so", "", mode=0o755)
+        (root / "usr/lib/qmesh/link").symlink_to("nowhere")
+        build_package.control(root, "0.9.0-1~deb12", "arm64")
+        build_package.settle(root, 1_000_000_000)
+    finally:
+        os.umask(previous)
+
+    fields = dict(
+        re.findall(r"^([\w-]+): (.*)$", (root / "DEBIAN/control").read_text("utf-8"), flags=re.MULTILINE)
+    )
+    assert (fields["Version"], fields["Architecture"]) == ("0.9.0-1~deb12", "arm64")
+    # 2 KiB of one file and none of the other, 5 folders and a link.
+    assert fields["Installed-Size"] == "8"
+    assert "$" not in "".join(fields.values())
+    assert (root / "DEBIAN/md5sums").read_text("utf-8").splitlines() == [
+        "41b2b8ce59ecc0c64c9c7ecaae3002c3  usr/bin/qmesh",
+        "d41d8cd98f00b204e9800998ecf8427e  usr/lib/qmesh/a/module.so",
+    ]
+    scripts = {each.name for each in (root / "DEBIAN").iterdir()} - {"control", "md5sums"}
+    assert scripts == {each.suffix[1:] for each in (CHECKOUT / "packaging/debian").glob("qmesh.p*")}
+    modes = {str(each.relative_to(root)): each.lstat().st_mode & 0o777 for each in root.rglob("*")}
+    assert {name for name, mode in modes.items() if mode == 0o644} == {
+        *("DEBIAN/control", "DEBIAN/md5sums", "usr/lib/qmesh/a/module.so")
+    }
+    assert set(modes.values()) == {0o644, 0o755, 0o777}
+    assert {each.lstat().st_mtime for each in root.rglob("*")} == {1_000_000_000}
