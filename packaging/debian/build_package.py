@@ -35,10 +35,13 @@ OLDEST_GLIBC: Final = 17
 """Of 2.17: wheels for an older one have other names, and none of ours has them alone."""
 ENVIRONMENT: Final = Path("usr/lib/qmesh")
 PACKAGES: Final = ENVIRONMENT / "lib" / PYTHON / "site-packages"
+DOCUMENTS: Final = Path("usr/share/doc/qmesh")
 MAINTAINER: Final = "The qmesh authors <qmesh@example.org>"
 COMPRESSION: Final = ("-Zxz", "-z1", "--threads-max=2")
 """Into how many parts a file is cut for the processors decides on its octets: for two, wherever it is made.
 A level of 6 takes four times as long, for a seventh less."""
+DEBIANS: Final = {"pip-nftables": "nftables"}
+"""What is Debian's, and which folder: GPL-2.0-only does not go with OpenSSL in one package."""
 LEFT_OUT: Final = (
     "bin",  # programs of libraries, which start the Python that made them
     "*.dist-info/RECORD",  # of files that are not all here; dpkg has its own list, and sums
@@ -99,7 +102,7 @@ def build_wheel(scratch: Path) -> Path:
 
 
 def list_needed(machine: str) -> set[str]:
-    """The packages that qmesh needs, and that those need: without what it is built with."""
+    """The packages that qmesh needs, and that those need: without what it is built with, and Debian's."""
     needed: set[str] = set()
     left = ["qmesh"]
     while left:
@@ -111,7 +114,7 @@ def list_needed(machine: str) -> set[str]:
             if each.marker is None or each.marker.evaluate({"extra": "", "platform_machine": machine}):
                 assert not each.extras, f"what {each} brings by its extras is not followed"
                 left.append(each.name)
-    return needed - {"qmesh"}
+    return needed - {"qmesh", *DEBIANS}
 
 
 def install(root: Path, wheel: Path, architecture: str, scratch: Path) -> None:
@@ -131,12 +134,14 @@ def install(root: Path, wheel: Path, architecture: str, scratch: Path) -> None:
     # While it is known which file is whose; it fails where a licence is none that is allowed.
     words = (sys.executable, "-I", CHECKOUT / "packaging/inside", "copyright", root / PACKAGES)
     text = subprocess.run(words, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
-    write(root / "usr/share/doc/qmesh/copyright", text)
+    write(root / DOCUMENTS / "copyright", text)
     for pattern in LEFT_OUT:
         for path in sorted((root / PACKAGES).glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not any(path.parent.iterdir()):
                 path.parent.rmdir()
+    for name in DEBIANS.values():
+        (root / PACKAGES / name).symlink_to(f"../../../../python3/dist-packages/{name}")
     (root / ENVIRONMENT / "bin").mkdir()
     (root / ENVIRONMENT / "bin/python").symlink_to(f"../../../bin/{PYTHON}")
     write(root / ENVIRONMENT / "pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
@@ -164,7 +169,7 @@ def place_files(root: Path, suite: str, version: str, time: int) -> None:
     for page in (root / "usr/share/man").rglob("*.[1-9]"):
         compress(page.with_name(f"{page.name}.gz"), page.read_text("utf-8"))
         page.unlink()
-    documents = root / "usr/share/doc/qmesh"
+    documents = root / DOCUMENTS
     for name in ("README.md", "SECURITY.md"):
         write(documents / name, (CHECKOUT / name).read_text("utf-8"))
     shutil.copytree(CHECKOUT / "docs", documents / "docs")
