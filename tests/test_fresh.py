@@ -57,6 +57,7 @@ def started(scratch: Path, *words: str, **variables: str) -> Iterator[subprocess
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        umask=0o077,  # as careful users have it: in the root others read what is made
     ) as process:
         try:
             yield process
