@@ -38,7 +38,7 @@ PACKAGES: Final = ENVIRONMENT / "lib" / PYTHON / "site-packages"
 DOCUMENTS: Final = Path("usr/share/doc/qmesh")
 MAINTAINER: Final = "The qmesh authors <qmesh@example.org>"
 COMPRESSION: Final = ("-Zxz", "-z1", "--threads-max=2")
-"""Into how many parts a file is cut for the processors decides on its octets: for two, wherever it is made.
+"""Into how many parts a file is cut for the processors decides on its bytes: for two, wherever it is made.
 A level of 6 takes four times as long, for a seventh less."""
 DEBIANS: Final = {"pip-nftables": "nftables"}
 """What is Debian's, and which folder: GPL-2.0-only does not go with OpenSSL in one package."""
