@@ -108,7 +108,7 @@ def test_they_need_the_interpreter_that_they_were_made_for(suite, packages):
         assert {python, "nftables", "python3-nftables", "netbase"} <= set(
             package.fields["Depends"].split(", ")
         )
-        assert package.fields["Recommends"] == "wireguard-tools"
+        assert "Recommends" not in package.fields
         assert package.fields["Architecture"] == architecture
         assert package.fields["Version"].endswith(f"-1~{SUITES[suite]}")
         assert package.path.name == f"qmesh_{package.fields['Version']}_{architecture}.deb"
@@ -198,7 +198,9 @@ print('imported', nftables.__file__, nftables.Nftables().cmd('list ruleset')[0])
 PYTHON
     dpkg --verify qmesh
     find /usr/lib/qmesh /usr/bin/qmesh | sort | diff /root/before -
+    find /boot -type f # a kernel
     echo unchanged
+    cd / && rm -r /tmp/hostile
     apt-get -qq purge qmesh >/dev/null 2>&1
     find / -xdev -path '*qmesh*' ! -path '/root/*' ! -path '/srv/*' ! -path '/proc/*'
     echo gone
