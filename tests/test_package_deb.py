@@ -154,7 +154,8 @@ def test_each_library_has_its_licence(packages):
         libraries = package.find(r"/([^/]+\.dist-info)/METADATA$")
         assert libraries == package.find(r"/([^/]+\.dist-info)/(?:.*/)?(?:LICEN[SC]E|COPYING)[^/]*$")
         copyright_file = package.files["/usr/share/doc/qmesh/copyright"].decode()
-        assert all(f"site-packages/{library}/*\n" in copyright_file for library in libraries)
+        others = [each for each in libraries if not each.startswith("qmesh-")]
+        assert [each for each in others if f"site-packages/{each}/*\n" not in copyright_file] == []
         assert "License: GPL-2\n" not in copyright_file
 
 
