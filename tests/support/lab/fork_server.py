@@ -18,9 +18,9 @@ from typing import Final
 
 PROGRAM: Final = Path(__file__).with_name("programs") / "fork_server.py"
 
-_QMESH: Final = f"{sys.prefix}/bin/qmesh"
 _enabled: list[bool] = []
-_servers: list[socket.socket] = []
+_servers: dict[Path, socket.socket] = {}
+"""By where their qmesh is installed."""
 _one_at_a_time = threading.Lock()
 
 
@@ -35,18 +35,27 @@ def can_fork(words: Sequence[str], variables: Mapping[str, str] | None) -> bool:
     return any(_enabled) and is_own and not variables
 
 
-def fork(words: Sequence[str], variables: Mapping[str, str], machine: int, streams: Sequence[int]) -> int:
+def fork(
+    words: Sequence[str],
+    variables: Mapping[str, str],
+    machine: int,
+    streams: Sequence[int],
+    *,
+    version: Path,
+) -> int:
     """Fork a command of qmesh in a machine; its process number. It is a child of this process.
 
     machine: the number of a process in it. streams: standard input, output and error.
+    version: where that qmesh is installed.
     """
-    message = json.dumps({"words": [_QMESH, *words[1:]], "variables": dict(variables)}).encode()
+    command = [f"{version}/bin/qmesh", *words[1:]]
+    message = json.dumps({"words": command, "variables": dict(variables)}).encode()
     namespaces = [
         os.open(f"/proc/{machine}/ns/{kind}", os.O_RDONLY) for kind in ("mnt", "net", "uts", "ipc", "pid")
     ]
     try:
         with _one_at_a_time:
-            server = _find_server(variables)
+            server = _find_server(variables, version)
             socket.send_fds(server, [message], [*streams, *namespaces])
             answer = server.recv(64)
     finally:
@@ -57,17 +66,18 @@ def fork(words: Sequence[str], variables: Mapping[str, str], machine: int, strea
     return int(answer)
 
 
-def _find_server(variables: Mapping[str, str]) -> socket.socket:
-    """The one of this process, started where there is none. It ends when this process does.
+def _find_server(variables: Mapping[str, str], version: Path) -> socket.socket:
+    """That version's of this process, started where there is none. It ends when this process does.
 
     variables: those of commands, as what is imported may look at them.
     """
-    if not _servers:
+    if version not in _servers:
+        python = sys.executable if version == Path(sys.prefix) else f"{version}/venv/bin/python"
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-P", str(PROGRAM)],
+                python,
+                [python, "-P", str(PROGRAM)],
                 dict(variables),
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, its.fileno(), 0),
@@ -76,13 +86,13 @@ def _find_server(variables: Mapping[str, str]) -> socket.socket:
                 setsid=True,
                 setsigdef=[signal.SIGINT],
             )
-        _servers.append(ours)
-    return _servers[0]
+        _servers[version] = ours
+    return _servers[version]
 
 
 def _forget_servers() -> None:
     while _servers:
-        _servers.pop().close()
+        _servers.popitem()[1].close()
 
 
 # In a test's own machine processes have other numbers: a server that is outside is none of its.

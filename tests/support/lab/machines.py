@@ -153,12 +153,14 @@ class Machine:
         ipv6: global address on the LAN, or None.
         link_local: IPv6 link-local address on the LAN, without scope.
         pid: the host's number of the machine's first process.
+        version: where its qmesh is installed, as of `tests.support.versions`; this checkout's at first.
     """
 
     def __init__(self, name: str, *, ipv4: str = "", ipv6: str | None = None) -> None:
         self.name = name
         self.ipv4 = ipv4
         self.ipv6 = ipv6
+        self.version = Path(sys.prefix)
         self.link_local = f"fe80::{int(ipaddress.IPv4Address(ipv4)) & 0xFFFF:x}" if ipv4 else ""
         self._running: list[Running] = []
         self._first = _boot(name)
@@ -179,7 +181,7 @@ class Machine:
         One of qmesh is forked, without a start of Python: see tests/support/lab/fork_server.py.
 
         Args:
-            argv: program and arguments; `python` and `qmesh` are those of the running interpreter.
+            argv: program and arguments; `python` is the running interpreter's, `qmesh` that of `version`.
             check: raise CommandFailed unless the exit code is 0.
             input: text for standard input, which is empty otherwise.
             env: variables in addition to a clean environment.
@@ -223,11 +225,13 @@ class Machine:
         env: Mapping[str, str] | None,
         may_fork: bool,
     ) -> Running:
-        variables = {**_clean_environment(), HANDED_ON: f"{slowness():.1f}", **(env or {})}
+        variables = {**_clean_environment(self.version), HANDED_ON: f"{slowness():.1f}", **(env or {})}
         if may_fork:
             with _interrupted_later():
                 running = Running(
-                    words, input=input, fork=lambda streams: fork(words, variables, self.pid, streams)
+                    words,
+                    input=input,
+                    fork=lambda streams: fork(words, variables, self.pid, streams, version=self.version),
                 )
                 self._running.append(running)
             return running
@@ -509,10 +513,11 @@ def _succeed(result: int) -> None:
         raise OSError(error, os.strerror(error))
 
 
-def _clean_environment() -> dict[str, str]:
+def _clean_environment(version: Path) -> dict[str, str]:
+    places = dict.fromkeys((f"{version}/bin", f"{sys.prefix}/bin"))  # for `qmesh`, and for `python`
     return {
         "HOME": "/root",
-        "PATH": f"{sys.prefix}/bin:{_SYSTEM_PATH}",
+        "PATH": ":".join((*places, _SYSTEM_PATH)),
         "TERM": os.environ.get("TERM", "dumb"),
         "LANG": "C.UTF-8",
     }
