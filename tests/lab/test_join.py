@@ -85,7 +85,7 @@ def test_answers_have_the_shape_that_tools_are_written_against(lab):
     status = facts(control, "status")
     assert list(status) == [
         *("mesh", "revision", "node", "control", "machines", "advice"),
-        *("control_process", "foreign", "other_keys", "errors", "silent_agents"),
+        *("control_process", "foreign", "other_keys", "errors", "silent_agents", "machine"),
     ]
     assert list(status["machines"][1]) == [
         *("name", "role", "address", "public_key", "endpoint", "cores", "ports", "state"),

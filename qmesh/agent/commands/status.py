@@ -135,7 +135,7 @@ class Status(msgspec.Struct, frozen=True):
     control_process: None on other machines than the control node, and where its state cannot be known.
     foreign: on this machine. other_keys: on the control node, machines whose nodes have other keys.
     errors: what is wrong with the node's files and programs on this machine, as `check` finds it.
-    silent_agents: this machine's, and on the control node those that it does not hear of.
+    silent_agents: this machine's, and on the control node those that it does not hear of. machine: this one.
     """
 
     mesh: str
@@ -149,6 +149,7 @@ class Status(msgspec.Struct, frozen=True):
     other_keys: tuple[OtherKeysStatus, ...] = ()
     errors: tuple[Finding, ...] = ()
     silent_agents: tuple[SilentAgent, ...] = ()
+    machine: str = ""
 
 
 def status(state: State) -> Status:
@@ -198,6 +199,7 @@ def status(state: State) -> Status:
         else _build_control_status(look, uncalled, find_node_host(here.settings)),
         foreign=() if look is None else tuple(map(_build_foreign_status, look.report.foreign)),
         errors=list_node_errors(here),
+        machine=here.settings.name,
     )
 
 

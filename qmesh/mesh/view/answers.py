@@ -115,6 +115,7 @@ class StatusAnswer(msgspec.Struct, frozen=True):
     other_keys: tuple[_OtherKeys, ...]
     errors: tuple[FindingView, ...]
     silent_agents: tuple[_SilentAgent, ...]
+    machine: str
 
 
 class ReportAnswer(msgspec.Struct, frozen=True):
