@@ -22,7 +22,9 @@ from tests.support.words import GLOSSARY, NOT_USED, is_used, words_that_are_not_
 DOCS = CHECKOUT / "docs"
 README = CHECKOUT / "README.md"
 DOCUMENTS = [*sorted(CHECKOUT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
-PAGES = [DOCS / f"{name}.md" for name in ("quick-start", "operating", "recovery", "reference", "3am")]
+PAGES = [
+    DOCS / f"{name}.md" for name in ("quick-start", "operating", "recovery", "reference", "fleet", "3am")
+]
 """What an operator reads."""
 CHECKS, FAULTS, GUARD = (DOCS / f"{name}.md" for name in ("checks", "faults", "guard"))
 WATCHED = [DOCS / f"{name}.md" for name in ("cloud-init", "events", "monitoring", "node", "page")]
@@ -31,6 +33,7 @@ REPOSITORY = [CHECKOUT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", 
 """What is read before it is installed, or changed."""
 
 OTHER_PROGRAMS = {
+    *("ansible-galaxy", "ansible-playbook"),
     *("ansible", "apt-get", "cat", "cp", "git", "gpg", "journalctl", "mkdir", "mv", "pipx", "rm", "scp"),
     *("ssh", "systemctl", "ufw", "umask", "wg", "./scripts/demo", "./scripts/test"),
     *(".", "curl", "dpkg", "grep", "sha256sum", "ssh-keygen", "./scripts/package"),

@@ -1,0 +1,162 @@
+"""What the Ansible roles run, and on which machine, with a stand-in for qmesh: no server and no root."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.lab.fleet import FINE, Played, link_collection, read_outcomes
+from tests.support.lab.machines import TOOLS
+from tests.support.waiting import patience
+
+CHANGES = re.compile(
+    r"^(\S+): (init|invite|join|apply|confirm|remove|restart|render-config --write)(.*)$", re.MULTILINE
+)
+
+
+class Fleet:
+    """An inventory of folders, each with the stand-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hosts: dict[str, dict[str, Any]] = {"fra-1": {}, "hel-2": {"qmesh_worker_count": 2}, "ams-3": {}}
+        link_collection(folder)
+        for name in self.hosts:
+            (folder / name).mkdir()
+            shutil.copy(TOOLS / "pretended_qmesh.py", folder / name / "qmesh")
+
+    def play(self, playbook: str, *options: str, code: int = 0, **variables: str) -> Played:
+        common = {
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "qmesh_config": "/nowhere",
+        }
+        program = {name: {"qmesh_program": f"{self.folder}/{name}/qmesh"} for name in self.hosts}
+        hosts = {name: {**program[name], **given} for name, given in self.hosts.items()}
+        groups = {
+            "qmesh_control": {"hosts": {"fra-1": hosts.pop("fra-1")}},
+            "qmesh_workers": {"hosts": hosts},
+        }
+        inventory = {"all": {"vars": common, "children": groups}}
+        (self.folder / "inventory.yml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
+        done = subprocess.run(
+            ["ansible-playbook", "-i", "inventory.yml", *options, f"qmesh.fleet.{playbook}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.folder,
+            timeout=patience(120),
+            env={
+                "HOME": str(self.folder),
+                "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
+                "ANSIBLE_COLLECTIONS_PATH": str(self.folder),
+                "ANSIBLE_NOCOLOR": "1",
+                "LANG": "C.UTF-8",
+                **variables,
+            },
+        )
+        text = done.stdout + done.stderr
+        assert done.returncode == code, text
+        return Played(done.returncode, text, read_outcomes(text))
+
+    def changes(self) -> list[tuple[str, str]]:
+        """By machine what was run that changes something, in order; it is forgotten."""
+        commands = self.folder / "commands"
+        found = CHANGES.findall(commands.read_text(encoding="utf-8"))
+        commands.unlink()
+        return [(host, command) for host, command, _ in found]
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    return Fleet(tmp_path)
+
+
+def test_each_machine_is_invited_joins_and_is_confirmed_once(fleet):
+    del fleet.hosts["ams-3"]
+    played = fleet.play("site", "-vvv")
+    changes = fleet.changes()
+    assert changes[:7] == [
+        *(("fra-1", "init"), ("fra-1", "apply"), ("fra-1", "confirm"), ("fra-1", "invite")),
+        *(("hel-2", "join"), ("hel-2", "apply"), ("hel-2", "confirm")),
+    ]
+    # Side by side.
+    assert sorted(changes[7:]) == [(name, "render-config --write") for name in ("fra-1", "hel-2")]
+    assert "qmesh1SECRET" not in played.text
+
+    assert set(fleet.play("site").hosts.values()) == {FINE}
+    assert fleet.changes() == []
+
+
+@pytest.mark.long
+def test_a_dry_run_runs_nothing_that_changes_and_says_what_would_be_run(fleet):
+    played = fleet.play("site", "--check", "--diff")
+    assert fleet.changes() == []
+    assert "would run qmesh init --name fra-1 --config /nowhere" in played.text
+    assert "would run qmesh invite hel-2 --expires 30m --workers 2 on fra-1" in played.text
+
+
+@pytest.mark.long
+def test_a_place_is_given_again_and_a_name_changed_only_when_asked(fleet):
+    fleet.play("site")
+    (fleet.folder / "ams-3/state.json").unlink()
+    fleet.changes()
+    refused = fleet.play("site", code=2)
+    assert "-e qmesh_replace=ams-3" in refused.text
+    assert [name for name, each in refused.hosts.items() if each != FINE] == ["ams-3"]
+    assert fleet.changes() == []
+    fleet.play("site", "-e", "qmesh_replace=ams-3")
+    assert fleet.changes()[:2] == [("fra-1", "invite"), ("ams-3", "join")]
+
+    (fleet.folder / "helsinki").symlink_to("hel-2")
+    fleet.hosts["helsinki"] = fleet.hosts.pop("hel-2")
+    refused = fleet.play("site", code=2)
+    assert "set qmesh_name to hel-2" in refused.text
+    assert "qmesh_remove" not in refused.text
+    fleet.hosts["helsinki"]["qmesh_name"] = "hel-2"
+    assert set(fleet.play("site").hosts.values()) == {FINE}
+
+
+@pytest.mark.long
+def test_a_member_is_removed_only_when_it_is_named_and_out_of_the_inventory(fleet):
+    fleet.play("site")
+    fleet.changes()
+    assert "Still in the inventory" in fleet.play("remove", "-e", "qmesh_remove=ams-3", code=2).text
+    del fleet.hosts["ams-3"]
+    assert "-e qmesh_remove=ams-3" in fleet.play("site").text
+    assert fleet.changes() == []
+    fleet.play("remove", "-e", "qmesh_remove=ams-3")
+    assert fleet.changes() == [("fra-1", "remove")]
+    assert fleet.play("remove", "-e", "qmesh_remove=ams-3").changed == 0
+
+
+@pytest.mark.long
+def test_an_upgrade_ends_with_the_control_node_and_stops_at_a_machine_that_is_not_well(fleet):
+    fleet.play("site")
+    fleet.changes()
+    assert fleet.play("upgrade").changed == 0
+    (fleet.folder / "hel-2/ill").touch()
+    stopped = fleet.play("upgrade", "-e", "qmesh_batch=1", code=2, PRETENDED_VERSION="9.0")
+    assert "foreign-drop (it): something; fix: nft delete rule" in stopped.text
+    assert fleet.changes() == [("ams-3", "restart")]
+
+    (fleet.folder / "hel-2/ill").unlink()
+    fleet.play("upgrade", PRETENDED_VERSION="9.0")
+    assert fleet.changes() == [(name, "restart") for name in ("ams-3", "hel-2", "fra-1")]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("variable", ["ANSIBLE_KEEP_REMOTE_FILES", "ANSIBLE_DEBUG"])
+def test_no_invitation_is_made_where_ansible_would_write_it_down(fleet, variable):
+    played = fleet.play("site", code=2, **{variable: "1"})
+    assert "was not made" in played.text
+    assert [name for name, command in fleet.changes() if command == "invite"] == []
