@@ -217,7 +217,7 @@ def verify(clone: Path, files: Path, version: str) -> None:
         built = run_for_output("dpkg-deb", "--field", package, "Version")
         if not built.startswith(f"{version}-"):
             raise Refused(f"{package.name} is of version {built}", f"{SOURCE} of the tag")
-    wheel = f"pipx install ./qmesh-{version}-py3-none-any.whl"
+    wheel = f"./qmesh-{version}-py3-none-any.whl"
     type_lines(read_lines(clone, "With pipx", version, files, {}), wheel)
 
 

@@ -363,7 +363,7 @@ class User(NamedTuple):
 
 PACKAGE = "qmesh_0.2.0_bookworm_amd64.deb"
 INSTALLED = f"apt-get install ./{PACKAGE}"
-WHEEL = "pipx install ./qmesh-0.2.0-py3-none-any.whl"
+WHEEL = "./qmesh-0.2.0-py3-none-any.whl"
 
 
 @pytest.fixture
