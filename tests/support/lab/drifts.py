@@ -201,15 +201,20 @@ def _list_foreign_drifts(random: Random) -> Iterator[Drift]:
     name = f"others{random.randint(0, 999)}"
 
     def add_chain(
-        hook: str, rule: str, *, policy: str = "accept", severity: str = "error", more: str = ""
+        hook: str,
+        rule: str,
+        *,
+        policy: str = "accept",
+        severity: str = "error",
+        more: str = "",
+        undo: str = "",
     ) -> Drift:
         where = f"type filter hook {hook} priority {random.randint(-400, 200)}; policy {policy};"
         script = f"nft add table inet {name}; {more}nft add chain inet {name} c '{{ {where} }}'"
         if rule:
             script += f"; nft add rule inet {name} c {rule}"
-        return Drift(
-            "foreign-drop", script, "error", f"table inet {name}", mend=f"nft delete table inet {name}"
-        )
+        mend = f"nft delete table inet {name}{undo}"
+        return Drift("foreign-drop", script, "error", f"table inet {name}", mend=mend)
 
     yield add_chain("input", "udp dport 51820 drop")
     yield add_chain("input", "udp dport 50000-60000 drop")
@@ -220,8 +225,9 @@ def _list_foreign_drifts(random: Random) -> Iterator[Drift]:
     yield add_chain("input", "ip saddr 10.0.0.0/8 drop")
     yield add_chain("input", "", policy="drop")
     by_ipv6 = "qmesh apply --control-endpoint '[fd00:1a::200]:51820' >/dev/null; "
-    yield add_chain("input", "icmpv6 type nd-neighbor-advert drop", more=by_ipv6)
-    yield add_chain("output", "meta l4proto icmpv6 drop", more=by_ipv6)
+    by_ipv4 = "; qmesh apply --control-endpoint 192.168.0.200:51820 >/dev/null"  # where iptables' rules count
+    yield add_chain("input", "icmpv6 type nd-neighbor-advert drop", more=by_ipv6, undo=by_ipv4)
+    yield add_chain("output", "meta l4proto icmpv6 drop", more=by_ipv6, undo=by_ipv4)
     yield add_chain(
         "input",
         "udp dport @ports drop",
