@@ -181,6 +181,18 @@ def broken(disk, tmp_path_factory) -> Any:
     return booted(root, "broken")
 
 
+@pytest.fixture(scope="module")
+def removed(disk, tmp_path_factory) -> Any:
+    """A boot after `apt remove`, which leaves the state, the boot guard's unit and the drop-in."""
+    root = tmp_path_factory.mktemp("removed") / "disk"
+    subprocess.run(["cp", "-a", disk, root], check=True)
+    ended = ("qmesh.service", "qmesh-hold.service")
+    subprocess.run(["systemctl", f"--root={root}", "disable", *ended], check=True, capture_output=True)
+    for name in ended:
+        (root / UNITS / name).unlink()
+    return booted(root, "removed")
+
+
 def count(knocks: Any, which: str, port: int) -> int:
     """How many went out or came at a port, by TCP and UDP."""
     return sum(int(knocks[which].get(f"{each} {port}", {"count": 0})["count"]) for each in ("tcp", "udp"))
@@ -241,6 +253,13 @@ def test_g3_in_all_that_time_nobody_reached_a_worker_and_all_is_there_in_the_end
 
 def test_systemd_has_nothing_against_the_units(guarded):
     assert guarded["verified"] == ""
+
+
+@pytest.mark.long
+def test_g3_what_a_removed_package_leaves_closes_the_ports_from_the_first_moment_of_the_network(removed):
+    assert removed["tables"] == ["inet qmesh"]
+    assert removed["began"]["qmesh-guard.service"] < removed["began"]["network-pre.target"]
+    assert_closed({"asked": {}, "came": {}}, removed["end"], 4 * ENOUGH)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""What is done in a machine of test_boot.py, from inside, once it has booted: `boot.py guarded | broken`.
+"""What is done in a machine of test_boot.py once it has booted, from inside: `boot.py guarded`, and others.
 
 It answers in JSON. The one that asks (knock.py) goes on from before the network came until the end.
 """
@@ -188,9 +188,15 @@ def broken() -> dict[str, Any]:
     }
 
 
+def removed() -> dict[str, Any]:
+    until(neighbour_came, "the network")
+    until(lambda: times_asked() >= 4 * ENOUGH, "questions")
+    return {"tables": tables(), "began": began("qmesh-guard.service", "network-pre.target"), "end": knocks()}
+
+
 if __name__ == "__main__":
     try:
-        print(json.dumps({"guarded": guarded, "broken": broken}[sys.argv[1]]()))
+        print(json.dumps({"guarded": guarded, "broken": broken, "removed": removed}[sys.argv[1]]()))
     except RuntimeError as error:
         journal = run("journalctl", "--boot", "--no-pager", "--output=short-monotonic", "--lines=120")
         sys.exit(f"{error}\n{journal}")
