@@ -506,8 +506,8 @@ def test_decisions_are_numbered_without_a_gap():
         assert re.fullmatch(rf"{number:04}-[a-z0-9-]+\.md", path.name)
 
 
-def tracked_files() -> list[Path]:
-    """The text files that a commit would have; all but hidden ones where this is no checkout of git."""
+def list_files() -> list[Path]:
+    """What a commit would have; all but hidden files where this is no checkout of git."""
     listed = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(listed, capture_output=True, text=True, check=True)
@@ -517,7 +517,12 @@ def tracked_files() -> list[Path]:
         found = [
             CHECKOUT / path for path in all_files if not any(part.startswith(".") for part in path.parts)
         ]
-    return [path for path in found if path.suffix in ENDS_OF_TEXT_FILES and path.is_file()]
+    return [path for path in found if path.is_file()]
+
+
+def tracked_files() -> list[Path]:
+    """Those that are texts."""
+    return [path for path in list_files() if path.suffix in ENDS_OF_TEXT_FILES]
 
 
 def test_nothing_of_one_machine_is_in_the_repository():
@@ -526,6 +531,12 @@ def test_nothing_of_one_machine_is_in_the_repository():
     assert CHECKOUT / "scripts/install" in files
     texts = {name_of(path): path.read_text(encoding="utf-8", errors="replace") for path in files}
     assert [(name, each) for name, text in texts.items() for each in PRIVATE if each in text] == []
+
+
+def test_no_file_has_two_versions_of_its_text():
+    """As git leaves them where it can't merge: nothing else finds that in a page."""
+    marks = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
+    assert [name_of(path) for path in list_files() if marks.search(path.read_bytes())] == []
 
 
 @pytest.mark.parametrize("lock", sorted((CHECKOUT / "scripts").glob("*.lock")), ids=name_of)
