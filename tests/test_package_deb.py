@@ -105,9 +105,9 @@ def test_they_need_the_interpreter_that_they_were_made_for(suite, packages):
             f"/usr/lib/qmesh/lib/{python}/site-packages/nftables": "/usr/lib/python3/dist-packages/nftables",
         }
         assert {python} == package.find(r"^/usr/lib/qmesh/lib/(python3\.\d+)/")
-        assert {python, "nftables", "python3-nftables", "netbase"} <= set(
-            package.fields["Depends"].split(", ")
-        )
+        # So that dpkg refuses the package of another suite before it unpacks it over one that works.
+        assert python in package.fields["Pre-Depends"].split(", ")
+        assert {"nftables", "python3-nftables", "netbase"} <= set(package.fields["Depends"].split(", "))
         assert "Recommends" not in package.fields
         assert package.fields["Architecture"] == architecture
         assert package.fields["Version"].endswith(f"-1~{SUITES[suite]}")
