@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -57,3 +58,41 @@ def test_scripts_know_a_unit_that_was_edited(script, more, code, tmp_path):
     unit = Path(tmp_path / "qmesh.service")
     unit.write_text(add_mark("[Service]\nExecStart=/bin/true %i\n") + more)
     assert call(script, "is_unedited", f"is_unedited '{unit}'").returncode == code
+
+
+def link_programs(folder: Path, *names: str) -> str:
+    """A PATH with no more than these."""
+    for name in names:
+        (folder / name).symlink_to(shutil.which(name) or name)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("interface", "told"), [("lo", True), ("qmesh-none", False)])
+def test_without_ip_a_purge_names_the_tunnel_that_it_leaves(interface, told, tmp_path):
+    """A minimal Debian has no iproute2."""
+    (tmp_path / "machine.json").write_text(f'{{\n  "interface": "{interface}"\n}}\n')
+    path = link_programs(tmp_path, "sed", "grep")
+    said = call("postrm", "remove_tunnel", "remove_tunnel", state=str(tmp_path), PATH=path)
+    assert said.returncode == 0
+    assert (f"warning: without ip the tunnel {interface} could not be removed" in said.stderr) == told
+
+
+@pytest.mark.parametrize(("closed", "told"), [("yes", "warning: without nft"), ("", "")])
+def test_without_nft_a_purge_warns_only_where_there_was_a_guard(closed, told, tmp_path):
+    said = call("postrm", "tell_open", "tell_open", closed=closed, ports="40000", PATH=str(tmp_path))
+    assert said.returncode == 0
+    assert said.stderr[: len("warning: without nft")] == told
+
+
+@pytest.mark.parametrize(
+    ("systemd", "again"),
+    [("true", "installing qmesh again starts the agent"), ("false", "install qmesh, and run `qmesh apply`")],
+)
+def test_a_removal_says_what_the_boot_guard_needs_and_how_the_agent_comes_back(systemd, again, tmp_path):
+    """apt would remove nftables too, which it had installed for qmesh."""
+    for name in ("machine.json", "qmesh-guard.service"):
+        (tmp_path / name).touch()
+    words = f"list_ports() {{ echo 40000; }}; nft() {{ :; }}; has_systemd() {{ {systemd}; }}; tell_ports"
+    said = call("prerm", "tell_ports", words, units=str(tmp_path), state=str(tmp_path))
+    assert "run `apt-mark manual nftables` before any `apt autoremove`" in said.stderr
+    assert again in said.stderr
