@@ -1,7 +1,11 @@
-"""What the package's scripts read without qmesh: a guard's ports, a unit's mark, the schema."""
+"""What the package's scripts read without qmesh, and what they do and leave alone, in a folder of their own.
+
+tests/lab/test_package.py runs them by dpkg.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -96,3 +100,176 @@ def test_a_removal_says_what_the_boot_guard_needs_and_how_the_agent_comes_back(s
     said = call("prerm", "tell_ports", words, units=str(tmp_path), state=str(tmp_path))
     assert "run `apt-mark manual nftables` before any `apt autoremove`" in said.stderr
     assert again in said.stderr
+
+
+class Machine:
+    """A folder in which a script runs as if it was the root; other programs are stand-ins, which are noted.
+
+    answers: of those programs, by their call's beginning: the exit status.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.answers: dict[str, int] = {}
+        self.said = ""
+        for name in ("bin", "usr/bin", "var/lib/qmesh", "etc/systemd/system"):
+            (folder / name).mkdir(parents=True)
+        for path in ("bin/nft", "bin/ip", "bin/systemctl", "bin/dpkg-query", "usr/bin/qmesh"):
+            self.write(
+                path,
+                f'#!/bin/sh\necho "${{0##*/}} $*" >>{folder}/calls\n'
+                f'while read -r code words; do case "${{0##*/}} $*" in "$words"*)'
+                f" cat {folder}/output 2>/dev/null; exit $code ;; esac; done <{folder}/answers\n",
+            ).chmod(0o755)
+
+    def write(self, name: str, text: str = "") -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def write_unit(self, name: str, program: str = "/usr/lib/qmesh/bin/python", *, more: str = "") -> None:
+        text = add_mark(f"[Service]\nExecStart={program} -I -m qmesh agent --state /there\n")
+        self.write(f"etc/systemd/system/{name}", text + more)
+
+    def list_units(self) -> set[str]:
+        return {path.name for path in (self.folder / "etc/systemd/system").iterdir()}
+
+    def begin_systemd(self) -> None:
+        (self.folder / "run/systemd/system").mkdir(parents=True)
+
+    def run(self, script: str, *words: str, code: int = 0) -> list[str]:
+        """The calls of other programs, in order."""
+        text = (SCRIPTS / f"qmesh.{script}").read_text()
+        text = re.sub(r"(?<![\w./])/(?=(var|run|etc|proc/sys)/|usr/bin/qmesh)", f"{self.folder}/", text)
+        self.write("answers", "".join(f"{code} {call}\n" for call, code in self.answers.items()))
+        self.write("calls")
+        done = subprocess.run(
+            ["sh", self.write("script", text), *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={"PATH": f"{self.folder}/bin:{os.environ['PATH']}"},
+        )
+        self.said = done.stdout + done.stderr
+        assert done.returncode == code, self.said
+        return (self.folder / "calls").read_text().replace(f"{self.folder}/", "/").splitlines()
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)
+
+
+SETTINGS = "var/lib/qmesh/machine.json"
+
+
+@pytest.mark.parametrize(
+    ("output", "has_state", "code"),
+    [("schema=999\n", True, 1), ("schema=999\n", False, 0), (f"schema={VERSION}\n", True, 0), ("", True, 0)],
+)
+def test_only_the_state_of_a_newer_package_keeps_an_older_one_out(machine, output, has_state, code):
+    machine.answers["dpkg-query"] = 0
+    machine.write("output", output)
+    if has_state:
+        machine.write(SETTINGS)
+    for call in ("install", "upgrade"):
+        machine.run("preinst", call, "1", code=code)
+        assert ("nothing was changed" in machine.said) == bool(code)
+
+
+@pytest.mark.parametrize(("status", "is_warned"), [(0, False), (1, False), (3, True)])
+def test_what_runs_is_replaced_and_a_failure_leaves_the_package_configured(machine, status, is_warned):
+    assert machine.run("postinst", "configure") == []
+    machine.write(SETTINGS)
+    machine.answers["qmesh"] = status
+    assert machine.run("postinst", "configure", "1") == ["qmesh --state /var/lib/qmesh restart"]
+    assert ("run `qmesh restart`" in machine.said) == is_warned
+    assert machine.run("postinst", "abort-upgrade", "1") == []
+
+
+def test_the_state_is_found_where_the_unit_has_it(machine):
+    (machine.folder / "there").mkdir()
+    machine.write("there/machine.json")
+    machine.write(
+        "etc/systemd/system/qmesh.service",
+        f"ExecStart=python -m qmesh agent --state {machine.folder}/there\n",
+    )
+    assert machine.run("postinst", "configure") == ["qmesh --state /there restart"]
+
+
+def test_a_change_that_waits_keeps_the_package_there(machine):
+    machine.begin_systemd()
+    machine.write_unit("qmesh.service")
+    machine.write("var/lib/qmesh/undo.json", '{"undone": false}')
+    assert machine.run("prerm", "remove", code=1) == []
+    assert machine.list_units() == {"qmesh.service"}
+    machine.write("var/lib/qmesh/undo.json", '{"undone": true}')
+    machine.run("prerm", "remove")
+    assert machine.list_units() == set()
+
+
+def test_a_removal_ends_its_own_units_with_the_agent_first_and_keeps_guard_and_node(machine):
+    machine.begin_systemd()
+    machine.write(SETTINGS)
+    for name in ("qmesh-hold.service", "qmesh.service", "qmesh-guard.service", "qmesh-worker@.service"):
+        machine.write_unit(name)
+    machine.write_unit("qmesh-undo.service", more="# mine\n")
+    machine.answers["nft list"] = 0
+    units = ("qmesh.service", "qmesh-undo.service", "qmesh-hold.service")
+    assert machine.run("prerm", "remove") == [
+        *(f"systemctl disable --now {name}" for name in units),
+        "systemctl daemon-reload",
+        "nft list table inet qmesh",
+    ]
+    assert machine.list_units() == {"qmesh-undo.service", "qmesh-guard.service", "qmesh-worker@.service"}
+    assert "stay CLOSED" in machine.said
+    assert "OPEN" not in machine.said
+    assert "no process again without qmesh" in machine.said
+
+
+def test_a_removal_without_systemd_and_guard_says_that_ports_are_open(machine):
+    machine.write(SETTINGS)
+    machine.write_unit("qmesh.service", "/opt/pipx/bin/python")
+    machine.answers["nft list"] = 1
+    assert machine.run("prerm", "remove") == ["nft list table inet qmesh"]
+    assert machine.list_units() == {"qmesh.service"}
+    assert "are OPEN: no guard is loaded" in machine.said
+    assert "from the next boot on they are OPEN" in machine.said
+
+
+def test_a_purge_takes_units_tunnel_guard_and_state(machine):
+    machine.begin_systemd()
+    machine.write(SETTINGS, '{\n  "interface": "qmesh0"\n}\n')
+    machine.write("var/lib/qmesh/guard.nft", render_load_script(factories.guard(40000, 40001)))
+    machine.write_unit("qmesh-worker@.service")
+    machine.write_unit("qmesh-guard.service", more="# mine\n")
+    machine.answers["ip link show dev qmesh0 type wireguard"] = 0
+    machine.write("output", "7: qmesh0\n")
+    assert machine.run("postrm", "purge") == [
+        *("systemctl stop qmesh-worker@*.service", "systemctl disable qmesh-worker@.service"),
+        *("systemctl stop qmesh-guard.service", "systemctl disable qmesh-guard.service"),
+        *("systemctl daemon-reload", "systemctl reset-failed qmesh*"),
+        *("ip link show dev qmesh0 type wireguard", "ip link delete dev qmesh0"),
+        "ip link show dev qmesh0 type tun",
+        *("nft delete table inet qmesh", "nft delete table inet qmesh-held"),
+    ]
+    assert machine.list_units() == {"qmesh-guard.service"}
+    assert not (machine.folder / "var/lib/qmesh").exists()
+    assert "ports 40000-40001, the workers' among them" in machine.said
+
+
+def test_a_purge_leaves_what_another_installation_has_and_says_nothing_where_nothing_was(machine):
+    machine.answers["nft list"] = 1
+    assert "nft delete table inet qmesh" in machine.run("postrm", "purge")
+    assert "OPEN" not in machine.said
+    (machine.folder / "var/lib/qmesh").mkdir()
+    machine.write(SETTINGS)
+    machine.write_unit("qmesh.service", "/bin/sh")
+    assert machine.run("postrm", "purge") == []
+    assert "another installation" in machine.said
+    assert (machine.folder / SETTINGS).exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_call_that_there_is_not_is_refused(machine, name):
+    assert machine.run(name, "else", code=1) == []
