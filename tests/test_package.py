@@ -5,6 +5,7 @@ tests/test_package_deb.py makes whole packages.
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import itertools
 import os
@@ -138,3 +139,31 @@ def test_dpkg_is_told_what_is_in_it_whatever_the_umask(build_package, tmp_path):
     }
     assert set(modes.values()) == {0o644, 0o755, 0o777}
     assert {each.lstat().st_mtime for each in root.rglob("*")} == {1_000_000_000}
+
+
+def test_what_is_beside_the_environment_is_all_there_and_can_be_read(build_package, monkeypatch, tmp_path):
+    """But for the texts of commands, of which tests/test_command_texts.py tells."""
+    ran: list[tuple[object, ...]] = []
+
+    def make_page(*words: object) -> None:
+        ran.append(words)
+        build_package.write(tmp_path / "usr/share/man/man8/qmesh.8", "page")
+
+    monkeypatch.setattr(build_package, "run", make_page)
+    build_package.place_files(tmp_path, "trixie", "0.9.0-1~deb13", 1_000_000_000)
+    assert [words[-2:] for words in ran] == [(CHECKOUT / "packaging/command_texts", tmp_path / "usr/share")]
+    program = tmp_path / "usr/bin/qmesh"
+    assert program.stat().st_mode & 0o777 == 0o755
+    assert program.read_text("utf-8").startswith("#!/usr/lib/qmesh/bin/python -I\n")
+    documents = tmp_path / "usr/share/doc/qmesh"
+    assert {each.name for each in documents.iterdir()} == {
+        *("README.md", "SECURITY.md", "docs", "changelog.gz", "changelog.Debian.gz")
+    }
+    said = gzip.decompress((documents / "changelog.Debian.gz").read_bytes()).decode()
+    assert said.startswith("qmesh (0.9.0-1~deb13) trixie; urgency=medium\n")
+    assert said.endswith("  Sun, 09 Sep 2001 01:46:40 +0000\n")
+    assert (
+        gzip.decompress((documents / "changelog.gz").read_bytes()) == (CHECKOUT / "CHANGELOG.md").read_bytes()
+    )
+    assert [each.name for each in (tmp_path / "usr/share/man/man8").iterdir()] == ["qmesh.8.gz"]
+    assert (tmp_path / "usr/share/lintian/overrides/qmesh").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 
 import pytest
 from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
@@ -51,6 +52,18 @@ def test_pyroute2_reads_the_question_for_an_element():
     assert (data.get_attr("IPSET_ATTR_PORT_FROM"), data.get_attr("IPSET_ATTR_PROTO")) == (8336, 17)
     assert data.get_attr("IPSET_ATTR_IFACE") == "eth0"
     assert ipset_messages.NOT_IN_IT == IPSET_ERR_EXIST
+
+
+def test_numbers_and_addresses_are_marked_as_in_the_order_of_networks():
+    """Which pyroute2 passes over, and the kernel insists on."""
+    port = ipset_messages.build_port(8336, socket.IPPROTO_UDP)
+    assert port == struct.pack("=HH", 6, 0x4000 | 4) + b"\x20\x90\0\0" + struct.pack(
+        "=HHBxxx", 5, 0x4000 | 7, 17
+    )
+    for address, kind in ((FOUR, 1), (SIX, 2)):
+        inner = struct.pack("=HH", 4 + len(address), 0x4000 | kind) + address
+        outer = struct.pack("=HH", 4 + len(inner), 0x8000 | 1)
+        assert ipset_messages.build_address(0, address) == outer + inner
 
 
 def test_an_answer_is_understood():
