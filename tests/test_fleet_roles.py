@@ -37,6 +37,7 @@ class Fleet:
         common = {
             "ansible_connection": "local",
             "ansible_become": False,
+            "ansible_remote_tmp": str(self.folder / "remote"),
             "ansible_python_interpreter": "/usr/bin/python3",
             "qmesh_config": "/nowhere",
         }
