@@ -117,6 +117,26 @@ def test_an_upgrade_that_could_not_be_ended_is_a_finding_that_restart_fixes(cont
     assert findings(control) == set()
 
 
+def is_told_to_end(machine: Machine, process: int) -> bool:
+    """Whether SIGTERM waits for a process that is stopped. Source: proc(5), ShdPnd."""
+    pending = re.search("^ShdPnd:\t(.*)$", machine.read(f"/proc/{process}/status"), re.MULTILINE)
+    return pending is not None and bool(int(pending[1], 16) & 1 << signal.SIGTERM - 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "a lost connection"])
+def test_a_restart_that_is_cut_off_leaves_an_agent(control, number):
+    """Without systemd nobody else would start one."""
+    before = find_only(control, AGENT)
+    control.freeze(AGENT)
+    restarting = control.start([PROGRAM, "restart"])
+    wait_until(lambda: is_told_to_end(control, before))
+    restarting.send_signal(number)
+    control.thaw(AGENT)
+    assert restarting.wait(60) != 0
+    assert find_only(control, AGENT) != before
+    assert findings(control) == set()
+
+
 def test_in_no_mesh_nothing_is_started_and_nothing_is_left(packages):
     with Lab() as lab:
         machine = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")

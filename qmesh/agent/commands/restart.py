@@ -18,7 +18,7 @@ from qmesh.agent.preconditions import check_user, lock_checked
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
-from qmesh.host.system import background, leftover_processes, systemd
+from qmesh.host.system import background, leftover_processes, processes, systemd
 from qmesh.host.system.systemd import UNIT_DIRECTORY, UpdatedUnits
 from qmesh.mesh.systemd.units import AGENT, HOLDER, UNDO, WORKER, render_qmesh_units, render_undo_unit
 from qmesh.mesh.values import DEFAULT_PROGRAM
@@ -60,9 +60,11 @@ def restart_processes(state: State) -> RestartResult | None:
                 systemd.enable_agent()
         is_held = holder_client.is_wanted(state) and not _is_kept_stopped(HOLDER)
         if is_held:
-            holder_client.restart_holder(state)
+            with processes.defer_signals():
+                holder_client.restart_holder(state)
     # Without the lock, which the new agent needs to be ready.
-    agent = background.restart_agent(state)
+    with processes.defer_signals():  # without systemd nothing else knows that one ran
+        agent = background.restart_agent(state)
     return RestartResult(
         version=__version__, written=units.written, kept=units.kept, holder=is_held, agent=agent
     )

@@ -118,6 +118,26 @@ def kill_lock_owner(lock_file: Path) -> None:
             send_signal(number, signal.SIGKILL, is_meant=partial(_has_open, path=lock_file))
 
 
+@contextlib.contextmanager
+def defer_signals() -> Iterator[None]:
+    """Heed Ctrl-C and what else ends a command only when this is done. For the main thread.
+
+    Neither masked nor ignored: a process that is started meanwhile would inherit that.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, lambda which, _: came.append(which))
+    try:
+        yield
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+        for which in came:
+            signal.raise_signal(which)
+
+
 def send_signal(number: int, which: signal.Signals, *, is_meant: Callable[[int], bool]) -> None:
     """Send a signal to a process, where it is still what it was taken for; none is fine.
 

@@ -1,0 +1,50 @@
+"""What is done whole though its command is told to end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from qmesh.host.system.processes import defer_signals
+
+SAY_HANDLERS = (
+    "import signal; print(*(int(signal.getsignal(each)) for each in (1, 15)), signal.pthread_sigmask(0, []))"
+)
+
+
+def test_what_ends_a_command_is_heeded_after_what_is_done_whole():
+    done = []
+
+    @defer_signals()
+    def be_interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append("whole")
+
+    with pytest.raises(KeyboardInterrupt):
+        be_interrupted()
+    assert done == ["whole"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_started_meanwhile_heeds_signals_as_ever():
+    with defer_signals():
+        said = subprocess.run(
+            [sys.executable, "-c", SAY_HANDLERS], capture_output=True, text=True, check=True
+        )
+    assert said.stdout == f"{signal.SIG_DFL:d} {signal.SIG_DFL:d} set()\n"
+
+
+def test_what_is_ignored_stays_so():
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with defer_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
