@@ -9,6 +9,8 @@ What is in them is this checkout's qmesh, and the libraries that the tests run w
 
 from __future__ import annotations
 
+import compileall
+import py_compile
 import re
 import shutil
 import subprocess
@@ -39,8 +41,10 @@ def build_package(folder: Path, version: str, *, source: Path = CHECKOUT, schema
     """
     root = folder / version
     packages = root / PLACE[1:] / "lib" / _PYTHON / "site-packages"
-    shutil.copytree(source / "qmesh", packages / "qmesh")
+    shutil.copytree(source / "qmesh", packages / "qmesh", ignore=shutil.ignore_patterns("__pycache__"))
     (packages / "qmesh/__init__.py").write_text(f'"""qmesh."""\n\n__version__ = "{version}"\n')
+    # Or Python would write it there, and a purge leave it.
+    compileall.compile_dir(packages, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     (root / PLACE[1:] / "bin").mkdir()
     (root / PLACE[1:] / "bin/python").symlink_to(f"{sys.base_prefix}/bin/{_PYTHON}")
