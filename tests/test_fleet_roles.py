@@ -21,6 +21,18 @@ CHANGES = re.compile(
     r"^(\S+): (init|invite|join|apply|confirm|remove|restart|render-config --write)(.*)$", re.MULTILINE
 )
 
+ANSWERS_WITH_FACTS = """#!/usr/bin/python3 -I
+import json, subprocess, sys
+
+done = subprocess.run(["/usr/bin/python3", *sys.argv[1:]], stdout=subprocess.PIPE, text=True)
+try:
+    print(json.dumps(json.loads(done.stdout) | {"ansible_facts": FACTS}))
+except ValueError:
+    print(done.stdout, end="")
+sys.exit(done.returncode)
+"""
+"""The Python of a machine that somebody has taken over."""
+
 
 class Fleet:
     """An inventory of folders, each with the stand-in."""
@@ -68,6 +80,13 @@ class Fleet:
         text = done.stdout + done.stderr
         assert done.returncode == code, text
         return Played(done.returncode, text, read_outcomes(text))
+
+    def take_over(self, name: str, **facts: Any) -> None:
+        """Have a machine tell facts with whatever it answers."""
+        python = self.folder / "answers-with-facts"
+        python.write_text(ANSWERS_WITH_FACTS.replace("FACTS", repr(facts)), encoding="utf-8")
+        python.chmod(0o755)
+        self.hosts[name]["ansible_python_interpreter"] = str(python)
 
     def changes(self) -> list[tuple[str, str]]:
         """By machine what was run that changes something, in order; it is forgotten."""
@@ -161,3 +180,34 @@ def test_no_invitation_is_made_where_ansible_would_write_it_down(fleet, variable
     played = fleet.play("site", code=2, **{variable: "1"})
     assert "was not made" in played.text
     assert [name for name, command in fleet.changes() if command == "invite"] == []
+
+
+@pytest.mark.long
+def test_what_a_machine_answers_gets_no_file_of_the_operators(fleet):
+    secret = fleet.folder / "id_ed25519"
+    secret.write_text("the operator's", encoding="utf-8")
+    (fleet.folder / "hel-2/qmesh").unlink()
+    fleet.take_over("hel-2", qmesh_install_method="pipx", qmesh_wheel=str(secret))
+    fleet.hosts["hel-2"]["qmesh_install_method"] = "package"
+    played = fleet.play("site", code=2)
+    assert "This machine told Ansible facts with the names of variables of qmesh" in played.text
+    assert "Bring the wheel" not in played.text
+
+
+@pytest.mark.long
+def test_what_a_machine_answers_is_not_run_on_the_control_node(fleet):
+    """Neither what is only the roles' own, nor what the inventory may say and does not."""
+    made = fleet.folder / "made"
+    fleet.take_over(
+        "hel-2", member_control_program="/usr/bin/touch", member_invite_options=[str(made)], machine_name="x"
+    )
+    fleet.play("site")
+    assert not made.exists()
+    assert {host for host, command in fleet.changes() if command == "join"} == {"hel-2", "ams-3"}
+
+
+@pytest.mark.long
+def test_what_a_machine_answers_gets_it_no_other_invitation(fleet):
+    fleet.take_over("hel-2", qmesh_node_files=True, qmesh_replace="ams-3", qmesh_name="ams-3")
+    assert "told Ansible facts" in fleet.play("site", code=2).text
+    assert "hel-2" not in str(fleet.changes())
