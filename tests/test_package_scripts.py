@@ -260,7 +260,7 @@ def test_a_purge_takes_units_tunnel_guard_and_state(machine):
 
 def test_a_purge_leaves_what_another_installation_has_and_says_nothing_where_nothing_was(machine):
     machine.answers["nft list"] = 1
-    assert "nft delete table inet qmesh" in machine.run("postrm", "purge")
+    assert machine.run("postrm", "purge") == ["nft list table inet qmesh"]
     assert "OPEN" not in machine.said
     (machine.folder / "var/lib/qmesh").mkdir()
     machine.write(SETTINGS)
@@ -273,3 +273,20 @@ def test_a_purge_leaves_what_another_installation_has_and_says_nothing_where_not
 @pytest.mark.parametrize("name", NAMES)
 def test_a_call_that_there_is_not_is_refused(machine, name):
     assert machine.run(name, "else", code=1) == []
+
+
+@pytest.mark.parametrize(("closed", "tables"), [("yes", ["qmesh", "qmesh-held"]), ("", [])])
+def test_a_purge_removes_the_guard_of_its_own_state_only(closed, tables):
+    """In a chroot nft has the tables of the machine around it."""
+    words = 'nft() { echo "$*"; }\nremove_guard'
+    done = call("postrm", "remove_guard", words, closed=closed, state="/nowhere")
+    assert done.stdout.splitlines() == [f"delete table inet {table}" for table in tables]
+    assert ("table inet qmesh stays, and closes its ports" in done.stderr) == (not closed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scripts_do_nothing_for_a_root_that_is_not_this_machines(name):
+    """`dpkg --force-script-chrootless`; read, and not run, as the rest would be done to this machine."""
+    text = (SCRIPTS / f"qmesh.{name}").read_text()
+    code = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert code[:2] == ["set -e", '[ -z "${DPKG_ROOT:-}" ] || exit 0']
