@@ -74,6 +74,12 @@ def test_a_machine_that_is_not_understood_is_an_error_on_both():
     assert "9.0.0" in found.seen
 
 
+def test_a_member_writes_no_instruction_into_what_is_to_be_done():
+    facts = MachineFacts(qmesh="9.0.0 of https://example.org/x.deb", protocol=9999, oldest_protocol=9999)
+    (found,) = apart_findings({"b": facts}, own_name="a", control="a", spoken=None)
+    assert found.cure == "update qmesh on a, to what b has, or newer"
+
+
 def test_versions_are_compared_by_their_numbers():
     in_order = [
         "nonsense",

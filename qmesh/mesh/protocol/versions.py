@@ -78,8 +78,11 @@ class ProtocolsApart(EnrolmentRefused):
 
 def describe_update(spoken: SpokenProtocol, *, other: str, own_name: str, own: SpokenProtocol = OWN) -> str:
     """Which of two machines that do not understand each other has to be updated, in words."""
-    newer, older = (own, other) if spoken.newest < own.oldest else (spoken, own_name)
-    return f"update qmesh on {older}, to {newer.qmesh} or newer"
+    is_own_newer = spoken.newest < own.oldest
+    newer, name, older = (own, own_name, other) if is_own_newer else (spoken, other, own_name)
+    # Words of a member's must be no instruction, such as where to take it from.
+    version = newer.qmesh if _VERSION.fullmatch(newer.qmesh) else f"what {name} has,"
+    return f"update qmesh on {older}, to {version} or newer"
 
 
 _VERSION: Final = re.compile(
