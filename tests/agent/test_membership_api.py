@@ -543,3 +543,6 @@ def test_a_member_that_asks_for_no_membership_is_known_after_three_minutes(
     assert [address for address, _ in node.list_unasked()] == ["10.77.0.1"]  # the control node asks nothing
     now += SILENT_S
     assert dict(node.list_unasked())[B] == SILENT_S + 2
+    for sender in (B, "10.77.0.99"):
+        node.record_question(sender=sender)  # which it is refused, as its qmesh is not understood
+    assert [address for address, _ in node.list_unasked()] == ["10.77.0.1"]

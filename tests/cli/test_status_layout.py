@@ -14,6 +14,7 @@ from qmesh.cli.screen.spans import Lines, render_lines
 from qmesh.cli.screen.terminal_traits import TerminalTraits
 from qmesh.cli.screen.watch import LookState
 from qmesh.cli.status_text.layout import MOST_HEALTHY, build_status_lines, build_watched_lines
+from qmesh.mesh.audit.members import apart_findings
 from qmesh.mesh.machine_facts.facts import MachineFacts
 
 LOOK = LookState(at=1_764_000_000.0, age_s=1.0, every_s=2.0)
@@ -111,6 +112,15 @@ def test_a_machine_whose_agent_is_silent_has_a_mark():
     )
     shown = texts(build_status_lines(facts, TerminalTraits()))
     assert shown[2].startswith("no agent: hel-2's")
+    assert table_of(shown)[1].startswith("! hel-2")
+
+
+def test_a_machine_whose_qmesh_is_not_understood_has_a_mark_and_says_what_to_update():
+    facts = {"hel-2": MachineFacts(protocol=9, oldest_protocol=8, qmesh="9.0")}
+    errors = tuple(apart_findings(facts, own_name="fra-1", control="fra-1", spoken=None))
+    shown = texts(build_status_lines(mesh(machine(1), machine(2), errors=errors), TerminalTraits()))
+    assert shown[2].startswith("versions-apart: hel-2: qmesh 9.0, which speaks protocol 8 to 9; here qmesh")
+    assert shown[2].endswith("; update qmesh on fra-1, to 9.0 or newer")
     assert table_of(shown)[1].startswith("! hel-2")
 
 

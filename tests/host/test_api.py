@@ -1325,9 +1325,9 @@ def test_a_machine_that_is_not_understood_is_told_which_of_the_two_to_update(mon
     with service(agent):
         telling = Client(address=HERE, port=PORT, facts=b"sealed")
         with pytest.raises(ProtocolsApart) as apart:
-            telling.poll_membership(newer_than=5, connect_s=PLENTY_S, read_s=PLENTY_S)
-    # By the facts, which every version understands, `check` on the control node says so too.
-    assert agent.asked == [("facts", b"sealed", HERE)]
+            telling.poll_membership(newer_than=5, connect_s=PLENTY_S, read_s=PLENTY_S, holds=b"sealed")
+    # By the facts, which every version understands, `check` on the control node says so too: it is not silent
+    assert agent.asked == [("facts", b"sealed", HERE), ("question", HERE)]
     assert apart.value.spoken == (LATER if side is dispatch else OWN)
     assert apart.value.hint == f"update qmesh on {older}, to 9.0.0 or newer"
 

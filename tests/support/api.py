@@ -70,6 +70,9 @@ class Agent:
     def record_facts(self, sealed: bytes, *, sender: str) -> None:
         self.asked.append(("facts", sealed, sender))
 
+    def record_question(self, *, sender: str) -> None:
+        self.asked.append(("question", sender))
+
     def record_note(self, line: str, *, sender: str) -> None:
         if line:
             self.asked.append(("note", line, sender))

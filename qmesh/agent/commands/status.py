@@ -27,7 +27,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background
 from qmesh.mesh.advice import list_advice
 from qmesh.mesh.audit.findings import Finding
-from qmesh.mesh.audit.members import memory_findings, unlike_machine_findings
+from qmesh.mesh.audit.members import apart_findings, memory_findings, unlike_machine_findings
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Cores, Machine
 from qmesh.mesh.machine_facts.differences import list_fresh_facts
@@ -134,7 +134,8 @@ class Status(msgspec.Struct, frozen=True):
 
     control_process: None on other machines than the control node, and where its state cannot be known.
     foreign: on this machine. other_keys: on the control node, machines whose nodes have other keys.
-    errors: what is wrong with the node's files and programs on this machine, as `check` finds it.
+    errors: what is wrong with the node's files and programs on this machine, as `check` finds it, and on the
+        control node which machines do not understand it.
     silent_agents: this machine's, and on the control node those that it does not hear of. machine: this one.
     """
 
@@ -198,7 +199,7 @@ def status(state: State) -> Status:
         if look is None
         else _build_control_status(look, uncalled, find_node_host(here.settings)),
         foreign=() if look is None else tuple(map(_build_foreign_status, look.report.foreign)),
-        errors=list_node_errors(here),
+        errors=(*_list_apart(here, told.values()), *list_node_errors(here)),
         machine=here.settings.name,
     )
 
@@ -223,6 +224,12 @@ def _list_facts(
         own = gather_facts(here, workers, (), seen={}, nft=read_nft_version())
         found[here.machine.address] = ToldFacts(here.machine.address, time.time(), own)
     return found
+
+
+def _list_apart(here: Local, told: Iterable[ToldFacts]) -> Iterator[Finding]:
+    """Members that this machine, the control node, can't understand: they follow no change."""
+    facts = list_fresh_facts(here.inventory, told)
+    return apart_findings(facts, own_name=here.settings.name, control=here.inventory.control, spoken=None)
 
 
 def _describe_unlike_machines(here: Local, told: Iterable[ToldFacts]) -> Iterator[str]:

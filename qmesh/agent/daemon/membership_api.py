@@ -246,11 +246,16 @@ class ControlNode:
 
     def record_acknowledgement(self, sealed: bytes, *, newer_than: int, sender: str) -> None:
         """Note it, where it is news, for `write_acknowledgements` to read."""
+        self.record_question(sender=sender)
+        with self._lock:
+            if sender in self._addresses and self._acknowledged.get(sender) != newer_than:
+                self._unread[sender] = sealed
+
+    def record_question(self, *, sender: str) -> None:
+        """Note for `list_unasked` that this one's agent asks, whatever it is answered."""
         with self._lock:
             if sender in self._addresses:
                 self._asked[sender] = time.monotonic()
-            if sender in self._addresses and self._acknowledged.get(sender) != newer_than:
-                self._unread[sender] = sealed
 
     def record_note(self, line: str, *, sender: str) -> None:
         """Keep it until the next question of its agent."""

@@ -176,6 +176,8 @@ class Routes:
         spoken = decode_protocol(question.headers.get(SPEAKS.encode(), b""))
         if not is_understood(spoken):
             self._take_facts(question)  # every version understands those: by them `check` here can say so
+            if question.acknowledgement:
+                self._answers.record_question(sender=question.peer.address)
             raise ProtocolsApart("the machine that asks", spoken, own_name="the control node")
         return _say_protocol(await found(question))
 

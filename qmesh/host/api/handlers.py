@@ -36,6 +36,9 @@ class MembershipHandler(Protocol):
     def record_facts(self, sealed: bytes, *, sender: str) -> None:
         """Note a member's report of its machine, encrypted. Doesn't block."""
 
+    def record_question(self, *, sender: str) -> None:
+        """Note that a member's agent asks for the membership, which it is refused. Doesn't block."""
+
     def record_note(self, line: str, *, sender: str) -> None:
         """Keep what a member notes of itself; empty for nothing. Doesn't block."""
 
