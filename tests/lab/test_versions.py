@@ -7,23 +7,31 @@ import json
 import pytest
 
 from qmesh import __version__
+from qmesh.mesh.guard.render import FORMAT
 from tests.support.lab.cluster import (
+    AGENT,
+    CONFIG,
+    HOLDER,
+    STATE,
     facts,
     invite,
     make_control,
     make_member,
     newcomer,
     qmesh,
+    reached,
     refusal,
     start_agent,
+    start_workers,
     stop_agent,
 )
-from tests.support.lab.later import LATER, build_distant
+from tests.support.lab.later import LATER, NEW_FORMAT, build_distant, build_next
 from tests.support.lab.machines import Machine
 from tests.support.lab.mixed import (
     ROWS,
     Row,
     expect_facts,
+    expect_well,
     follow,
     make_lab,
     read_guard,
@@ -56,10 +64,72 @@ def test_what_is_run_is_the_version_before():
         assert str(control.version) in control.run([python, "-I", "-c", where]).stdout
 
 
+PORTS = [40003, 40004]
+CARELESS = {"worker-wide"}
+"""Its stand-ins for workers listen on every address."""
+
+
+def test_v2_state_of_a_newer_version_is_refused_the_guard_stays_and_there_is_a_way_back(lab):
+    control = make_control(lab)
+    member, stranger = make_member(lab, control, 201, 2), lab.machine("stranger", "192.168.0.66")
+    start_workers(member, "4..5", "--careless")
+    here, later = control.version, build_next()
+    for machine in (member, control):
+        machine.version = later
+        qmesh(machine, "restart")
+    qmesh(member, "down")  # which writes its settings
+    qmesh(member, "apply")
+    qmesh(control, "pause", "machine-b")
+    qmesh(control, "resume", "machine-b")
+    follow(control, member)
+    expect_facts(control, member)
+    expect_well(control, member, besides=CARELESS)
+    guards = [read_guard(machine) for machine in (member, control)]
+    assert NEW_FORMAT in guards[0]
+
+    agents = []
+    for machine in (member, control):
+        machine.version = here
+        stop_agent(machine)
+        agents.append(machine.start(["qmesh", "agent"]))
+    said = refusal(member, "status", code=3)
+    assert "machine.json was written by a newer qmesh: this one does not know new_rule" in said
+    assert "install that version again, or a newer one" in said
+    said = refusal(control, "status", code=3)
+    assert "mesh.db was written by a newer qmesh" in said
+    assert f"copy {STATE}/upgrade.backup elsewhere" in said
+    for machine, agent, guard in zip((member, control), agents, guards, strict=True):
+        wait_until(lambda: "newer qmesh" in agent.error_output(), 30)  # noqa: B023
+        for words in (["apply"], ["down", "--open"], ["check"]):
+            assert qmesh(machine, *words, code=3).stdout == ""
+        assert read_guard(machine) == guard
+        # As after a boot: what is loaded is what the newer version wrote.
+        machine.kill(f"{AGENT}|{HOLDER}")
+        machine.run(["nft", "flush", "ruleset"])
+        machine.run(["sh", "-c", "nft delete table inet qmesh; true"])
+        machine.start(["qmesh", "hold"])
+        machine.start(["qmesh", "agent"])
+        wait_until(lambda: machine.run(["nft", "list", "tables"]).stdout.count("qmesh") == 2, 30)  # noqa: B023
+        assert read_guard(machine) == guard
+    assert reached(stranger, "192.168.0.201", PORTS) == []
+
+    member.version = later  # the first way: the newer one again
+    qmesh(member, "restart")
+    control.run(["cp", f"{STATE}/upgrade.backup", "/root/copy"])  # the second way, as it is said
+    qmesh(control, "uninstall", "--delete-state", "--yes", "control")
+    assert facts(control, "restore", "copy", "--plain", "--config", CONFIG)["name"] == "control"
+    follow(control, member)
+    expect_facts(control, member)
+    expect_well(control, member, besides=CARELESS)
+    assert reached(control, "10.77.0.2", PORTS) == PORTS
+    assert reached(stranger, "192.168.0.201", PORTS) == []
+
+
 def test_v1_machines_that_do_not_understand_each_other_say_on_both_what_to_update(lab):
     control = make_control(lab)
     member = make_member(lab, control, 201, 2)
     expect_facts(control, member)
+    guard = read_guard(member)
     distant = build_distant()
     member.version = distant
     stop_agent(member)
@@ -73,7 +143,9 @@ def test_v1_machines_that_do_not_understand_each_other_say_on_both_what_to_updat
     wait_until(lambda: apart(control) == [("machine-b", cure.format("control"))], 60)
     assert apart(member) == [("control", cure.format("control"))]
     assert "do not understand each other" in agent.error_output()
-    assert "40003" in read_guard(member)
+    assert f"versions-apart: machine-b: qmesh {LATER}" in qmesh(control, "status").stdout
+    assert "40003" in guard
+    assert read_guard(member) == guard.replace(FORMAT, NEW_FORMAT)
     late = newcomer(lab, 202)
     late.version = distant
     invite(control, late, "--workers", "1")

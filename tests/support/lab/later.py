@@ -33,8 +33,16 @@ _STATE: Final[tuple[Edit, ...]] = (
 """The registry, machine.json, the guard's tables and the membership are others."""
 
 
+def build_next() -> Path:
+    """The version after this one: it understands this one, as each does the one before it."""
+    return build_later(*_STATE, _speak(OWN.newest + 1, OWN.newest))
+
+
 def build_distant() -> Path:
-    """One that is so much later that it does not understand this one."""
+    """One that is so much later that it does not."""
+    return build_later(*_STATE, _speak(OWN.newest + 2, OWN.newest + 1))
+
+
+def _speak(newest: int, oldest: int) -> Edit:
     own = f"newest={OWN.newest}, oldest={OWN.oldest}"
-    later = f"newest={OWN.newest + 2}, oldest={OWN.newest + 1}"
-    return build_later(*_STATE, ("mesh/protocol/versions.py", own, later))
+    return "mesh/protocol/versions.py", own, f"newest={newest}, oldest={oldest}"

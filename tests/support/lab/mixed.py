@@ -36,7 +36,8 @@ def expect_well(*machines: Machine, besides: Collection[str] = ()) -> None:
     """That `check` finds nothing on any of them but such codes, soon."""
     for machine in machines:
         comes_true(lambda: problems(machine) <= NOTES.union(besides), SOON_S)  # noqa: B023 - called at once
-        assert problems(machine) - NOTES.union(besides) == set(), machine.name
+        found = problems(machine) - NOTES.union(besides)
+        assert not found, f"{machine.name}: {qmesh(machine, 'check', code=None).stdout}"
 
 
 def expect_facts(control: Machine, *members: Machine) -> None:
