@@ -28,6 +28,7 @@ from tests.support.lab.cluster import (
 from tests.support.lab.later import LATER, NEW_FORMAT, build_distant, build_next
 from tests.support.lab.machines import Machine
 from tests.support.lab.mixed import (
+    COLUMNS,
     ROWS,
     Row,
     expect_facts,
@@ -51,6 +52,13 @@ def run(row: Row, column: str) -> None:
 @pytest.mark.parametrize("column", ["A", "B"])
 def test_v1_a_machine_of_the_version_before_and_one_of_this_are_one_mesh(column):
     run(ROWS[0], column)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_v1_what_machines_do_with_each_other_they_do_with_the_version_before(row, column):
+    run(row, column)
 
 
 def test_what_is_run_is_the_version_before():

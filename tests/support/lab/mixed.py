@@ -1,16 +1,30 @@
 """Machines of two versions of qmesh in one mesh: what is tried, and which machine has which version.
 
-For tests, and for `scripts/versions`.
+For tests, and for `scripts/versions`, which tries all of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.support.lab.cluster import all_hold, facts, make_control, make_member, problems, qmesh
+from tests.support.lab.cluster import (
+    CONFIG,
+    NODE_CONFIG,
+    all_hold,
+    facts,
+    invite,
+    make_control,
+    make_member,
+    newcomer,
+    problems,
+    qmesh,
+    reached,
+    start_workers,
+)
 from tests.support.lab.machines import Lab, Machine
 from tests.support.waiting import comes_true, wait_until
 
@@ -60,6 +74,11 @@ def follow(control: Machine, *members: Machine) -> None:
     all_hold(list(members), revision_of(control), within_s=SOON_S)
 
 
+def carry(what: str, source: Machine, target: Machine) -> None:
+    """Take a file of /root to another machine, as it is."""
+    target.path(what).write_bytes(source.path(what).read_bytes())
+
+
 def read_guard(machine: Machine) -> str:
     """The guard's first table, but for who asked lately."""
     words = ["sh", "-c", "nft -s list table inet qmesh | sed '/set askers/,/^\\t}$/d'"]
@@ -76,6 +95,86 @@ def join_online(lab: Lab) -> None:
     follow(control, *members)
 
 
+def join_by_files(lab: Lab) -> None:
+    control, member = make_control(lab), newcomer(lab)
+    invite(control, member, "--workers", "4")
+    qmesh(member, "join", "invitation", "--offline", "--out", "request")
+    carry("request", member, control)
+    qmesh(control, "admit", "request", "--out", "answer")
+    carry("answer", control, member)
+    qmesh(member, "join", "--answer", "answer")
+    follow(control, member)
+    expect_facts(control, member)
+    expect_well(control, member)
+
+
+def remove_machine(lab: Lab) -> None:
+    control = make_control(lab)
+    b, c = make_member(lab, control, 201, 4), make_member(lab, control, 202, 2)
+    qmesh(control, "remove", "machine-b")
+    wait_until(lambda: "removed" in qmesh(b, "status", code=None).stdout, SOON_S)
+    assert "40003" in read_guard(b)
+    follow(control, c)
+    expect_well(control, c)
+    invite(control, b, "--workers", "4")
+    qmesh(b, "join", "invitation", "--config", CONFIG)
+    follow(control, b, c)
+    expect_well(control, b, c)
+
+
+def hand_over(lab: Lab) -> None:
+    """There and back; a machine joins in between, and the worker ports follow."""
+    a = make_control(lab)
+    b, c = make_member(lab, a, 201, 4), make_member(lab, a, 202, 2)
+    qmesh(a, "set", "machine-b", "--endpoint", "192.168.0.201:51820")
+    start_workers(c, "8..9", "--careless")
+    for source, target, name in ((a, b, "machine-b"), (b, a, "control")):
+        done = facts(source, "handover", name)
+        assert (done["to"], done["left_behind"], done["answers"]) == (name, [], True)
+        wait_until(lambda: reached(target, "10.77.0.3", [40007, 40008]) == [40007, 40008], SOON_S)  # noqa: B023
+        assert reached(source, "10.77.0.3", [40007, 40008]) == []
+        for machine in (a, b, c):
+            found = facts(machine, "status")
+            assert (found["control"], found["revision"]) == (name, done["revision"])
+        expect_facts(target, c)
+        expect_well(a, b, c, besides={"worker-wide"})
+        if target is b:
+            joined = make_member(lab, b, 203, 1)
+            follow(b, a, c, joined)
+
+
+def back_up_and_restore(lab: Lab) -> None:
+    """The control node goes on, on a machine of the other version; its members follow."""
+    a = make_control(lab)
+    b, c = make_member(lab, a, 201, 4), make_member(lab, a, 202, 2)
+    invite(a, lab.machine("machine-g", "192.168.0.206"))
+    a.write("/root/words", "correct horse\n", 0o600)
+    qmesh(a, "backup", "control.backup", "--passphrase-file", "words")
+    a.run(["ip", "link", "delete", "eth0"])
+    new = lab.machine("new-a", "192.168.0.200")
+    new.run(["bash", "-c", "echo >/dev/udp/192.168.0.201/9"])  # by which others learn who has the address
+    for name in ("control.backup", "words"):
+        carry(name, a, new)
+    new.write(f"{CONFIG}/config.yml", NODE_CONFIG, 0o600)
+    words = ("restore", "control.backup", "--passphrase-file", "words", "--config", CONFIG)
+    assert facts(new, *words)["name"] == "control"
+    follow(new, b, c)
+    expect_facts(new, b, c)
+    expect_well(b, c)
+    fresh = make_member(lab, new, 204, 1)
+    follow(new, b, c, fresh)
+
+
+def check_all(lab: Lab) -> None:
+    control = make_control(lab)
+    members = make_member(lab, control, 201, 4), make_member(lab, control, 202, 2)
+    expect_well(control, *members)
+    report = json.loads(qmesh(control, "check", "--all", "--json", code=None, timeout=90).stdout)
+    said = {each["machine"]: {found["code"] for found in each["findings"]} for each in report["members"]}
+    assert said.keys() == {"machine-b", "machine-c"}
+    assert all(codes <= {*NOTES, "config-stale", "worker-silent"} for codes in said.values()), said
+
+
 class Row(NamedTuple):
     """Something that machines of a mesh do with each other."""
 
@@ -83,8 +182,22 @@ class Row(NamedTuple):
     run: Callable[[Lab], None]
 
 
-ROWS: Final = (Row("join", join_online),)
+ROWS: Final = (
+    Row("join", join_online),
+    Row("join by files", join_by_files),
+    Row("check --all", check_all),
+    Row("remove, join again", remove_machine),
+    Row("handover there and back", hand_over),
+    Row("backup, restore", back_up_and_restore),
+)
 MACHINES: Final = ("machine-a", "machine-b", "machine-c")
+OTHERS: Final = {
+    "machine-d": "machine-b",
+    "machine-e": "machine-b",
+    "new-a": "machine-b",
+    "machine-g": "machine-c",
+}
+"""Machines that have the version of another one."""
 
 
 def list_columns() -> Iterator[tuple[str, dict[str, bool]]]:
@@ -102,6 +215,6 @@ COLUMNS: Final = dict(list_columns())
 def make_lab(column: str, before: Path) -> Iterator[Lab]:
     """A lab in which those machines have the version before, and the others this one."""
     older = COLUMNS[column]
-    versions = {name: before for name in MACHINES if older[name]}
+    versions = {name: before for name in (*MACHINES, *OTHERS) if older[OTHERS.get(name, name)]}
     with MixedLab(versions) as lab:
         yield lab
