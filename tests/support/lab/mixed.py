@@ -20,6 +20,7 @@ from tests.support.lab.cluster import (
     make_control,
     make_member,
     newcomer,
+    peers_of,
     problems,
     qmesh,
     reached,
@@ -108,6 +109,32 @@ def join_by_files(lab: Lab) -> None:
     expect_well(control, member)
 
 
+def rotate_key(lab: Lab) -> None:
+    control = make_control(lab)
+    b, c = make_member(lab, control, 201, 4), make_member(lab, control, 202, 2)
+    old = set(peers_of(control))
+    done = facts(b, "rotate-key")
+    assert done["confirmed"]
+    assert done["from"] in old
+    wait_until(lambda: done["to"] in peers_of(control) and done["from"] not in peers_of(control), SOON_S)
+    follow(control, b, c)
+    expect_well(control, b, c)
+
+
+def replace_machine(lab: Lab) -> None:
+    control = make_control(lab)
+    b, c = make_member(lab, control, 201, 4), make_member(lab, control, 202, 2)
+    b.kill()
+    qmesh(b, "uninstall", "--delete-state")
+    text = qmesh(control, "invite", "machine-b", "--replace").stdout
+    b.write("/root/invitation", text, 0o600)
+    done = facts(b, "join", "invitation", "--config", CONFIG)
+    assert done["cores"] == {"first": 4, "count": 4}
+    follow(control, b, c)
+    expect_facts(control, b)
+    expect_well(control, b, c)
+
+
 def remove_machine(lab: Lab) -> None:
     control = make_control(lab)
     b, c = make_member(lab, control, 201, 4), make_member(lab, control, 202, 2)
@@ -186,6 +213,8 @@ ROWS: Final = (
     Row("join", join_online),
     Row("join by files", join_by_files),
     Row("check --all", check_all),
+    Row("rotate-key", rotate_key),
+    Row("invite --replace", replace_machine),
     Row("remove, join again", remove_machine),
     Row("handover there and back", hand_over),
     Row("backup, restore", back_up_and_restore),
