@@ -100,6 +100,9 @@ class Control:
     def record_facts(self, sealed: bytes, *, sender: str) -> None:
         del sealed, sender
 
+    def record_question(self, *, sender: str) -> None:
+        raise NotImplementedError
+
     def record_note(self, line: str, *, sender: str) -> None:
         pass
 

@@ -37,7 +37,8 @@ def list_problems(facts: Status) -> tuple[str, ...]:
 def judge_machines(facts: Status) -> dict[str, Style]:
     """How much of a look each machine needs, by name: `error`, `warning`, or `plain` for none."""
     named = {
-        *(each.machine for each in (*facts.silent_agents, *facts.other_keys)),
+        *(each.machine for each in facts.silent_agents),
+        *(each.machine for each in facts.other_keys),
         *(each.subject for each in facts.errors if each.code == "versions-apart"),
     }
     return {each.name: "error" if each.name in named else judge_machine(each) for each in facts.machines}
