@@ -70,11 +70,8 @@ def build_package(folder: Path, version: str, *, source: Path = CHECKOUT, schema
     return package
 
 
-def prepare_packages(machine: Machine, *, room: str = "50%") -> None:
-    """Give a machine a /usr that it can write to, and a database of dpkg without a package in it.
-
-    room: what the machine can write there, as tmpfs(5) has it.
-    """
+def prepare_packages(machine: Machine) -> None:
+    """Give a machine a /usr that it can write to, and a database of dpkg without a package in it."""
     for program in ("dpkg", "dpkg-deb"):
         if shutil.which(program) is None:
             pytest.skip(f"{CANNOT}it has no {program}: it is no Debian")
@@ -85,12 +82,18 @@ def prepare_packages(machine: Machine, *, room: str = "50%") -> None:
             f"""
             mkdir -p /tmp/usr {_DATABASE}/info {_DATABASE}/updates
             : >{_DATABASE}/status
-            mount -t tmpfs -o size={room} tmpfs /tmp/usr
+            mount -t tmpfs tmpfs /tmp/usr
             mkdir /tmp/usr/upper /tmp/usr/work
             mount -t overlay -o lowerdir=/usr,upperdir=/tmp/usr/upper,workdir=/tmp/usr/work overlay /usr
             """,
         ]
     )
+
+
+def leave_room(machine: Machine, kib: int) -> None:
+    """Have so much room left for what is yet to be written to /usr."""
+    used = machine.run(["df", "-k", "--output=used", "/tmp/usr"]).stdout.split()[-1]
+    machine.run(["mount", "-o", f"remount,size={int(used) + kib}k", "/tmp/usr"])
 
 
 def dpkg(machine: Machine, *words: str, code: int = 0) -> str:
