@@ -17,7 +17,7 @@ import pytest
 from qmesh.host.network.packet_sockets import PacketReceiver, send_packet
 from qmesh.mesh.links.retirement import compute_retired_address
 from tests.support.factories import key
-from tests.support.waiting import comes_true
+from tests.support.waiting import comes_true, wait_until
 
 pytestmark = [
     pytest.mark.lab,
@@ -45,9 +45,15 @@ def tunnel() -> Iterator[int]:
             subprocess.run(["ip", *words.split()], check=True)
         for name in ("all", "qmesh0"):  # nothing else keeps it out
             Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter").write_text("0")
+        wait_until(is_own_by_routes)  # which the kernel does for IPv6 some time after it has the address
         yield end
     finally:
         os.close(end)
+
+
+def is_own_by_routes() -> bool:
+    words = ["ip", "-6", "route", "show", "table", "local", "fd00::1"]
+    return "qmesh0" in subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
 def udp(source: str, destination: str, text: bytes) -> bytes:

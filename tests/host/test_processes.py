@@ -8,11 +8,40 @@ import sys
 
 import pytest
 
-from qmesh.host.system.processes import defer_signals
+from qmesh.host.system.processes import acquire_process_lock, defer_signals, is_locked, terminate_lock_owner
 
 SAY_HANDLERS = (
     "import signal; print(*(int(signal.getsignal(each)) for each in (1, 15)), signal.pthread_sigmask(0, []))"
 )
+GIVES_BACK_LATE = """
+import signal, sys, time
+from pathlib import Path
+from qmesh.host.system.processes import acquire_process_lock
+
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+with acquire_process_lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    while not told:
+        time.sleep(0.01)
+time.sleep(1)
+"""
+
+
+def test_who_has_a_lock_has_ended_when_he_was_ended(tmp_path):
+    """Not only given it back: what is left of a process would be taken for one that goes on."""
+    lock = tmp_path / "some.lock"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", GIVES_BACK_LATE, str(lock)], stdout=subprocess.PIPE, text=True
+    )
+    with owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "locked\n"
+        terminate_lock_owner(lock, timeout_s=30)
+        assert owner.poll() == 0
+    with acquire_process_lock(lock) as alone:
+        assert alone
+    assert not is_locked(lock)
 
 
 def test_what_ends_a_command_is_heeded_after_what_is_done_whole():

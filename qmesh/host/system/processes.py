@@ -95,20 +95,30 @@ def is_locked(lock_file: Path) -> bool:
 
 
 def terminate_lock_owner(lock_file: Path, *, timeout_s: float) -> None:
-    """End the one whose lock file this is, if there is one. Raises MachineRefused when it does not end."""
+    """End the one whose lock file this is, if there is one: it has gone when this returns.
+
+    Raises MachineRefused when it does not end.
+    """
     deadline = time.monotonic() + timeout_s
-    told: set[int] = set()
-    while is_locked(lock_file):
-        for number in list_opening_processes(lock_file) - told:
-            send_signal(number, signal.SIGTERM, is_meant=partial(_has_open, path=lock_file))
-            told.add(number)
-        if time.monotonic() > deadline:
-            who = ", ".join(map(str, sorted(told))) or "unknown"
-            raise MachineRefused(
-                f"the process that has {lock_file} does not end (process {who})",
-                hint="end it with `kill -KILL` and its number, then run the same command again",
-            )
-        time.sleep(0.05)
+    with contextlib.ExitStack() as held:
+        ends: dict[int, int] = {}
+        while is_locked(lock_file):
+            for number in list_opening_processes(lock_file) - ends.keys():
+                with contextlib.suppress(ProcessLookupError):
+                    ends[number] = os.pidfd_open(number)
+                    held.callback(os.close, ends[number])
+                send_signal(number, signal.SIGTERM, is_meant=partial(_has_open, path=lock_file))
+            if time.monotonic() > deadline:
+                who = ", ".join(map(str, sorted(ends))) or "unknown"
+                raise MachineRefused(
+                    f"the process that has {lock_file} does not end (process {who})",
+                    hint="end it with `kill -KILL` and its number, then run the same command again",
+                )
+            time.sleep(0.05)
+        for end in ends.values():  # who gives its lock back has not ended yet
+            ended = select.poll()
+            ended.register(end, select.POLLIN)
+            ended.poll(max(0.0, deadline - time.monotonic()) * 1000)
 
 
 def kill_lock_owner(lock_file: Path) -> None:
