@@ -52,7 +52,7 @@ def run_holder(directory: Path) -> None:
 
     directory: the state directory.
     """
-    with processes.acquire_process_lock(directory / LOCK) as alone:
+    with processes.acquire_process_lock(directory / LOCK, until_exit=True) as alone:
         if not alone:
             raise MachineRefused(
                 "another process holds the guard already",

@@ -50,9 +50,10 @@ def notify(message: str) -> None:
 
 
 @contextlib.contextmanager
-def acquire_process_lock(lock_file: Path) -> Iterator[bool]:
+def acquire_process_lock(lock_file: Path, *, until_exit: bool = False) -> Iterator[bool]:
     """Be the one process of its kind while the block runs; gives False when another is already.
 
+    until_exit: for as long as this process is there, so that whoever sees the lock free knows it has gone.
     Raises MachineRefused where there can be no such file.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -66,7 +67,8 @@ def acquire_process_lock(lock_file: Path) -> Iterator[bool]:
     try:
         yield acquire_lock(descriptor)
     finally:
-        os.close(descriptor)
+        if not until_exit:
+            os.close(descriptor)
 
 
 def acquire_lock(descriptor: int) -> bool:
