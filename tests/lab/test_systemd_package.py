@@ -41,6 +41,7 @@ def test_g3_an_upgrade_is_a_restart_of_two_units_of_which_one_is_new(control, pa
     unit = UNITS / "qmesh.service"
     unit.with_suffix(".service.d").mkdir(exist_ok=True)
     (unit.with_suffix(".service.d") / "mine.conf").write_text("[Service]\nNice=1\n")
+    run("systemctl", "daemon-reload")
     before = agent(), holder(), run("ip", "link", "show", "qmesh0")
     rules = run("nft", "-a", "list", "table", "inet", "qmesh")
     told = run("dpkg", "-i", str(packages["99"]))
