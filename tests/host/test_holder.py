@@ -24,6 +24,7 @@ from qmesh.host.firewall.held_table import HeldTable
 from qmesh.host.firewall.tables_and_chains import list_tables
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
+from qmesh.host.system.processes import is_locked
 from qmesh.mesh.guard.parse import parse_held_table
 from qmesh.mesh.guard.render import render_table
 from qmesh.mesh.guard.scripts import render_held_script, render_load_script
@@ -259,6 +260,22 @@ def test_g3_a_holder_of_an_older_qmesh_makes_way_and_some_process_holds_the_tabl
     assert older.wait() == -signal.SIGTERM
     assert found() == guard(40003)
     assert not {HELD, STAGED, STAND_IN} & {each.name.decode() for each in list_tables()}
+
+
+def test_its_lock_is_free_only_when_the_process_has_gone(state):
+    """Whoever ends it takes a free lock for that, `uninstall` among them."""
+    files.write(state.held_file, render_held_script(guard(40003)).encode())
+    lingers = "holder.run_holder(Path(sys.argv[1])); print('over', flush=True); sys.stdin.read()"
+    script = f"import sys; from pathlib import Path; from qmesh.host.firewall import holder; {lingers}"
+    words = [sys.executable, "-c", script, str(state.directory)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: holder_client.is_responding(state, wait_s=10))
+        holder_client.end_holder(state)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "over\n"
+        assert is_locked(state.hold_lock_file)
+        process.communicate()
+    assert not is_locked(state.hold_lock_file)
 
 
 OLDER_HOLDER = """

@@ -64,10 +64,12 @@ def acquire_process_lock(lock_file: Path, *, until_exit: bool = False) -> Iterat
             f"{lock_file} cannot be opened: {error.strerror}",
             hint=f"look at the state directory: `ls -la {lock_file.parent}`; pass another one with --state",
         ) from None
+    alone = False
     try:
-        yield acquire_lock(descriptor)
+        alone = acquire_lock(descriptor)
+        yield alone
     finally:
-        if not until_exit:
+        if not (alone and until_exit):
             os.close(descriptor)
 
 
