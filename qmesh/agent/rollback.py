@@ -26,7 +26,7 @@ from qmesh.host.log.events import report_event
 from qmesh.host.network import ports
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
-from qmesh.host.system import background, boot_clock, processes
+from qmesh.host.system import background, boot_clock, process_end, processes
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.plan.compare import plan_steps
 from qmesh.mesh.plan.steps import Step
@@ -248,7 +248,7 @@ def _lock_killing_hung_change(state: State) -> Iterator[None]:
     if undoing is not None:
         processes.send_signal(undoing.by.process, signal.SIGKILL, is_meant=partial(_is_hung_change, undoing))
         # What it was starting is killed before it counts as ended, but after it has lost the lock.
-        processes.wait_for_exit(undoing.by.process, PATIENCE_S)
+        process_end.wait_for_exit(undoing.by.process, PATIENCE_S)
     with state.try_lock(2 * PATIENCE_S) as locked:
         if not locked:
             report_event("command-hangs", "another qmesh command hangs: the rollback no longer waits for it")

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
+from qmesh.errors import MachineRefused
 from qmesh.host.system.processes import acquire_process_lock, defer_signals, is_locked, terminate_lock_owner
+from tests.support.waiting import within
 
 SAY_HANDLERS = (
     "import signal; print(*(int(signal.getsignal(each)) for each in (1, 15)), signal.pthread_sigmask(0, []))"
@@ -27,6 +29,18 @@ with acquire_process_lock(Path(sys.argv[1])):
 time.sleep(1)
 """
 
+KEEPS_ON = """
+import signal, sys
+from pathlib import Path
+from qmesh.host.system.processes import acquire_process_lock
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with acquire_process_lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    while True:
+        signal.pause()
+"""
+
 
 def test_who_has_a_lock_has_ended_when_he_was_ended(tmp_path):
     """Not only given it back: what is left of a process would be taken for one that goes on."""
@@ -42,6 +56,19 @@ def test_who_has_a_lock_has_ended_when_he_was_ended(tmp_path):
     with acquire_process_lock(lock) as alone:
         assert alone
     assert not is_locked(lock)
+
+
+def test_who_does_not_end_is_named_and_waited_for_no_longer_than_was_said(tmp_path):
+    lock = tmp_path / "some.lock"
+    words = [sys.executable, "-c", KEEPS_ON, str(lock)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "locked\n"
+        try:
+            with within(20), pytest.raises(MachineRefused, match=f"does not end .process {owner.pid}"):
+                terminate_lock_owner(lock, timeout_s=0.2)
+        finally:
+            owner.kill()
 
 
 def test_what_ends_a_command_is_heeded_after_what_is_done_whole():

@@ -21,7 +21,7 @@ from qmesh.host import config_directory
 from qmesh.host.firewall import tables_and_chains
 from qmesh.host.log.events import report_event
 from qmesh.host.network import local_addresses, sockets, tcp_probe
-from qmesh.host.system import processes
+from qmesh.host.system import process_end
 from qmesh.mesh.guard.tables import HELD_IN_KERNEL, TABLE
 from qmesh.mesh.nodeconfig import (
     ParsedConfig,
@@ -265,6 +265,6 @@ def _wait_until_clear(
         if passed_s >= _SAID_AFTER_S and not said:
             report_event("ready-waits", "%s: waiting", error.message)
             said = True
-        if processes.wait_for_exit(worker, pause_s):
+        if process_end.wait_for_exit(worker, pause_s):
             raise MachineRefused(f"{error.message}: its process ended", hint=error.hint)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -6,8 +6,10 @@ import contextlib
 import fcntl
 import os
 import shlex
+import threading
 import time
 from pathlib import Path
+from typing import Final
 
 from qmesh.errors import Busy, MachineRefused
 from qmesh.host.log.events import report_event
@@ -15,6 +17,7 @@ from qmesh.host.system import processes
 
 SHORT_WAIT_S = 1.0
 """A command usually ends within it: only a longer wait is worth a word."""
+_WAITING: Final = "command-waits", "waiting for another qmesh command on this machine to end ..."
 
 
 def refuse_other_owner(directory: Path, found: os.stat_result) -> None:
@@ -41,10 +44,13 @@ def wait_for_lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        if try_lock(descriptor, SHORT_WAIT_S):
-            return
-        report_event("command-waits", "waiting for another qmesh command on this machine to end ...")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        words = threading.Timer(SHORT_WAIT_S, report_event, _WAITING)  # the kernel wakes us, and not that
+        words.start()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        finally:
+            words.cancel()
+            words.join()  # what is being said comes before all else
 
 
 def try_lock(descriptor: int, seconds: float) -> bool:

@@ -16,6 +16,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat, processes, programs
+from qmesh.host.system.process_end import wait_for_readable
 from qmesh.host.system.processes import build_own_command, is_locked, list_opening_processes
 from qmesh.host.system.systemd import (
     UNIT_DIRECTORY,
@@ -163,7 +164,6 @@ def _open_ready_socket() -> Iterator[tuple[socket.socket, str]]:
             ready.bind(address)
         except OSError as error:
             raise _build_temporary_file_error(error) from None
-        ready.settimeout(0.1)
         yield ready, address
 
 
@@ -193,13 +193,18 @@ def _wait_for_ready(
     """Whether it says that it is, in that time; and what else it says of itself, the last of it."""
     status = ""
     deadline = time.monotonic() + wait_s
-    with heartbeat.allow_wait(wait_s):
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(TimeoutError):
+    ended = os.pidfd_open(process.pid)
+    try:
+        with heartbeat.allow_wait(wait_s):
+            while (left_s := deadline - time.monotonic()) > 0 and (
+                ready.fileno() in wait_for_readable([ready.fileno(), ended], left_s)
+            ):
                 said = ready.recv(4096).decode("utf-8", "replace").splitlines()
                 status = next((line[7:] for line in said if line.startswith("STATUS=")), status)
                 if "READY=1" in said:
                     return True, status
+    finally:
+        os.close(ended)
     return False, status
 
 

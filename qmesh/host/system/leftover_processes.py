@@ -15,7 +15,7 @@ from qmesh.errors import MachineRefused
 from qmesh.host.firewall import held_table, nftables
 from qmesh.host.network import links
 from qmesh.host.node_program.running_nodes import parse_users
-from qmesh.host.system import background, processes
+from qmesh.host.system import background, process_end, processes
 from qmesh.mesh.guard.parse import parse_table_header
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.state import Guard
@@ -119,7 +119,7 @@ def terminate_process(each: RunningProcess) -> None:
     elif each.kind == "hold":
         background.stop_holder()
     processes.send_signal(each.number, signal.SIGTERM, is_meant=partial(_is_of_kind, each.kind))
-    if not processes.wait_for_exit(each.number, _END_S):
+    if not process_end.wait_for_exit(each.number, _END_S):
         raise MachineRefused(
             f"`qmesh {each.kind}` of {each.state} does not end (process {each.number})",
             hint=f"run `kill -KILL {each.number}`, then the same command again",

@@ -7,7 +7,6 @@ import fcntl
 import math
 import os
 import re
-import select
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from qmesh.errors import MachineRefused
+from qmesh.host.system.process_end import wait_for_readable
 from qmesh.mesh import own_command
 
 _PRIVATE_MODE = 0o600
@@ -106,23 +106,22 @@ def terminate_lock_owner(lock_file: Path, *, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     with contextlib.ExitStack() as held:
         ends: dict[int, int] = {}
-        while is_locked(lock_file):
-            for number in list_opening_processes(lock_file) - ends.keys():
+        while (has_owner := is_locked(lock_file)) or ends:  # who gives his lock back has not ended yet
+            for number in list_opening_processes(lock_file) - ends.keys() if has_owner else ():
                 with contextlib.suppress(ProcessLookupError):
                     ends[number] = os.pidfd_open(number)
                     held.callback(os.close, ends[number])
                 send_signal(number, signal.SIGTERM, is_meant=partial(_has_open, path=lock_file))
-            if time.monotonic() > deadline:
+            if not ends and not (is_locked(lock_file) and not list_opening_processes(lock_file)):
+                continue  # it was just ending
+            ended = wait_for_readable(ends.values(), deadline - time.monotonic()) if ends else set()
+            if not ended:
                 who = ", ".join(map(str, sorted(ends))) or "unknown"
                 raise MachineRefused(
                     f"the process that has {lock_file} does not end (process {who})",
                     hint="end it with `kill -KILL` and its number, then run the same command again",
                 )
-            time.sleep(0.05)
-        for end in ends.values():  # who gives its lock back has not ended yet
-            ended = select.poll()
-            ended.register(end, select.POLLIN)
-            ended.poll(max(0.0, deadline - time.monotonic()) * 1000)
+            ends = {number: end for number, end in ends.items() if end not in ended}
 
 
 def kill_lock_owner(lock_file: Path) -> None:
@@ -340,21 +339,6 @@ def read_age_s(process: int) -> float:
     if found is None:
         return math.inf
     return time.clock_gettime(time.CLOCK_BOOTTIME) - found.started / os.sysconf("SC_CLK_TCK")
-
-
-def wait_for_exit(number: int | None, seconds: float) -> bool:
-    """Wait so many seconds, or until a process ends; whether it has. None: there is none to end."""
-    if number is None:
-        time.sleep(seconds)
-        return False
-    try:
-        descriptor = os.pidfd_open(number)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], seconds)[0])
-    finally:
-        os.close(descriptor)
 
 
 class ProcessStat(NamedTuple):

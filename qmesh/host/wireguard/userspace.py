@@ -9,7 +9,6 @@ import errno
 import os
 import shlex
 import subprocess
-import time
 from collections.abc import Sequence
 from itertools import chain
 from typing import Final
@@ -18,6 +17,7 @@ from qmesh.errors import KernelRefused, MachineRefused, MissingProgram, NeedsRoo
 from qmesh.host.network import links
 from qmesh.host.network.netlink import build_kernel_error, translate_errors
 from qmesh.host.system import heartbeat, processes, programs
+from qmesh.host.system.process_end import wait_for_child, wait_for_exit
 from qmesh.host.wireguard import uapi
 from qmesh.host.wireguard.device import Device, add_known_endpoint, port_hint, refuse_taken_port
 from qmesh.mesh.state import Peer
@@ -26,7 +26,6 @@ from qmesh.mesh.values import InterfaceKind, Secret, quote_text
 PROGRAM: Final = "wireguard-go"
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0
-_POLL_S = 0.01
 _IF_PARENT_LIVES: Final = '[ "$PPID" = "$1" ] && shift && exec "$@"'
 """It may have ended before the signal was asked for."""
 
@@ -55,7 +54,7 @@ class UserspaceWireGuard:
             raise _build_elsewhere_error(interface)
         _remove_dead_socket(interface)
         try:
-            _wait_for_answer(interface, _start_process(interface))
+            _require_answer(interface, _start_process(interface))
         except BaseException:  # Ctrl-C too: a daemon that is half started would go on by itself
             if links.read(interface) is not None:
                 links.delete(interface)
@@ -118,28 +117,33 @@ def _build_elsewhere_error(interface: str) -> KernelRefused:
 
 
 def _start_process(interface: str) -> str:
-    """Start the process, which leaves a daemon behind, and return what it printed."""
+    """Start the process, which leaves a daemon behind that listens, and return what it printed."""
     words = _tie_to_own_life((find_program(), interface))
     # The daemon may keep what it prints to: neither our output nor a pipe, or it would hold our caller.
     with os.fdopen(os.memfd_create(PROGRAM), "w+b") as output:
         try:
-            with heartbeat.allow_wait(START_TIMEOUT_S):
-                ended = subprocess.run(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=programs.DIRECTORY,
-                    env=_build_environment(),
-                    start_new_session=True,
-                    timeout=START_TIMEOUT_S,
-                    check=False,
-                )
-        except (OSError, subprocess.SubprocessError) as error:
+            starting = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=programs.DIRECTORY,
+                env=_build_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
             raise _build_start_error(interface, type(error).__name__) from None
+        try:
+            with heartbeat.allow_wait(START_TIMEOUT_S):
+                has_ended = wait_for_child(starting, START_TIMEOUT_S)
+        finally:
+            starting.kill()
+            starting.wait()
         output.seek(0)
         printed = _last_line(output.read())
-    if ended.returncode != 0:
+    if not has_ended:
+        printed = f"not done within {START_TIMEOUT_S:.0f} s"
+    if starting.returncode != 0:
         raise _build_start_error(interface, printed)
     return printed
 
@@ -176,23 +180,24 @@ def _build_start_error(interface: str, printed: str) -> MachineRefused:
     )
 
 
-def _wait_for_answer(interface: str, printed: str) -> None:
-    end = time.monotonic() + START_TIMEOUT_S
-    while not uapi.is_responding(interface):
-        if time.monotonic() > end:
-            raise _build_start_error(interface, printed)
-        time.sleep(_POLL_S)
+def _require_answer(interface: str, printed: str) -> None:
+    """See that the daemon answers: the socket was listened on before its starter ended."""
+    if not uapi.is_responding(interface):
+        raise _build_start_error(interface, printed)
     uapi.read_device(interface)
 
 
 def _wait_for_end(interface: str, *, timeout_s: float) -> bool:
-    """Whether neither interface nor process is left, within `timeout_s`."""
-    end = time.monotonic() + timeout_s
-    while links.read(interface) is not None or uapi.is_responding(interface):
-        if time.monotonic() > end:
-            return False
-        time.sleep(_POLL_S)
-    return True
+    """Whether neither interface nor process is left, within `timeout_s`.
+
+    Where no interface of that name is here, but one listens for it, that one is about to end.
+    """
+    process = (
+        processes.find_unix_listener(uapi.socket_path(interface)) if uapi.is_responding(interface) else None
+    )
+    if process is not None and not wait_for_exit(process, timeout_s):
+        return False
+    return links.read(interface) is None and not uapi.is_responding(interface)
 
 
 def _remove_dead_socket(interface: str) -> None:
