@@ -28,8 +28,8 @@ LIGHT = {"backports", "nftables", "shellingham", "annotated_doc", "typing_extens
 """Libraries that take less than two milliseconds, and one that typer or msgspec loads anyway."""
 
 ALWAYS = {"typer", "msgspec"}
-STATE = {*ALWAYS, "cryptography", "sqlite3"}
-"""Whoever reads the state directory has its keys, and on the control node the registry."""
+STATE = {*ALWAYS, "sqlite3"}
+"""Whoever reads the state directory may read the registry of a control node."""
 NODE = {*STATE, "yaml", "qmesh.mesh.nodeconfig"}
 
 LOADS: dict[str, set[str]] = {
@@ -73,6 +73,7 @@ NEVER = {
         "rich",
         "pydantic",
         "pyroute2",
+        "cryptography",
         "unittest",
     },
     "qmesh.host.firewall.holder": {
