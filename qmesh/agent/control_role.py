@@ -19,8 +19,7 @@ from qmesh.errors import JOIN_ANEW, EnrolmentRefused, QmeshError, StateUnreadabl
 from qmesh.host import files, wireguard
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.log.events import report_event
-from qmesh.host.registry import Registry, RegistryImage
-from qmesh.host.registry.image import write_registry
+from qmesh.host.registry_access import open_registry, open_registry_image, write_registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import SuccessorKey
 from qmesh.mesh.endpoints import find_stale_keys
@@ -127,7 +126,7 @@ def _become_control_node(state: State, held: Inventory) -> None:
             hint="restore that file, or run `qmesh restore` with a backup of the control node before this"
             " one",
         )
-    with RegistryImage(handover_data.registry) as image:
+    with open_registry_image(handover_data.registry) as image:
         mesh = image.promote_successor(now=int(time.time()))
         registry = image.serialize()
     if not _is_held_mesh(mesh, handover_data, state):
@@ -192,7 +191,7 @@ def _refuse_unfit_handover(handover_data: HandoverData, held: Inventory, state: 
     Of a newer qmesh, or one that writes the membership otherwise: once the role had passed, nobody had it.
     """
     try:
-        with RegistryImage(handover_data.registry) as image:
+        with open_registry_image(handover_data.registry) as image:
             mesh = image.inventory()
     except StateUnreadable as error:
         raise EnrolmentRefused(error.message, hint=_SAME_QMESH) from None
@@ -222,7 +221,7 @@ def ask_new_control_node(state: State, here: Local) -> NewControlAnswer | None:
 
     It may take as long as that machine likes: nobody else's thread asks this.
     """
-    with Registry(state.registry_file) as registry:
+    with open_registry(state.registry_file) as registry:
         mesh, keys = registry.inventory(), registry.preshared_keys()
     try:
         answer = build_client(here, here.inventory.machine(mesh.control)).poll_membership(

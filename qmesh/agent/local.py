@@ -10,7 +10,7 @@ import msgspec
 from qmesh.errors import JOIN_ANEW, EnrolmentRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.linux import Linux
-from qmesh.host.registry import Registry, RegistryImage
+from qmesh.host.registry_access import open_registry, open_registry_image
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
 from qmesh.mesh.changes import serve_until_succeeded, set_public_key
@@ -115,7 +115,7 @@ def load_local(state: State) -> Local:
     # Of when this machine was the control node before. Nothing else is to wait for a file that is damaged.
     retired = (state.retired_keys.read_valid() or RetiredKeys()).keys
     if settings.control:
-        with Registry(state.registry_file) as registry:
+        with open_registry(state.registry_file) as registry:
             mesh, preshared = registry.inventory(), registry.preshared_keys()
             retired += registry.list_retired_keys()
         return Local(
@@ -135,7 +135,7 @@ def _load_preshared_keys(state: State, settings: Settings, inventory: Inventory)
     """A worker machine's: with the control node, and with the next one; that one's own with all."""
     keys = {}
     if inventory.successor == settings.name and (handover_data := state.handover_payload()) is not None:
-        with RegistryImage(handover_data.registry) as image:
+        with open_registry_image(handover_data.registry) as image:
             keys = image.preshared_keys()
     coming = state.successor_key.read()
     if coming is not None:

@@ -15,7 +15,7 @@ from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, NeedsRoot, RemovedFromMes
 from qmesh.host import files
 from qmesh.host.firewall import nftables
 from qmesh.host.network import links, ports
-from qmesh.host.registry import Registry
+from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.guard.tables import TABLE
@@ -75,7 +75,7 @@ def _refuse_lost_settings(state: State) -> None:
     if files.read_mode(state.membership_file) is None:
         if files.read_mode(state.registry_file) is None:
             return
-        with Registry(state.registry_file) as registry:
+        with open_registry(state.registry_file) as registry:
             if len(registry.events()) == 1:
                 return
     raise StateUnreadable(
@@ -102,7 +102,7 @@ def _has_later_events(state: State) -> bool:
     """Whether a mesh whose restore was cut off was used all the same, and lost its settings later."""
     if files.read_mode(state.registry_file) is None:
         return False
-    with Registry(state.registry_file) as registry:
+    with open_registry(state.registry_file) as registry:
         events = registry.events()
     return not events or events[-1].what != "restored"
 

@@ -28,40 +28,41 @@ LIGHT = {"backports", "nftables", "shellingham", "annotated_doc", "typing_extens
 """Libraries that take less than two milliseconds, and one that typer or msgspec loads anyway."""
 
 ALWAYS = {"typer", "msgspec"}
-STATE = {*ALWAYS, "sqlite3"}
-"""Whoever reads the state directory may read the registry of a control node."""
-NODE = {*STATE, "yaml", "qmesh.mesh.nodeconfig"}
+NODE = {*ALWAYS, "yaml", "qmesh.mesh.nodeconfig"}
+"""Whoever reads the node's config.yml."""
+REGISTRY = {"sqlite3"}
+"""Whoever has nothing to do without a registry; others open it where the machine has one."""
 
 LOADS: dict[str, set[str]] = {
-    "init": NODE,
-    "invite": STATE,
+    "init": {*NODE, *REGISTRY},
+    "invite": {*ALWAYS, *REGISTRY},
     "join": {*NODE, "h11"},
-    "admit": STATE,
+    "admit": {*ALWAYS, *REGISTRY},
     "import": NODE,
-    "set": NODE,
-    "pause": NODE,
-    "resume": NODE,
-    "remove": NODE,
+    "set": {*NODE, *REGISTRY},
+    "pause": {*NODE, *REGISTRY},
+    "resume": {*NODE, *REGISTRY},
+    "remove": {*NODE, *REGISTRY},
     "status": NODE,
     "metrics": NODE,
-    "page": {*STATE, "h11", "asyncio", "ssl"},
-    "log": STATE,
-    "check": {*NODE, "qmesh.mesh.foreign.kernel_rules"},
-    "plan": STATE,
+    "page": {*ALWAYS, "h11", "asyncio", "ssl"},
+    "log": {*ALWAYS, *REGISTRY},
+    "check": {*NODE, *REGISTRY, "qmesh.mesh.foreign.kernel_rules"},
+    "plan": ALWAYS,
     "apply": NODE,
-    "confirm": STATE,
-    "undo": STATE,
-    "down": STATE,
-    "rotate-key": STATE,
-    "export": {*STATE, "yaml"},
-    "restart": STATE,
-    "uninstall": NODE,
+    "confirm": ALWAYS,
+    "undo": ALWAYS,
+    "down": ALWAYS,
+    "rotate-key": ALWAYS,
+    "export": {*ALWAYS, "yaml"},
+    "restart": ALWAYS,
+    "uninstall": {*NODE, *REGISTRY},
     "render-config": NODE,
     "node-files": NODE,
-    "units": STATE,
-    "backup": STATE,
-    "restore": NODE,
-    "handover": NODE,
+    "units": ALWAYS,
+    "backup": {*ALWAYS, *REGISTRY},
+    "restore": {*NODE, *REGISTRY},
+    "handover": {*NODE, *REGISTRY},
     "agent": ALWAYS,
     "hold": ALWAYS,
     "ready": {*ALWAYS, "yaml", "qmesh.mesh.nodeconfig"},

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmesh.agent.local import Local
 from qmesh.errors import QmeshError
 from qmesh.host.log.events import report_event
-from qmesh.host.registry import Event, Registry
+from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
+
+if TYPE_CHECKING:  # a worker machine has no registry
+    from qmesh.host.registry import Event
 
 _SAID_ELSEWHERE: Final = frozenset({"node-files-fetched", "handed-over"})
 """Events that the agent logs itself, when it makes them."""
@@ -21,8 +24,9 @@ class RegistryEventLog:
     def __init__(self, state: State) -> None:
         self._state = state
         self._last: int | None = None
-        with contextlib.suppress(QmeshError):  # such as without a registry, on a worker machine
-            self._take_new_events()
+        with contextlib.suppress(QmeshError):  # which the next look says
+            if state.settings().control:
+                self._take_new_events()
 
     def look(self, here: Local) -> None:
         """Log what is new. Raises QmeshError where the registry cannot be read."""
@@ -34,7 +38,7 @@ class RegistryEventLog:
                 _report(event)
 
     def _take_new_events(self) -> tuple[Event, ...]:
-        with Registry(self._state.registry_file) as registry:
+        with open_registry(self._state.registry_file) as registry:
             self._last, events = registry.list_new_events(self._last)
         return events
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmesh import __version__
 from qmesh.agent import control_role
@@ -41,7 +41,6 @@ from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
 from qmesh.agent.node.node_restarts import NodeConfigFollower
 from qmesh.agent.node.process_watch import ProcessWatch
 from qmesh.agent.node.program_watch import ProgramWatch
-from qmesh.agent.notifications.notifier import AgentFacts, Notifier
 from qmesh.agent.preconditions import check_user
 from qmesh.agent.readers.answers import ReaderAnswers
 from qmesh.agent.readers.service import ReaderService
@@ -55,6 +54,9 @@ from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.plan.describe import describe_step
 from qmesh.mesh.plan.steps import LoadGuard, Step
+
+if TYPE_CHECKING:  # few machines notify anybody
+    from qmesh.agent.notifications.notifier import AgentFacts
 
 CHANGING_S: Final = 0.1
 """The same, while a machine changes its key: what it sends before that is seen is lost; and while another
@@ -149,7 +151,10 @@ class Agent:
             signal.signal(number, lambda *_: self._calls.stop())
         with contextlib.suppress(QmeshError), self._state.lock():
             self._state.remove_temporary_files()
-        late_imports.load_modules()
+        late_imports.load_needed_modules(
+            self._state,
+            begin_anew=lambda: supervisor.exec_agent(self._troubles, self._state.directory),
+        )
         # What is loaded by now lives as long as this process: no collection need look at it again.
         gc.freeze()
         report_event("agent-started", "the agent has started")
@@ -365,10 +370,14 @@ class Agent:
         service.run(self._parts[supervisor.READERS], self._state.directory)
 
     def _notify_operator(self) -> None:
+        from qmesh.agent.notifications.notifier import Notifier  # noqa: PLC0415 - see above
+
         Notifier(self._state, self._collect_facts, self._metrics, self._troubles).run(self._notifying)
 
     def _collect_facts(self) -> AgentFacts | None:
         """For notifications; None before the first look."""
+        from qmesh.agent.notifications.notifier import AgentFacts  # noqa: PLC0415 - see above
+
         here = self._here
         if here is None:
             return None

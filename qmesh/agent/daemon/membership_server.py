@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmesh.agent import control_role
-from qmesh.agent.audit.collection import Collector
 from qmesh.agent.daemon.loop_events import LookRequests
-from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.agent.daemon.supervisor import RETIRING, AgentPart, Retries, Troubles, describe_error
 from qmesh.agent.local import Local
 from qmesh.errors import Busy, KernelRefused, QmeshError
-from qmesh.host.api import collection
-from qmesh.host.api.server import Collection, Service
 from qmesh.host.log.events import report_event
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
@@ -22,6 +18,10 @@ from qmesh.host.system import agent_notify
 from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.protocol.member_note import MemberNote
+
+if TYPE_CHECKING:  # see `_start`
+    from qmesh.agent.daemon.membership_api import ControlNode
+    from qmesh.host.api.server import Service
 
 _ASK_S: Final = 0.1
 """Seconds between two questions to the next control node."""
@@ -174,6 +174,12 @@ class MembershipService:
                 self._note_failure(error)
 
     def _start(self, here: Local, place: object) -> None:
+        # A worker machine serves nobody.
+        from qmesh.agent.audit.collection import Collector  # noqa: PLC0415
+        from qmesh.agent.daemon.membership_api import ControlNode  # noqa: PLC0415
+        from qmesh.host.api import collection  # noqa: PLC0415
+        from qmesh.host.api.server import Collection, Service  # noqa: PLC0415
+
         control_node = ControlNode(self._state, changed=self._look, turns=self._turns)
         service = Service(
             control_node,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -24,7 +24,7 @@ from qmesh.errors import Busy
 from qmesh.host.firewall.table_events import Notice
 from qmesh.host.linux import Linux, Outline
 from qmesh.host.network.netlink_events import Notices
-from qmesh.host.registry import KeyedMachine, Registry
+from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.desired import build_peer
 from qmesh.mesh.endpoints import choose_peer_endpoint
@@ -33,6 +33,9 @@ from qmesh.mesh.plan.compare import peer_steps
 from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.rollback import RollbackRecord
 from qmesh.mesh.state import Counters, Peer
+
+if TYPE_CHECKING:  # a worker machine has no registry
+    from qmesh.host.registry import KeyedMachine, Registry
 
 AUDIT_S: Final = 7.5
 AUDIT_S_A_MACHINE: Final = 0.015
@@ -223,7 +226,7 @@ class MachineWatch:
             return registry.last_event_number()
 
     def _open_registry(self) -> Registry:
-        return Registry(self._state.registry_file, busy_s=SOON_S)
+        return open_registry(self._state.registry_file, busy_s=SOON_S)
 
     def _apply_registry_events(self, audited: _AuditedPeers, here: Local) -> tuple[Step, ...] | None:
         """Do what the registry's events ask for since the last look; None where an audit has to."""

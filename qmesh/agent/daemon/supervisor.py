@@ -211,6 +211,11 @@ def restart_agent_process(part: str, pulse: Pulse, troubles: Troubles, directory
     report_event("agent-hung", "%s: %s, so the agent restarts", part, reason, trace=pulse.format_stack())
     processes.notify(f"STATUS=restarts: {part}: {reason}")
     troubles.note_restart(part, reason)
+    exec_agent(troubles, directory)
+
+
+def exec_agent(troubles: Troubles, directory: Path) -> None:
+    """Be another agent in this very process, which knows what this one has begun anew."""
     os.environ[_RESTARTS] = msgspec.json.encode(troubles.recent_restarts()).decode()
     words = processes.build_own_command("agent", directory)
     os.execv(words[0], words)  # noqa: S606 - no shell is wanted

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmesh import __version__
 from qmesh.agent.audit.reporter import run_check
@@ -25,7 +25,7 @@ from qmesh.errors import QmeshError
 from qmesh.host.linux import Linux
 from qmesh.host.log.events import report_event
 from qmesh.host.network import links
-from qmesh.host.registry import Event, Registry
+from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.links.activity import LinkReport
@@ -38,6 +38,9 @@ from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.state import Counters
 from qmesh.mesh.view.builder import MOST_EVENTS, build_cluster_view
 from qmesh.mesh.view.cluster_view import ClusterView, EventView
+
+if TYPE_CHECKING:  # a worker machine has no registry
+    from qmesh.host.registry import Event
 
 FRESH_S: Final = 2.0
 """Seconds for which a text is handed out again, to however many who ask."""
@@ -317,7 +320,7 @@ def _read_events(state: State, here: Local) -> tuple[EventView, ...] | None:
     """The newest; None where this machine has no registry, or it can't be read, which the agent says."""
     if not here.settings.control:
         return None
-    with contextlib.suppress(QmeshError), Registry(state.registry_file) as registry:
+    with contextlib.suppress(QmeshError), open_registry(state.registry_file) as registry:
         return tuple(map(build_event_view, registry.events()[-MOST_EVENTS:]))
     return None
 

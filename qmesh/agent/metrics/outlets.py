@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qmesh.agent.daemon.supervisor import METRICS_FILE, METRICS_PORT, AgentPart, Troubles
 from qmesh.agent.local import Local
@@ -13,7 +13,6 @@ from qmesh.agent.metrics.collector import MetricsCollector
 from qmesh.agent.metrics.directory import find_metrics_directory
 from qmesh.errors import QmeshError
 from qmesh.host.log.events import report_event
-from qmesh.host.metrics.http_server import MetricsServer
 from qmesh.host.metrics.public_file import remove_public_file, replace_public_file
 from qmesh.host.network import links
 from qmesh.mesh.metrics.outlets import (
@@ -24,6 +23,9 @@ from qmesh.mesh.metrics.outlets import (
     refuse_metrics_address,
 )
 from qmesh.mesh.values import Endpoint
+
+if TYPE_CHECKING:  # few machines are asked by Prometheus itself
+    from qmesh.host.metrics.http_server import MetricsServer
 
 FILE_S: Final = 15.0
 """Seconds between two times that the file is written."""
@@ -149,6 +151,8 @@ class MetricsOutlets:
         return place, None if settings.control else link.index
 
     def _start_server(self, here: Local, wanted: tuple[Endpoint, int | None]) -> None:
+        from qmesh.host.metrics.http_server import MetricsServer  # noqa: PLC0415 - see above
+
         place, index = wanted
         server = MetricsServer(
             place,

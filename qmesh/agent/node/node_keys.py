@@ -21,7 +21,7 @@ from qmesh.host import config_directory
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.log.events import report_event
-from qmesh.host.registry import Registry
+from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit.surroundings import OtherKeys
 from qmesh.mesh.node_keys.differences import KeyDifferences, describe_fetch, describe_keys
@@ -197,7 +197,7 @@ class KeyComparer:
         }
         if not came:
             return
-        with Registry(self._state.registry_file) as registry:
+        with open_registry(self._state.registry_file) as registry:
             shared = registry.find_preshared_keys(came)
         for address, key in shared.items():
             with contextlib.suppress(EnrolmentRefused):
@@ -208,7 +208,7 @@ class KeyComparer:
                     self._new.add(address)
 
     def _compare(self, identity: NodeIdentity, addresses: list[str]) -> None:
-        with Registry(self._state.registry_file) as registry:
+        with open_registry(self._state.registry_file) as registry:
             inventory = registry.inventory()
             shared = registry.find_preshared_keys(addresses)
         needed = list_needed_keys(inventory.node)

@@ -22,7 +22,7 @@ from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.log.events import report_event
 from qmesh.host.network import tcp_probe
-from qmesh.host.registry import Registry
+from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh.inventory import list_workers
@@ -150,7 +150,7 @@ class NodeConfigFollower:
         # The control role passes within one revision: its file is another one on either side.
         if not here.settings.control:
             return file, here.inventory.control, here.inventory.revision
-        with Registry(self._state.registry_file) as registry:
+        with open_registry(self._state.registry_file) as registry:
             return file, here.inventory.control, registry.revision()
 
     def _restart_due(self, here: Local, waiting: DueRestarts) -> None:

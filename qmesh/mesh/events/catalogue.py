@@ -24,6 +24,7 @@ EVENTS: Final[Mapping[str, Level]] = {
     "agent-failing": "warning",
     "agent-recovered": "notice",
     "agent-hung": "warning",
+    "agent-extended": "info",
     "agent-blind": "err",
     "agent-lock-unknown": "warning",
     "agent-installed": "info",
