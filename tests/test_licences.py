@@ -19,6 +19,7 @@ DEPENDENCIES = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["
 OFFICIAL = "ceaa498a540861c56992f2d709dc41f0e807ada913bfb403ce72c20d47049b49"
 """SHA-256 of py/nftables.py of nftables 0.9.8 to 1.0.2, from Debian's python3-nftables 0.9.8-3.1+deb11u2."""
 ADVISED = {
+    "cryptography": (50, 0, 0),  # CVE-2026-69247; before: CVE-2026-39892, 26007, GHSA-537c-gmf6-5ccf
     "h11": (0, 16, 0),  # CVE-2025-43859
     "typer": (0, 28, 0),  # before, it took any click: CVE-2026-7246, which its makers dispute
 }
@@ -84,7 +85,7 @@ def ask_what_is_inside(*words: str) -> subprocess.CompletedProcess[str]:
 def test_what_qmesh_needs_is_under_licences_that_are_allowed():
     done = ask_what_is_inside("list")
     assert (done.returncode, done.stderr) == (0, "")
-    assert {"pip-nftables", "pydantic-core", "qmesh", "typer"} <= {
+    assert {"cryptography", "pip-nftables", "pydantic-core", "qmesh", "typer"} <= {
         line.partition(" ")[0] for line in done.stdout.splitlines()
     }
 
@@ -149,6 +150,6 @@ def test_the_copyright_file_has_each_library_with_its_holder_and_its_text():
     site = "usr/lib/qmesh/lib/python*/site-packages"
     assert of[f"{site}/nftables.py"]["License"] == " GPL-2"
     assert "Permission is hereby granted" in of[f"{site}/h11/*"]["License"]
-    assert "\n pyo3 " in of[f"{site}/pydantic_core/*"]["Comment"]
+    assert "\n openssl " in of[f"{site}/cryptography/*"]["Comment"]
     assert "/usr/share/common-licenses/GPL-2" in text
     assert len(text) < 200_000

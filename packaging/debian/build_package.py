@@ -41,7 +41,7 @@ COMPRESSION: Final = ("-Zxz", "-z1", "--threads-max=2")
 """Into how many parts a file is cut for the processors decides on its bytes: for two, wherever it is made.
 A level of 6 takes four times as long, for a seventh less."""
 DEBIANS: Final = {"pip-nftables": "nftables"}
-"""What is Debian's, and which folder: GPL-2.0-only in the package would be for all of it."""
+"""What is Debian's, and which folder: GPL-2.0-only does not go with OpenSSL in one package."""
 LEFT_OUT: Final = (
     "bin",  # programs of libraries, which start the Python that made them
     "*.dist-info/RECORD",  # of files that are not all here; dpkg has its own list, and sums

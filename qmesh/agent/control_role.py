@@ -12,6 +12,7 @@ import secrets
 import time
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local, load_local, read_held_membership
@@ -44,7 +45,6 @@ from qmesh.mesh.protocol.membership import (
     sign_membership,
     verify_membership,
 )
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Secret, SecretStruct
 
 _ANSWER_S = 10.0

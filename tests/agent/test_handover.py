@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import itertools
-import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import control_role
 from qmesh.agent.commands import handover
@@ -278,7 +278,7 @@ def test_a_successor_does_not_say_that_it_holds_what_it_could_not_take_over_by(m
         newer.deserialize(fits.registry[:18] + b"\1\1" + fits.registry[20:])
         newer.execute("PRAGMA user_version = 999")
         of_a_newer_qmesh = newer.serialize()
-    another_key = secrets.token_bytes(32)
+    another_key = Ed25519PrivateKey.generate().private_bytes_raw()
     others = (
         msgspec.structs.replace(fits, registry=of_a_newer_qmesh),
         msgspec.structs.replace(fits, registry=b""),

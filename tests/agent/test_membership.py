@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.commands.join.steps import _wait_for_control_node
 from qmesh.agent.commands.rotate_key import _wait_for_key
@@ -38,7 +39,6 @@ from qmesh.mesh.protocol.membership import (
     sign_membership,
 )
 from qmesh.mesh.protocol.membership_conflict import read_proof
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Secret
 from tests.support.factories import machine, mesh
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-import secrets
 import sqlite3
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.daemon import membership_api
 from qmesh.agent.daemon.loop_events import LookRequests
@@ -49,7 +49,6 @@ from qmesh.mesh.protocol.node_files import (
     decrypt_node_files,
     encrypt_request,
 )
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Secret
 from tests.support.factories import key
 from tests.support.node_identity import IDENTITY, PEER_KEY
@@ -469,7 +468,7 @@ def test_a_control_node_that_is_an_older_copy_gives_out_nothing_once_a_member_ha
     own = apply_update(read_update(shown), None)
     assert state.membership_conflict.read() is None
     stranger = sign_membership(
-        msgspec.structs.replace(held, revision=held.revision + 3), Ed25519PrivateKey(secrets.token_bytes(32))
+        msgspec.structs.replace(held, revision=held.revision + 3), Ed25519PrivateKey.generate()
     )
     for proof, sender in (
         (build_proof(stranger, own, held.revision), B),

@@ -28,16 +28,18 @@ LIGHT = {"backports", "nftables", "shellingham", "annotated_doc", "typing_extens
 """Libraries that take less than two milliseconds, and one that typer or msgspec loads anyway."""
 
 ALWAYS = {"typer", "msgspec"}
-NODE = {*ALWAYS, "yaml", "qmesh.mesh.nodeconfig"}
+STATE = {*ALWAYS, "cryptography"}
+"""Whoever reads the state directory has its keys."""
+NODE = {*STATE, "yaml", "qmesh.mesh.nodeconfig"}
 """Whoever reads the node's config.yml."""
 REGISTRY = {"sqlite3"}
 """Whoever has nothing to do without a registry; others open it where the machine has one."""
 
 LOADS: dict[str, set[str]] = {
     "init": {*NODE, *REGISTRY},
-    "invite": {*ALWAYS, *REGISTRY},
+    "invite": {*STATE, *REGISTRY},
     "join": {*NODE, "h11"},
-    "admit": {*ALWAYS, *REGISTRY},
+    "admit": {*STATE, *REGISTRY},
     "import": NODE,
     "set": {*NODE, *REGISTRY},
     "pause": {*NODE, *REGISTRY},
@@ -45,22 +47,22 @@ LOADS: dict[str, set[str]] = {
     "remove": {*NODE, *REGISTRY},
     "status": NODE,
     "metrics": NODE,
-    "page": {*ALWAYS, "h11", "asyncio", "ssl"},
-    "log": {*ALWAYS, *REGISTRY},
+    "page": {*STATE, "h11", "asyncio", "ssl"},
+    "log": {*STATE, *REGISTRY},
     "check": {*NODE, *REGISTRY, "qmesh.mesh.foreign.kernel_rules"},
-    "plan": ALWAYS,
+    "plan": STATE,
     "apply": NODE,
-    "confirm": ALWAYS,
-    "undo": ALWAYS,
-    "down": ALWAYS,
-    "rotate-key": ALWAYS,
-    "export": {*ALWAYS, "yaml"},
-    "restart": ALWAYS,
+    "confirm": STATE,
+    "undo": STATE,
+    "down": STATE,
+    "rotate-key": STATE,
+    "export": {*STATE, "yaml"},
+    "restart": STATE,
     "uninstall": {*NODE, *REGISTRY},
     "render-config": NODE,
     "node-files": NODE,
-    "units": ALWAYS,
-    "backup": {*ALWAYS, *REGISTRY},
+    "units": STATE,
+    "backup": {*STATE, *REGISTRY},
     "restore": {*NODE, *REGISTRY},
     "handover": {*NODE, *REGISTRY},
     "agent": ALWAYS,
@@ -74,7 +76,6 @@ NEVER = {
         "rich",
         "pydantic",
         "pyroute2",
-        "cryptography",
         "unittest",
     },
     "qmesh.host.firewall.holder": {

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host import wireguard
 from qmesh.host.network import links, netlink_messages
 from qmesh.host.wireguard import device, genetlink_messages, kernel, uapi, userspace
-from qmesh.mesh.protocol.openssl import X25519PrivateKey
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support.factories import key

@@ -7,6 +7,7 @@ import hashlib
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,6 @@ from qmesh.mesh.protocol.backup_file import (
     is_encrypted,
 )
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import REVISION_JUMP, Endpoint, Secret
 
 KEY = base64.b64encode(bytes(range(32))).decode()

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +35,6 @@ from qmesh.mesh.protocol.membership import (
     sign_membership,
     verify_membership,
 )
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support.invitations import MESH, SIGNING_KEY, VERIFICATION_KEY
 

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.inventory import Inventory
@@ -14,7 +15,6 @@ from qmesh.mesh.protocol.membership_conflict import (
     read_membership_content,
     read_proof,
 )
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import key, machine, mesh
 

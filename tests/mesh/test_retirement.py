@@ -5,6 +5,7 @@ import ipaddress
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.links.retirement import (
@@ -20,7 +21,6 @@ from qmesh.mesh.links.retirement import (
 )
 from qmesh.mesh.machine import Machine, PendingKey
 from qmesh.mesh.protocol.aead import encrypt_message
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Secret
 from tests.support.factories import key
 from tests.support.factories import mesh as mesh_of

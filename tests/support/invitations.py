@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from qmesh.mesh.protocol.enrolment import (
     Invitation,
     compute_mesh_identifier,
     derive_public_key,
 )
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Endpoint, Secret
 
 SIGNING_KEY = Ed25519PrivateKey.from_private_bytes(b"s" * 32)

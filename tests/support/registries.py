@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.host.registry import IssuedInvitation, Registry
 from qmesh.mesh.events.mesh_events import EventKind
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.enrolment import Redemption, build_redemption, derive_invitation_keys
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import key, mesh
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _MESSAGE: Final = bytes(64)
 _AT_ONCE: Final = 16

@@ -6,11 +6,13 @@ import base64
 import secrets
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from qmesh.errors import JOIN_ANEW, RESTORE, QmeshError, StateUnreadable
 from qmesh.host import files
 from qmesh.host.state.documents import Document, KeyOrigin, SuccessorKey
 from qmesh.mesh.protocol.enrolment import derive_public_key
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.values import Secret
 
 
@@ -40,10 +42,7 @@ class KeyFiles:
 
     @staticmethod
     def _generate_key(path: Path) -> Secret:
-        raw = bytearray(secrets.token_bytes(32))
-        # As it is used, and as WireGuard then shows it. Source: RFC 7748, section 5, "decodeScalar25519".
-        raw[0] &= 248
-        raw[31] = raw[31] & 127 | 64
+        raw = X25519PrivateKey.generate().private_bytes_raw()
         key = Secret(base64.b64encode(raw).decode())
         files.write(path, key.reveal().encode() + b"\n")
         return key

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from qmesh.errors import BadInput, KernelRefused, NeedsRoot
 from qmesh.host.network.netlink import build_kernel_error
 from qmesh.host.system import heartbeat, processes
@@ -27,7 +29,6 @@ from qmesh.host.wireguard.device import (
     normalize_allowed_ips,
     parse_endpoint,
 )
-from qmesh.mesh.protocol.openssl import X25519PrivateKey
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 

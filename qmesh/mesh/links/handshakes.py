@@ -14,8 +14,10 @@ import struct
 from typing import Final
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from qmesh.mesh.protocol.openssl import ChaCha20Poly1305, InvalidTag, X25519PrivateKey, X25519PublicKey
 from qmesh.mesh.values import Secret
 
 INITIATION_TYPE: Final = 1

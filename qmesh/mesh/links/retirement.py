@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey, Ed25519PublicKey, InvalidSignature
 from qmesh.mesh.values import Secret, SecretStruct, UnixTime, validate_machine_name, validate_wireguard_key
 
 MOST_RETIRED: Final = 64

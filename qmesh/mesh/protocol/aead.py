@@ -9,9 +9,13 @@ from __future__ import annotations
 import base64
 from typing import Final
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.decode import SAME_VERSION
-from qmesh.mesh.protocol.openssl import ChaCha20Poly1305, InvalidTag, derive_hkdf
 from qmesh.mesh.values import Secret
 
 NONCE_OCTETS: Final = 12
@@ -43,4 +47,4 @@ def derive_cipher(shared: Secret, *, info: bytes, salt: bytes = b"qmesh sealed 1
 
 def derive_key(secret: bytes, *, salt: bytes, info: bytes) -> bytes:
     """32 octets for one purpose. Source: RFC 5869."""
-    return derive_hkdf(secret, salt=salt, info=info)
+    return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(secret)

@@ -15,6 +15,10 @@ import hashlib
 from typing import Final
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from qmesh.errors import BadInput, QmeshError
 from qmesh.mesh.changes import set_endpoints
@@ -22,7 +26,6 @@ from qmesh.mesh.decode import Malformed, decode_msgpack
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
 from qmesh.mesh.protocol.enrolment import compute_mesh_identifier, derive_public_key
-from qmesh.mesh.protocol.openssl import ChaCha20Poly1305, Ed25519PrivateKey, InvalidTag, derive_scrypt
 from qmesh.mesh.values import REVISION_JUMP, Endpoint, Secret, SecretStruct, UnixTime
 
 MAGIC: Final = b"qmesh backup\r\n\x1a\n"
@@ -133,7 +136,7 @@ def _decrypt_body(head: bytes, rest: bytes, passphrase: bytes) -> bytes:
 
 
 def _cipher(passphrase: bytes, salt: bytes) -> ChaCha20Poly1305:
-    return ChaCha20Poly1305(derive_scrypt(passphrase, salt=salt, n=_SCRYPT_N, r=8, p=1))
+    return ChaCha20Poly1305(Scrypt(salt=salt, length=32, n=_SCRYPT_N, r=8, p=1).derive(passphrase))
 
 
 def find_mismatched_key(

@@ -18,6 +18,7 @@ import re
 from typing import Annotated, Any, Final
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.mesh.decode import decode_json, refuse_malformed
@@ -25,7 +26,6 @@ from qmesh.mesh.machine import validate_worker_count
 from qmesh.mesh.networks import refuse_endpoint_inside
 from qmesh.mesh.protocol.aead import derive_key
 from qmesh.mesh.protocol.armor import decode_carried, decode_line, encode_line
-from qmesh.mesh.protocol.openssl import X25519PrivateKey, X25519PublicKey
 from qmesh.mesh.reachability.public_host import parse_public_host
 from qmesh.mesh.values import (
     Endpoint,

@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, derive_cipher
 from qmesh.mesh.protocol.armor import decode_carried, decode_line, encode_line
-from qmesh.mesh.protocol.openssl import ChaCha20Poly1305, InvalidTag
 from qmesh.mesh.values import Secret
 
 REQUEST_PREFIX: Final = "qmesh-request1"

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.decode import SAME_VERSION, Malformed, decode_json, decode_msgpack, refuse_malformed
 from qmesh.mesh.inventory import Inventory, list_members
 from qmesh.mesh.protocol.aead import decrypt_message, encrypt_message
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey, Ed25519PublicKey, InvalidSignature
 from qmesh.mesh.values import MOST_REVISION, Secret, quote_text
 
 try:

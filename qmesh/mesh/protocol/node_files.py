@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from typing import Annotated, Final
 
 import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from qmesh.errors import EnrolmentRefused
 from qmesh.mesh.decode import SAME_VERSION, Malformed, decode_msgpack
 from qmesh.mesh.protocol.aead import NONCE_OCTETS, decrypt_message, derive_key, encrypt_message
-from qmesh.mesh.protocol.openssl import ChaCha20Poly1305, InvalidTag, X25519PrivateKey, X25519PublicKey
 from qmesh.mesh.values import Secret, SecretStruct
 
 REQUEST: Final = b"a request for the node's files"

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Final, NamedTuple
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent import backup_contents
 from qmesh.agent.audit import reporter
@@ -118,7 +119,6 @@ from qmesh.mesh.protocol import (
     node_files,
     versions,
 )
-from qmesh.mesh.protocol.openssl import Ed25519PrivateKey
 from qmesh.mesh.routes.tables import describe_rule
 from qmesh.mesh.state import Guard, Peer, Tunnel
 from qmesh.mesh.systemd import due_restarts, node_restarts, units

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import secrets
 import signal
 import socket
 import sys
@@ -22,13 +21,13 @@ import time
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.enrolment import Invitation, build_redemption, parse_invitation
-from qmesh.mesh.protocol.openssl import X25519PrivateKey
 from tests.support.waiting import pause
 
 PORT = 51821
@@ -48,7 +47,7 @@ def serve() -> None:
 
 def redeem(invitation: Invitation, found: list[tuple[float, int]]) -> None:
     """Redeem, with a key of one's own."""
-    key = base64.b64encode(X25519PrivateKey(secrets.token_bytes(32)).public_key().public_bytes_raw()).decode()
+    key = base64.b64encode(X25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
     message = build_redemption(invitation.derived_keys, public_key=key, workers=1, endpoint=None)
     while not GO.exists():
         pause()
