@@ -26,15 +26,24 @@ own_machine = pytest.mark.usefixtures("own_machine")
 
 @contextlib.contextmanager
 def working(work: Callable[[int], object]) -> Iterator[None]:
-    """Another process that does `work` over and over, counting, until it is killed half way."""
+    """Another process that does `work` over and over, counting, until it is killed half way.
+
+    It has done it once when this begins.
+    """
+    begun, begins = os.pipe()
     identifier = os.fork()
     if identifier == 0:
         with contextlib.suppress(BaseException):
             os.umask(0)
-            for number in range(10**9):
+            work(0)
+            os.write(begins, b"x")
+            for number in range(1, 10**9):
                 work(number)
         os._exit(1)
+    os.close(begins)
     try:
+        with os.fdopen(begun, "rb") as reading:
+            assert reading.read(1) == b"x"
         yield
     finally:
         os.kill(identifier, signal.SIGKILL)
