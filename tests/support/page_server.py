@@ -20,6 +20,8 @@ TOKEN: Final = "t0ken"
 class ServedPage:
     """At a free port of loopback. view, error: what it is told when it asks the next time.
 
+    It asks at its start as well, and is answered when somebody has looked at `port`, or at `url`: what a test
+    sets before that is all that it shows.
     token: empty for what `ssh -L` forwards to a port from a socket.
     """
 
@@ -27,13 +29,23 @@ class ServedPage:
         self.view = view or build_view()
         self.error: MachineRefused | None = None
         self.listening = open_page_port(0)
-        self.port = int(self.listening.getsockname()[1])
-        self.url = f"http://{HOST}:{self.port}/{f'{token}/' if token else ''}"
+        self._token = token
+        self._is_wanted = threading.Event()
         self.server = PageServer(self.listening, read_page_files(), token, self._find_view)
         self._thread = threading.Thread(target=self.server.run)
         self._thread.start()
 
+    @property
+    def port(self) -> int:
+        self._is_wanted.set()
+        return int(self.listening.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}/{f'{self._token}/' if self._token else ''}"
+
     def _find_view(self) -> ClusterView:
+        self._is_wanted.wait()
         if self.error is not None:
             raise self.error
         return self.view
@@ -45,6 +57,7 @@ class ServedPage:
         asyncio.run_coroutine_threadsafe(telling, self.server.loop).result(patience(30))
 
     def stop(self) -> None:
+        self._is_wanted.set()
         self.server.stop()
         self._thread.join(patience(30))
         assert not self._thread.is_alive()
