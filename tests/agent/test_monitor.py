@@ -6,7 +6,7 @@ import contextlib
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,6 +15,7 @@ from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.daemon.membership_server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.supervisor import LOOK, Troubles
+from qmesh.errors import MachineRefused
 from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
 from qmesh.host.system.heartbeat import Pulse
@@ -121,3 +122,28 @@ def test_a1_a_holder_that_a_command_is_starting_is_not_ended_and_one_that_hangs_
     for _ in range(4):
         monitor._probe_holder()
     assert len(begun_anew) == begun
+
+
+class FailingService:
+    """One that says of its registry that it is missing. meanwhile: what happens before it is heard."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self._meanwhile = meanwhile
+
+    def probe(self, *, wait_s: float) -> None:
+        assert wait_s > 0
+        self._meanwhile()
+        raise MachineRefused("it answers: its registry is missing", hint="")
+
+
+@pytest.mark.parametrize(
+    ("changed", "troubles"),
+    [({}, 1), ({"_running": None}, 0), ({"_answered": "the new control node's answer"}, 0)],
+    ids=["nothing", "ended", "handed over"],
+)
+def test_a1_a_service_whose_registry_has_gone_with_its_role_is_no_trouble(monitor, changed, troubles):
+    service = monitor._service
+    failing = FailingService(lambda: vars(service).update(changed))
+    service._running = ("place", failing, "control node")
+    monitor._probe_service()
+    assert len(service._troubles.list_troubles()) == troubles

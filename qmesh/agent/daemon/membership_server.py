@@ -105,8 +105,8 @@ class MembershipService:
         event: the registry's last one.
         """
         if not here.settings.control:
-            self._succeeded = self._answered = None
             self.stop()
+            self._succeeded = self._answered = None
             self._troubles.clear(SERVICE)
             return
         self._ensure_running(here)
@@ -128,8 +128,8 @@ class MembershipService:
         self.retiring.start()
         if self._answered is not None:
             control_role.become_member(self._state, self._answered)
-            self._succeeded = self._answered = None
             self.stop()  # before the tunnels to the members go: it tells them
+            self._succeeded = self._answered = None
             self._look()
 
     def _ask_new_control_node(self) -> None:
@@ -227,8 +227,12 @@ class MembershipService:
         try:
             running[1].probe(wait_s=wait_s)
         except QmeshError:
+            if self._answered is not None or self._running is not running:
+                return  # it is to end, or has ended meanwhile
             self.serves = False
             raise
+        if self._running is not running:
+            return
         self.serves = True
         self._troubles.clear(SERVICE)
         if not was_seen:
