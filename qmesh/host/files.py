@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,6 +133,47 @@ def _replace_file(path: Path, octets: bytes, mode: int, owner: tuple[int, int] |
         os.fsync(descriptor)
         temporary.replace(path)
     sync_directory(path.parent)
+
+
+def replace_together(changes: Mapping[Path, bytes | Path | None]) -> None:
+    """Change files of one directory as one durable step: in this order, and on the disk before this returns.
+
+    changes: what each is to hold, 0600; or the file there that takes its place; or None: it is to be gone.
+    All octets are on the disk before the first file is another, so a disk that is full changes none. After
+    a power failure those before some point are new, and the others as they were. Raises MachineRefused.
+    """
+    directory = next(iter(changes)).parent
+    try:
+        try:
+            _change_files(changes)
+        except OSError as error:
+            if error.errno not in disk_reserve.FULL or not disk_reserve.release_reserve(directory):
+                raise
+            _change_files(changes)
+        sync_directory(directory)
+    except OSError as error:
+        names = " and ".join(path.name for path, wanted in changes.items() if wanted is not None)
+        raise MachineRefused(
+            f"{names} in {directory} could not be written: {_describe_error(error)}",
+            hint=explain_refused_write(next(iter(changes)), next(iter(changes)), error),
+        ) from None
+
+
+def _change_files(changes: Mapping[Path, bytes | Path | None]) -> None:
+    with contextlib.ExitStack() as opened:
+        wanted: dict[Path, Path | None] = {}
+        for path, change in changes.items():
+            if isinstance(change, bytes):
+                descriptor, wanted[path] = opened.enter_context(_create_temporary(path))
+                _write_all(descriptor, change)
+                os.fsync(descriptor)
+            else:
+                wanted[path] = change
+        for path, new in wanted.items():
+            if new is None:
+                path.unlink(missing_ok=True)
+            else:
+                new.replace(path)
 
 
 def write_new(path: Path, octets: bytes) -> None:

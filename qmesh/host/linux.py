@@ -21,7 +21,12 @@ from qmesh.host.network.kernel_routes.tunnel import (
 )
 from qmesh.host.state.directory import State
 from qmesh.mesh.guard.parse import build_observed_guard
-from qmesh.mesh.guard.scripts import render_change_script, render_load_script, render_unload_script
+from qmesh.mesh.guard.scripts import (
+    render_change_script,
+    render_held_script,
+    render_load_script,
+    render_unload_script,
+)
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.plan.steps import (
     AddAddress,
@@ -190,11 +195,16 @@ class Linux:
     def _apply(self, step: Step, *alike: Step) -> None:
         match step:
             case LoadGuard(old=old, new=guard):
-                # The boot guard first: should the power go in between, closed is what comes up.
-                files.write(self._state.guard_file, render_load_script(guard).encode())
+                # The files of the next boot first: should the power go in between, closed is what comes up.
+                files.replace_together(
+                    {
+                        self._state.guard_file: render_load_script(guard).encode(),
+                        self._state.held_file: render_held_script(guard).encode(),
+                    }
+                )
                 _change_table(old, guard)
                 tcp_connections.close_disallowed_connections(guard)
-                holder_client.hold_guard(self._state, guard)
+                holder_client.hold_saved_guard(self._state)
             case UnloadGuard():
                 unload_guard(self._state)
             case ReservePorts(new=wanted):

@@ -451,3 +451,98 @@ def test_a_directory_with_however_many_entries_is_not_held_in_memory(tmp_path):
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert int(done.stdout) < 1_000_000, "the table of interned names may grow once"
+
+
+def changed_together(directory: Path) -> dict[Path, bytes | Path | None]:
+    """A file that is made, one that takes another's place, one that goes, and one that is replaced last."""
+    files.write(directory / "next", b"next")
+    files.write(directory / "private", b"private")
+    files.write(directory / "gone", b"gone")
+    files.write(directory / "last", b"old")
+    return {
+        directory / "first": b"first",
+        directory / "private": directory / "next",
+        directory / "gone": None,
+        directory / "never": None,
+        directory / "last": b"new",
+    }
+
+
+AFTER = {"first": b"first", "private": b"next", "last": b"new"}
+
+
+def contents_of(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_files_that_belong_together_are_changed_in_order_and_synced_once(tmp_path, monkeypatch):
+    changes = changed_together(tmp_path)
+    done: list[str] = []
+    replace = os.replace
+
+    def replaced(old: Path, new: Path) -> None:
+        done.append(f"replace {new.name}")
+        replace(old, new)
+
+    def synced(number: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{number}').readlink()}")
+
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", synced)
+    files.replace_together(changes)
+
+    order = [each if each.startswith("replace") else "sync" for each in done]
+    assert order == ["sync", "sync", "replace first", "replace private", "replace last", "sync"]
+    assert done[-1] == f"sync {tmp_path}"
+    assert contents_of(tmp_path) == AFTER
+    assert set(modes_in(tmp_path).values()) == {0o600}
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_what_is_cut_off_between_them_is_some_of_them_in_order_and_can_be_done_again(
+    tmp_path, monkeypatch, at
+):
+    changes = changed_together(tmp_path)
+    before = contents_of(tmp_path)
+    left = at
+
+    def cut(real: Callable[..., object]) -> Callable[..., object]:
+        def cutting(*words: object, **rest: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return real(*words, **rest)
+
+        return cutting
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "fsync"):
+            patch.setattr(os, name, cut(getattr(os, name)))
+        with pytest.raises(KeyboardInterrupt):
+            files.replace_together(changes)
+    found = contents_of(tmp_path)
+    assert (found["last"], "gone" in found) == (b"old", at < 4)
+    assert ("first" in found) == (at > 2)
+    assert found == before or at > 2  # whatever is not on the disk yet has changed nothing
+    assert names_in(tmp_path) == sorted(found)  # and no temporary file is left
+
+    if "next" not in found:
+        changes.pop(tmp_path / "private")
+    files.replace_together(changes)
+    assert contents_of(tmp_path) == AFTER
+
+
+@lab
+@own_machine
+def test_a_disk_that_is_full_for_one_of_them_changes_none():
+    with small_disk() as disk:
+        changes = changed_together(disk)
+        before = contents_of(disk)
+        changes[disk / "last"] = b"new" * 100_000
+
+        with pytest.raises(MachineRefused, match="could not be written: No space left") as refused:
+            files.replace_together(changes)
+
+        assert "first and private and last in" in refused.value.message
+        assert contents_of(disk) == before

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput, MachineRefused, StateUnreadable
+from qmesh.host import files
 from qmesh.host.state import lock as state_lock
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import (
@@ -450,6 +451,11 @@ def test_keys_of_two_machines_are_not_the_same(tmp_path):
     assert len({state.keys.ensure_signing_key().private_bytes_raw() for state in states}) == 2
 
 
+def activate(state: State, public_key: str) -> None:
+    if change := state.keys.plan_activation(public_key):
+        files.replace_together(change)
+
+
 def test_a_machine_that_takes_its_own_place_has_a_key_of_its_own_for_each_invitation(state):
     """Whoever has a copy of the old one goes on calling with it."""
     first, second = "1" * 32, "2" * 32
@@ -461,11 +467,11 @@ def test_a_machine_that_takes_its_own_place_has_a_key_of_its_own_for_each_invita
     assert key not in {old, state.keys.read_private_key()}
     assert state.keys.read_private_key() == old  # until the machine is a member by the new one
     assert state.keys.ensure_joining_key(first, is_replacing=True) == (key, False)  # cut off, and run again
-    state.keys.activate_joining_key(derive_public_key(old))
+    activate(state, derive_public_key(old))
     assert state.keys.read_joining_key() == key
-    state.keys.activate_joining_key(derive_public_key(key))
+    activate(state, derive_public_key(key))
     assert (state.keys.read_private_key(), state.keys.read_joining_key()) == (key, None)
-    state.keys.activate_joining_key(derive_public_key(key))
+    activate(state, derive_public_key(key))
     assert state.keys.ensure_joining_key(first, is_replacing=True) == (key, False)  # cut off after that
     another, is_new = state.keys.ensure_joining_key(second, is_replacing=True)
     assert is_new

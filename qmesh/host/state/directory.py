@@ -52,6 +52,7 @@ from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.rollback import RollbackRecord
 from qmesh.mesh.state import Guard
 from qmesh.mesh.systemd.due_restarts import DueRestarts
+from qmesh.mesh.values import Secret
 
 _ANEW = f"on a member: {JOIN_ANEW}; on a control node: {RESTORE}"
 _NOTIFY_ANEW = "delete it, and run `qmesh set --notify` again with the URLs"
@@ -245,7 +246,27 @@ class State:
 
     def save_settings(self, settings: Settings) -> None:
         """Remember; durable when this returns."""
-        files.write(self._settings.path, msgspec.json.format(msgspec.json.encode(settings)))
+        files.write(self._settings.path, _encode_settings(settings))
+
+    def save_membership(
+        self, public_key: str, preshared: Secret, membership: bytes, settings: Settings
+    ) -> None:
+        """Be a member, in one durable step: the settings, which make this machine one, are the last.
+
+        public_key: the one that this membership has for this machine.
+        """
+        files.replace_together(
+            {
+                **self.keys.plan_preshared_key(preshared),
+                self.membership_file: membership,
+                **self.keys.plan_activation(public_key),
+                self.key_retirement.path: None,
+                # After it: until then the key that it tells of is in no membership here.
+                self.key_rotation.path: None,
+                self._settings.path: _encode_settings(settings),
+                self.unfinished_redemption.path: None,
+            }
+        )
 
     def remove_mesh_state(self, *, keep_private_key: bool) -> None:
         """Delete the files of the mesh: the settings first, so that leftovers of the others mean nothing."""
@@ -356,3 +377,7 @@ class State:
         except StateUnreadable:
             guard = self._read_guard_file()
             return NodePorts(owner=0, ports=() if guard is None else guard.own_ports)
+
+
+def _encode_settings(settings: Settings) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(settings))

@@ -78,11 +78,12 @@ class KeyFiles:
         """The key with which this machine is about to take its own place; None where there is none."""
         return self._read_key(self.joining_file)
 
-    def activate_joining_key(self, public_key: str) -> None:
-        """Make it this machine's private key, where it is the one with that public key; durable."""
+    def plan_activation(self, public_key: str) -> dict[Path, bytes | Path | None]:
+        """What makes the joining key this machine's private key, where it is the one with that public key."""
         joining = self.read_joining_key()
-        if joining is not None and derive_public_key(joining) == public_key:
-            files.move(self.joining_file, self.private_file)
+        if joining is None or derive_public_key(joining) != public_key:
+            return {}
+        return {self.private_file: self.joining_file}
 
     def discard_joining_key(self, public_key: str) -> None:
         """Have the key with that public key no more, which was made for a join that told nobody of it."""
@@ -104,8 +105,11 @@ class KeyFiles:
 
     def save_preshared_key(self, key: Secret) -> None:
         """Remember the key that a worker machine shares with the control node, and with no next one yet."""
-        files.write(self.preshared_file, key.reveal().encode() + b"\n")
-        self._successor.remove()
+        files.replace_together(self.plan_preshared_key(key))
+
+    def plan_preshared_key(self, key: Secret) -> dict[Path, bytes | Path | None]:
+        """What `save_preshared_key` does, for `files.replace_together`."""
+        return {self.preshared_file: key.reveal().encode() + b"\n", self._successor.path: None}
 
     def _read_key(self, path: Path) -> Secret | None:
         octets = files.read(path, limit=1024)

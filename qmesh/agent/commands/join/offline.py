@@ -23,7 +23,6 @@ from qmesh.agent.commands.join.steps import (
     refuse_another_mesh,
     refuse_collisions,
     refuse_control,
-    save_membership,
     state_without_tunnel,
     write_config,
 )
@@ -185,7 +184,7 @@ def _become_member(state: State, answer: JoinAnswer) -> None:
             listen_port=asked.listen_port,
         )
     settings = _build_settings(state, asked, offered)
-    save_membership(state, asked.redemption.public_key, asked.preshared_key, octets, settings)
+    state.save_membership(asked.redemption.public_key, asked.preshared_key, octets, settings)
 
 
 def _refuse_another_key(state: State, asked: SentRequest) -> None:

@@ -19,7 +19,6 @@ from qmesh.agent.commands.join.steps import (
     is_member,
     refuse_another_mesh,
     refuse_control,
-    save_membership,
     state_without_tunnel,
     warn_of_announcement,
     write_config,
@@ -115,9 +114,9 @@ def _become_member(state: State, joiner: Joiner, *, apply: bool) -> None:
             signed = apply_update(read_update(answer), None)
             inventory = verify_membership(signed, wanted.verification_key, mesh=wanted.mesh)
             refuse_unlisted_machine(inventory, wanted.name, wanted.address, joiner.public_key)
-            settings = _build_settings(joiner, endpoint)
-            save_membership(
-                state, joiner.public_key, joiner.preshared_key, encode_membership(signed), settings
+            settings = _build_settings(joiner, endpoint, apply=apply)
+            state.save_membership(
+                joiner.public_key, joiner.preshared_key, encode_membership(signed), settings
             )
     except BaseException:
         if joiner.has_new_key and not sent:
@@ -138,7 +137,7 @@ def _find_revert_state(state: State, joiner: Joiner, linux: Linux) -> NodeState:
     return msgspec.structs.replace(before, guard=guard, reserved_ports=joiner.ports)
 
 
-def _build_settings(joiner: Joiner, answered: Endpoint) -> Settings:
+def _build_settings(joiner: Joiner, answered: Endpoint, *, apply: bool) -> Settings:
     others = (endpoint for endpoint in joiner.invitation.endpoints if endpoint != answered)
     return Settings(
         **joiner.options.stored_fields(),
@@ -147,7 +146,7 @@ def _build_settings(joiner: Joiner, answered: Endpoint) -> Settings:
         control=False,
         verification_key=joiner.invitation.verification_key,
         control_endpoints=(answered, *others),
-        up=False,
-        guarded=bool(joiner.ports),
+        up=apply,
+        guarded=apply or bool(joiner.ports),
         invitation=joiner.invitation.derived_keys.identifier,
     )

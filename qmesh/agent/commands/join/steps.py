@@ -33,7 +33,7 @@ from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
-from qmesh.host.state.documents import LocalOptions, Settings
+from qmesh.host.state.documents import LocalOptions
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
 from qmesh.mesh.routes.detours import TunnelPlace
@@ -41,7 +41,6 @@ from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import (
     DEFAULT_LISTEN_PORT,
     Endpoint,
-    Secret,
 )
 
 log = logging.getLogger("qmesh")
@@ -209,21 +208,6 @@ def warn_of_announcement(here: Local, announce: str | None) -> None:
             "%s is a member already, and --announce changes nothing: run `qmesh set %s --announce %s` on %s",
             *(name, name, announce, here.inventory.control),
         )
-
-
-def save_membership(
-    state: State, public_key: str, preshared: Secret, membership: bytes, settings: Settings
-) -> None:
-    """Become a member, in the files: the settings, which make this machine one, are the last.
-
-    public_key: the one that this membership has for this machine.
-    """
-    state.keys.save_preshared_key(preshared)
-    files.write(state.membership_file, membership)
-    state.keys.activate_joining_key(public_key)
-    state.key_retirement.remove()
-    state.key_rotation.remove()  # after it: until then the key that it tells of is in no membership here
-    state.save_settings(settings)
 
 
 def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> None:
