@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -135,6 +136,15 @@ def test_a_licence_of_what_a_wheel_has_compiled_in_counts_too(tmp_path):
     done = ask_what_is_inside("list", str(tmp_path))
     assert done.returncode == 1
     assert "hidden 7 in frob: GPL-3.0-only" in done.stderr
+
+
+def test_words_after_an_expression_are_not_passed_over(monkeypatch):
+    folder = CHECKOUT / "packaging/inside"
+    monkeypatch.syspath_prepend(folder)
+    is_allowed = runpy.run_path(str(folder / "allowed.py"))["is_allowed"]
+    assert is_allowed("MIT AND (ISC OR GPL-3.0-only)")
+    for text in ("MIT GPL-3.0-only", "(MIT) GPL-3.0-only", "MIT)", "(MIT", ""):
+        assert not is_allowed(text)
 
 
 def test_the_copyright_file_has_each_library_with_its_holder_and_its_text():

@@ -115,6 +115,7 @@ def test_dpkg_is_told_what_is_in_it_whatever_the_umask(build_package, tmp_path):
         build_package.write(root / "usr/bin/qmesh", "x" * 1025, mode=0o755)
         build_package.write(root / "usr/lib/qmesh/a/module.so", "", mode=0o755)
         (root / "usr/lib/qmesh/link").symlink_to("nowhere")
+        (root / "usr/lib/qmesh/program").symlink_to("../../bin/qmesh")
         build_package.control(root, "0.9.0-1~deb12", "arm64")
         build_package.settle(root, 1_000_000_000)
     finally:
@@ -124,8 +125,8 @@ def test_dpkg_is_told_what_is_in_it_whatever_the_umask(build_package, tmp_path):
         re.findall(r"^([\w-]+): (.*)$", (root / "DEBIAN/control").read_text("utf-8"), flags=re.MULTILINE)
     )
     assert (fields["Version"], fields["Architecture"]) == ("0.9.0-1~deb12", "arm64")
-    # 2 KiB of one file and none of the other, 5 folders and a link.
-    assert fields["Installed-Size"] == "8"
+    # 2 KiB of one file and none of the other, 5 folders and 2 links.
+    assert fields["Installed-Size"] == "9"
     assert "$" not in "".join(fields.values())
     assert (root / "DEBIAN/md5sums").read_text("utf-8").splitlines() == [
         "41b2b8ce59ecc0c64c9c7ecaae3002c3  usr/bin/qmesh",

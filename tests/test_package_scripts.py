@@ -185,6 +185,10 @@ def test_what_runs_is_replaced_and_a_failure_leaves_the_package_configured(machi
     assert machine.run("postinst", "configure", "1") == ["qmesh --state /var/lib/qmesh restart"]
     assert ("run `qmesh restart`" in machine.said) == is_warned
     assert machine.run("postinst", "abort-upgrade", "1") == []
+    # What prerm ended has to run again.
+    assert machine.run("postinst", "abort-remove", "in-favour", "x", "1") == [
+        "qmesh --state /var/lib/qmesh restart"
+    ]
 
 
 def test_the_state_is_found_where_the_unit_has_it(machine):

@@ -288,6 +288,9 @@ def test_files_of_another_run_are_not_replaced(project):
 FAILING = {
     "the second suite is not built": "[[ $suite != trixie ]] || exit 1",
     "a package is of another version": "sed -i s/0.2.0/0.2.7/ qmesh/__init__.py",
+    "the last commit is taken back meanwhile": (
+        '[[ $suite != trixie ]] || git -C "$FAILING" reset --quiet --hard HEAD^'
+    ),
     "somebody commits meanwhile": 'git -C "$FAILING" commit --quiet --allow-empty --message=more',
     "somebody changes a file meanwhile": 'echo more >>"$FAILING/README.md"',
 }
@@ -296,6 +299,7 @@ FAILING = {
 @pytest.mark.parametrize("how", FAILING)
 def test_what_fails_in_the_middle_leaves_nothing_and_can_be_run_again(project, monkeypatch, how):
     project.build_by(FAILING[how])
+    project.git("commit", "--quiet", "--allow-empty", "--message=last")
     monkeypatch.setenv("FAILING", str(project.folder))
     before = project.state()
     refused(project.release())
@@ -307,6 +311,19 @@ def test_what_fails_in_the_middle_leaves_nothing_and_can_be_run_again(project, m
     project.build_by(":")
     assert project.release().returncode == 0
     assert project.git("tag") == "v0.2.0"
+
+
+def test_a_branch_that_cannot_have_the_commit_leaves_no_tag_and_no_files(project, monkeypatch):
+    """As another program of git's is at work there."""
+    lock = project.folder / ".git/index.lock"
+    project.build_by('touch "$LOCK"')
+    monkeypatch.setenv("LOCK", str(lock))
+    before = project.state()
+    assert refused(project.release()).startswith("error: 'git merge --quiet ...' ended with ")
+    assert project.state() == before
+    lock.unlink()
+    project.build_by(":")
+    assert project.release().returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -25,17 +25,19 @@ SYSTEMCTL = """#!/bin/sh
 case $* in
     show*ActiveState*) [ -e "/run/stopped/$4" ] && echo inactive || echo active ;;
     show*UnitFileState*) shift 2; for unit; do echo "Id=$unit
-UnitFileState=$([ -e "/run/stopped/$unit" ] && echo disabled || echo enabled)
+UnitFileState=$([ -e "/run/disabled/$unit" ] && echo disabled || echo enabled)
 "; done ;;
     *) echo "$@" >>/run/said ;;
 esac
 """
 
 
-def stop(*units: str) -> None:
-    """As by `systemctl disable --now`."""
+def disable(*units: str, now: bool) -> None:
+    """As by `systemctl disable`, with `--now` or without."""
     for each in units:
-        Path("/run/stopped", each).touch()
+        Path("/run/disabled", each).touch()
+        if now:
+            Path("/run/stopped", each).touch()
 
 
 def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
@@ -43,7 +45,13 @@ def prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> State:
     state = State(tmp_path / "state")
     make_control_node(state)
     state.held_file.touch()
-    for each in (Path("/run/systemd/system"), Path("/run/bin"), Path("/run/stopped"), UNITS):
+    for each in (
+        Path("/run/systemd/system"),
+        Path("/run/bin"),
+        Path("/run/stopped"),
+        Path("/run/disabled"),
+        UNITS,
+    ):
         each.mkdir(parents=True)
     Path("/run/bin/systemctl").write_text(SYSTEMCTL)
     Path("/run/bin/systemctl").chmod(0o755)
@@ -82,11 +90,20 @@ def test_units_are_read_before_anything_is_restarted_and_the_holder_comes_first(
 
 def test_what_was_disabled_or_edited_stays_so(tmp_path, monkeypatch):
     state = prepare(tmp_path, monkeypatch)
-    stop(AGENT, HOLDER)
+    disable(AGENT, HOLDER, now=True)
     result, done = run(state)
     assert result is not None
     assert (result.holder, result.agent, result.kept) == (False, False, (AGENT,))
     assert done == ["daemon-reload"]
+
+
+def test_what_was_disabled_and_runs_still_is_replaced(tmp_path, monkeypatch):
+    state = prepare(tmp_path, monkeypatch)
+    disable(AGENT, HOLDER, now=False)
+    result, done = run(state)
+    assert result is not None
+    assert (result.holder, result.agent) == (True, True)
+    assert done == ["daemon-reload", HOLDS, f"restart {AGENT}"]
 
 
 def test_the_new_agent_starts_without_the_lock_that_it_needs(tmp_path, monkeypatch):

@@ -91,6 +91,16 @@ def test_the_page_of_each_command_fits_and_says_all(name, width):
         assert f" {example}" in lines
 
 
+def test_options_that_belong_together_have_a_box_of_their_own():
+    command = load_command("set")
+    page = read_help_page(command, typer.Context(command, info_name="set"))
+    title_of = {row.name.split()[0]: box.title for box in page.boxes for row in box.rows}
+    assert title_of["NAME"] == "Arguments"
+    assert title_of["--json"] == "Options"
+    assert title_of["--workers"] == "Options for one machine, with NAME"
+    assert title_of["--node"] == "Options for the whole mesh, without NAME"
+
+
 def test_a_terminal_has_names_and_titles_bold_and_nothing_else_has():
     program = [sys.executable, "-m", "qmesh", "pause", "--help"]
     variables = {"PATH": os.environ["PATH"], "TERM": "xterm"}

@@ -201,6 +201,27 @@ def test_our_walk_through_rules_and_tables_is_the_kernels(option, write):
     assert set(kinds) >= {"qmesh0", "eth0", "no route to host", "invalid argument", "permission denied"}
 
 
+@pytest.mark.parametrize(("option", "write"), [("-4", as_it_is), ("-6", as_ipv6)])
+@pytest.mark.parametrize(
+    ("rule", "chosen", "another"),
+    [
+        ("to 10.77.0.3", SentPacket("10.77.0.3"), SentPacket("10.77.0.4")),
+        ("from 10.77.0.2", SentPacket("10.77.0.3", "10.77.0.2"), SentPacket("10.77.0.3")),
+        ("uidrange 1500-1500", SentPacket("10.77.0.3", user=1500), SentPacket("10.77.0.3", user=1501)),
+        ("ipproto tcp", SentPacket("10.77.0.3", port=40000), SentPacket("10.77.0.3")),
+        ("dport 40000", SentPacket("10.77.0.3", port=40000), SentPacket("10.77.0.3", port=40001)),
+    ],
+)
+def test_a_rule_chooses_by_each_thing_that_a_question_names(option, write, rule, chosen, another):
+    veth("qmesh0", write("10.77.0.2/20"))
+    ip(option, "rule", "add", *write(rule).split(), "priority", "9", "unreachable")
+    asked = (
+        SentPacket(write(each.destination), each.source and write(each.source), each.user, each.port)
+        for each in (chosen, another)
+    )
+    assert [each.error for each in ask_kernel(tuple(asked))] == ["network is unreachable", None]
+
+
 def test_packets_of_ipv6_are_asked_for_as_those_of_ipv4():
     veth("qmesh0", "10.77.0.2/20", "fd77::2/64")
     packets = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from qmesh.host.machine_names import list_machine_names
 from qmesh.host.registry import Registry
 from tests.support.factories import machine, mesh
 from tests.support.registries import sql
+from tests.support.waiting import within
 
 
 @pytest.fixture
@@ -30,8 +33,17 @@ def test_they_are_read_while_another_process_writes(registry):
         assert list_machine_names(registry.parent) == ["fra-1", "zrh-3"]
 
 
-def test_what_a_shell_would_read_otherwise_is_no_name(registry):
-    sql(registry, "UPDATE machines SET name = '$(touch x)' WHERE name = 'zrh-3'")
+def test_who_presses_tab_waits_for_nobody(registry):
+    with contextlib.closing(sqlite3.connect(registry)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with within(0.3):
+            assert list_machine_names(registry.parent) == []
+
+
+@pytest.mark.parametrize("name", ["$(touch x)", "zrh-3 x", "zrh-3\nx", "zrh-3;x", ""])
+def test_what_a_shell_would_read_otherwise_is_no_name(registry, name):
+    sql(registry, f"UPDATE machines SET name = '{name}' WHERE name = 'zrh-3'")  # noqa: S608 - of a test
     assert list_machine_names(registry.parent) == ["fra-1"]
 
 

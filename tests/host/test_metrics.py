@@ -26,7 +26,7 @@ from qmesh.host.metrics.public_file import is_directory, remove_public_file, rep
 from qmesh.mesh.metrics.outlets import FILE
 from qmesh.mesh.values import Endpoint
 from tests.support.own_machine import small_disk
-from tests.support.waiting import wait_until
+from tests.support.waiting import patience, wait_until
 
 TEXT = b"qmesh_x 1\n" * 300_000
 
@@ -196,6 +196,60 @@ def test_whose_a_connection_is_says_the_kernel_as_long_as_a_program_has_it(host)
             assert owners.find_owner(called) == f"user {os.geteuid()}"
         with called:
             assert owners.find_owner(called) == "", "it would count as root's"
+
+
+class Gone(socket.socket):
+    """A connection whose other end the kernel does not have."""
+
+    def __init__(self, peer: tuple[str, int]) -> None:
+        super().__init__()
+        self.peer = peer
+
+    def getpeername(self) -> tuple[str, int]:
+        return self.peer
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+
+def test_nobody_here_has_a_connection_of_another_machine_or_one_whose_port_only_listens():
+    """The kernel answers with what it was asked, or with the socket that listens there."""
+    with contextlib.closing(CallerOwners()) as owners, socket.create_server(("127.0.0.1", 0)) as other:
+        for peer, owner in (
+            (("192.0.2.1", 5), "192.0.2.1"),
+            (("127.0.0.1", 1), ""),
+            (other.getsockname(), ""),
+        ):
+            with Gone(peer) as connection:
+                assert owners.find_owner(connection) == owner
+
+
+def test_of_who_has_most_those_give_way_first_that_have_not_asked():
+    """And who has asked still has his."""
+    owners = ["anna", "anna", "anna", "anna", "bert", "carl", "carl"]
+
+    async def serve() -> tuple[list[str], list[str]]:
+        async def answer(_: HttpRequest) -> Response:
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        with contextlib.ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as listening:
+            limits = LIMITS._replace(a_peer=5, in_all=5)
+            connections = Connections(listening, answer, _refuse, limits, lambda _: owners.pop(0))
+            connections.start_accepting()
+            for asked in (1, 2, 3, 3, 3, 3, 2):
+                called = stack.enter_context(socket.create_connection(listening.getsockname()))
+                before = len(owners)
+                if asked > len(connections._asked):
+                    called.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                async with asyncio.timeout(patience(30)):
+                    while len(owners) == before or len(connections._asked) != asked:  # noqa: ASYNC110 - nothing is told
+                        await asyncio.sleep(0)
+            left = list(connections._asked.values()), list(connections._arriving.values())
+            await connections.shut_down(grace_s=0.0)
+            return left
+
+    assert asyncio.run(serve()) == (["anna"] * 2, ["bert", "carl", "carl"])
 
 
 def test_those_who_do_not_take_their_answers_keep_no_other_from_one(served):

@@ -15,7 +15,8 @@ from qmesh.host import files
 from qmesh.host.registry import Registry, RegistryImage, schema
 from qmesh.host.state.directory import State
 from qmesh.mesh.protocol.backup_file import Backup, decode_backup
-from tests.support.registries import children, invite, path, registry, sql
+from tests.support.factories import key
+from tests.support.registries import children, invite, path, redeem, registry, sql
 
 __all__ = ["path", "registry"]
 
@@ -34,8 +35,9 @@ def version_of(database: Path | bytes) -> int:
 
 @pytest.fixture
 def older(path):
-    """A control node's state as the version before left it: an invitation is open."""
+    """A control node's state as the version before left it: one invitation is open, and one was used."""
     with Registry(path) as found:
+        redeem(found, invite(found, "machine-c"), key(3))
         invite(found, "machine-b")
     sql(path, "DROP TABLE retired_keys", f"PRAGMA user_version = {BEFORE}")
     files.write(path.with_name("machine.json"), b'{"of": "then"}')
@@ -67,8 +69,9 @@ def test_v2_what_was_there_is_kept_as_a_backup_before_it_is_brought_to_this_vers
     assert older.with_name("upgrade.backup").stat().st_mtime_ns == written
 
 
-def test_a_registry_of_this_version_and_one_that_is_no_control_nodes_yet_need_none(path, older):
-    older.with_name("machine.json").unlink()
+@pytest.mark.parametrize("missing", ["machine.json", "private.key", "signing.key"])
+def test_a_registry_of_this_version_and_one_that_is_no_control_nodes_yet_need_none(older, missing):
+    older.with_name(missing).unlink()
     with Registry(older) as found:
         assert found.inventory().machines
     assert version_of(older) == schema.VERSION

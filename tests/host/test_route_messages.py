@@ -5,22 +5,83 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
-from pyroute2.netlink.rtnl import RTM_GETROUTE
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
+from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, rt_scope
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from qmesh.host.network.kernel_routes import messages
+
+
+def read(octets: bytes) -> rtmsg:
+    message = rtmsg(octets)
+    message.decode()
+    return message
 
 
 @pytest.mark.parametrize(
     ("to", "family", "bits", "index"), [("192.0.2.1", 2, 32, None), ("2001:db8::1", 10, 128, 7)]
 )
 def test_pyroute2_reads_the_question(to: str, family: int, bits: int, index: int | None) -> None:
-    asked = rtmsg(messages.build_way_request(to, index))
-    asked.decode()
+    asked = read(messages.build_way_request(to, index))
     assert (asked["header"]["type"], asked["header"]["flags"]) == (RTM_GETROUTE, NLM_F_REQUEST | NLM_F_ACK)
     assert (asked["family"], asked["dst_len"]) == (family, bits)
     assert dict(asked["attrs"]) == {"RTA_DST": to} | ({} if index is None else {"RTA_OIF": index})
+
+
+def route(network: str, **fields: Any) -> messages.FoundRoute:
+    usual: dict[str, Any] = {"metric": 0, "index": 7, "gateway": None, "source": None}
+    family = 10 if ":" in network else 2
+    return messages.FoundRoute(family=family, network=network, **{**usual, **fields})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "scope", "attributes"),
+    [
+        (
+            route("10.77.0.0/20", table=254, kind=1, source="10.77.0.2"),
+            rt_scope["link"],
+            {"RTA_TABLE": 254, "RTA_OIF": 7, "RTA_PREFSRC": "10.77.0.2"},
+        ),
+        (
+            route("10.77.0.2/32", table=255, kind=2, source="10.77.0.2"),
+            rt_scope["host"],
+            {"RTA_TABLE": 255, "RTA_OIF": 7, "RTA_PREFSRC": "10.77.0.2"},
+        ),
+        (
+            route("10.77.0.5/32", table=254, kind=1, gateway="10.77.0.9"),
+            rt_scope["universe"],
+            {"RTA_TABLE": 254, "RTA_OIF": 7, "RTA_GATEWAY": "10.77.0.9"},
+        ),
+        (
+            route("10.77.0.5/32", table=254, kind=1, gateway="fd77::9"),
+            rt_scope["universe"],
+            {"RTA_TABLE": 254, "RTA_OIF": 7, "RTA_VIA": {"family": 10, "addr": "fd77::9"}},
+        ),
+        (
+            route("fd77::/64", table=254, kind=1, metric=256, index=None),
+            rt_scope["universe"],
+            {"RTA_TABLE": 254, "RTA_PRIORITY": 256},
+        ),
+    ],
+)
+def test_changes_of_routes_are_what_pyroute2_reads_of_them(
+    wanted: messages.FoundRoute, scope: int, attributes: dict[str, Any]
+) -> None:
+    to, length = wanted.network.split("/")
+    for add, kind, flags, protocol, its in (
+        (True, RTM_NEWROUTE, NLM_F_CREATE, messages.KERNEL_PROTOCOL, scope),
+        (False, RTM_DELROUTE, 0, 0, rt_scope["nowhere"]),
+    ):
+        changed = read(messages.build_route_change(wanted, add=add))
+        header = changed["header"]
+        assert (header["type"], header["flags"]) == (kind, NLM_F_REQUEST | NLM_F_ACK | flags)
+        assert (changed["family"], changed["dst_len"], changed["type"]) == (
+            wanted.family,
+            int(length),
+            wanted.kind,
+        )
+        assert (changed["proto"], changed["scope"]) == (protocol, its)
+        assert dict(changed["attrs"]) == {"RTA_DST": to, **attributes}
 
 
 def told(*attributes: tuple[str, Any], family: int = 2) -> bytes:

@@ -151,6 +151,7 @@ def test_who_has_neighbours_and_what_is_loopback():
         ("10.77.0.2", 0x01, 0, True),  # a second one of its network
         ("fd77::2", 0x80, 0, True),
         ("fd77::2", 0x100 | 0x01, 0, False),  # temporary, told by the attribute alone
+        ("fd77::2", 0x80 | 0x08, 0, False),  # another machine has it
         ("fd77::2", 0x20, 0, False),
         ("fe80::2", 0x80, 253, False),
     ],
