@@ -8,6 +8,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from qmesh.agent.commands.check import Report
@@ -24,6 +25,8 @@ LOOKED_AT: Final = (
     " workers\n"
     "  not looked at: other machines; for these run `qmesh check --all` on the control node"
 )
+PAGES: Final = Path("/usr/share/doc/qmesh")
+"""Where the Debian package has them."""
 _MOST_NAMED: Final = 3
 _MOST_SUBJECT: Final = 60
 _STATUSES: Final = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -112,6 +115,8 @@ def _render_links(findings: Iterable[Finding]) -> Iterable[str]:
     links = list(dict.fromkeys(finding.link for finding in findings))
     if links:
         page, _, _ = links[0].partition("#")
+        installed = PAGES / page
+        page = str(installed) if installed.is_file() else page
         yield f"what these codes mean: {page}" + ",".join(f" #{link.partition('#')[2]}" for link in links)
 
 

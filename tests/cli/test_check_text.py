@@ -10,6 +10,7 @@ import pytest
 from qmesh.agent.audit.fleet import FleetReport, MemberReport
 from qmesh.agent.audit.own_fixes import FixedReport, FixResult
 from qmesh.agent.commands.check import Report
+from qmesh.cli import check_text
 from qmesh.cli.check_text import (
     describe_failure_for_plugin,
     render_fixed,
@@ -78,6 +79,15 @@ def test_a_plugin_counts_what_members_find_and_takes_no_line_of_theirs_for_its_o
 
 def test_a_plugin_that_knows_nothing_says_so() -> None:
     assert describe_failure_for_plugin("no | state\n") == ("QMESH UNKNOWN - no / state\\n", 3)
+
+
+def test_the_page_of_codes_is_named_where_this_machine_has_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(check_text, "PAGES", tmp_path)
+    assert render_report(fleet(finding("clock"))).endswith("\nwhat these codes mean: docs/checks.md #clock")
+    page = tmp_path / "docs/checks.md"
+    page.parent.mkdir()
+    page.touch()
+    assert render_report(fleet(finding("clock"))).endswith(f"\nwhat these codes mean: {page} #clock")
 
 
 def test_findings_of_all_machines_are_told_with_whose_they_are_and_where_the_cure_is_run() -> None:
