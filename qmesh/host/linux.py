@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from itertools import groupby
@@ -183,8 +184,18 @@ class Linux:
         The connections of who is no peer at an address any more are cut, but not where another peer has that:
         that is the same machine, with another key.
         """
-        for _, together in groupby(steps, key=_batch_key):
-            self._apply(*together)
+        with contextlib.ExitStack() as begun:
+            for _, together in groupby(steps, key=_batch_key):
+                first, *alike = together
+                if isinstance(first, LoadGuard):
+                    self._close_ports(first)
+                    # The processes of the tunnel and of the second table take their time side by side.
+                    for each in steps:
+                        if isinstance(each, CreateTunnel):
+                            begun.enter_context(self.backend.begin_creation(each.subject))
+                    holder_client.hold_saved_guard(self._state)
+                else:
+                    self._apply(first, *alike)
         gone = _list_networks(
             step.old for step in steps if isinstance(step, RemovePeer | SetPeer) and step.old is not None
         )
@@ -192,19 +203,20 @@ class Linux:
         if gone - there:
             tcp_connections.close_connections_from({network.partition("/")[0] for network in gone - there})
 
+    def _close_ports(self, step: LoadGuard) -> None:
+        """Load the first table, and write both."""
+        # The files of the next boot first: should the power go in between, closed is what comes up.
+        files.replace_together(
+            {
+                self._state.guard_file: render_load_script(step.new).encode(),
+                self._state.held_file: render_held_script(step.new).encode(),
+            }
+        )
+        _change_table(step.old, step.new)
+        tcp_connections.close_disallowed_connections(step.new)
+
     def _apply(self, step: Step, *alike: Step) -> None:
         match step:
-            case LoadGuard(old=old, new=guard):
-                # The files of the next boot first: should the power go in between, closed is what comes up.
-                files.replace_together(
-                    {
-                        self._state.guard_file: render_load_script(guard).encode(),
-                        self._state.held_file: render_held_script(guard).encode(),
-                    }
-                )
-                _change_table(old, guard)
-                tcp_connections.close_disallowed_connections(guard)
-                holder_client.hold_saved_guard(self._state)
             case UnloadGuard():
                 unload_guard(self._state)
             case ReservePorts(new=wanted):

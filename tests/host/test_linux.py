@@ -12,7 +12,7 @@ import pytest
 
 from qmesh.errors import KernelRefused, NeedsRoot, StateUnreadable
 from qmesh.host import wireguard
-from qmesh.host.firewall import nftables
+from qmesh.host.firewall import holder_client, nftables
 from qmesh.host.linux import Linux
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
@@ -29,6 +29,7 @@ from qmesh.mesh.values import Endpoint, InterfaceKind, Secret
 from tests.support import factories
 from tests.support.keeping import unkept
 from tests.support.network import ip, nft
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
 
@@ -334,6 +335,33 @@ def test_routes_of_ipv6_are_seen_and_repaired(state, drift, kinds):
     ip("-6", *drift)
 
     assert converge(linux, wanted) == kinds
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_the_tunnel_is_begun_when_the_ports_are_closed_while_the_guard_is_taken_in_hand(
+    state, monkeypatch, is_held
+):
+    """And where nobody takes it in hand, the machine has no tunnel."""
+    linux, wanted = machine(state), wanted_here()
+    hold, seen = holder_client.hold_saved_guard, []
+
+    def held(of: State) -> None:
+        seen.append((nftables.read_table(TABLE) is not None, list(linux.backend.__dict__.get("_begun", {}))))
+        if not is_held:
+            raise KernelRefused("nobody holds it", hint="try again")
+        hold(of)
+
+    monkeypatch.setattr(holder_client, "hold_saved_guard", held)
+    steps = plan_steps(wanted, linux.observe())
+    with contextlib.nullcontext() if is_held else pytest.raises(KernelRefused, match="nobody holds it"):
+        linux.apply(*steps)
+
+    assert seen == [(True, [NAME] if linux.backend.kind == "tun" else [])]
+    assert (links.read(NAME) is not None) == is_held
+    if is_held:
+        assert plan_steps(wanted, linux.observe()) == ()
+    else:
+        wait_until(lambda: not uapi.is_responding(NAME))
 
 
 def test_a_guard_that_somebody_changed_is_observed_as_it_is(state):

@@ -656,6 +656,26 @@ def test_a_process_that_hangs_does_not_hang_us(process, monkeypatch):
         process.delete(NAME)
 
 
+def test_what_was_begun_is_gone_on_with(backend):
+    with backend.begin_creation(NAME):
+        backend.create(NAME)
+    backend.set_key(NAME, Secret(key(7)))
+
+    assert backend.read(NAME).public_key == public_key(key(7))
+
+
+@pytest.mark.userspace
+def test_what_was_begun_and_not_gone_on_with_leaves_nothing(process):
+    with process.begin_creation(NAME):
+        pass
+
+    assert links.read(NAME) is None
+    process.create(NAME)
+    with process.begin_creation(NAME), pytest.raises(KernelRefused, match="File exists"):
+        process.create(NAME)  # and that is said here, not there
+    assert process.read(NAME).peers == ()
+
+
 @pytest.mark.userspace
 def test_without_the_program_it_says_what_to_install(process):
     where = userspace.find_program()

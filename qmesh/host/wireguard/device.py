@@ -6,6 +6,7 @@ import errno
 import ipaddress
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from operator import attrgetter
 from typing import Final, Protocol
@@ -44,6 +45,12 @@ class Backend(Protocol):
     @property
     def kind(self) -> InterfaceKind:
         """What the kernel calls the interfaces of this backend."""
+
+    def begin_creation(self, interface: str) -> AbstractContextManager[None]:
+        """Begin in the background what `create` takes time for, and then goes on with.
+
+        What `create` did not go on with leaves nothing when the block ends. It does not raise.
+        """
 
     def create(self, interface: str) -> None:
         """Make the interface: bare, down. Raises KernelRefused when one of that name is there."""

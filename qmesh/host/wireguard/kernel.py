@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Final
 
@@ -56,6 +56,9 @@ class KernelWireGuard:
     """WireGuard by the kernel's own interfaces."""
 
     kind: InterfaceKind = "wireguard"
+
+    def begin_creation(self, interface: str) -> AbstractContextManager[None]:  # noqa: ARG002 - takes no time
+        return nullcontext()
 
     def create(self, interface: str) -> None:
         links.create(interface, self.kind)

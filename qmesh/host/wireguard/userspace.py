@@ -9,7 +9,8 @@ import errno
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Final
 
@@ -46,19 +47,27 @@ class UserspaceWireGuard:
 
     kind: InterfaceKind = "tun"
 
-    def create(self, interface: str) -> None:
-        if links.read(interface) is not None:
-            raise build_kernel_error(errno.EEXIST, f"create {interface}")
-        # A process whose interface was just deleted is about to end.
-        if not _wait_for_end(interface, timeout_s=2):
-            raise _build_elsewhere_error(interface)
-        _remove_dead_socket(interface)
+    def __init__(self) -> None:
+        self._begun: dict[str, _Start] = {}
+
+    @contextmanager
+    def begin_creation(self, interface: str) -> Iterator[None]:
+        with suppress(MachineRefused):  # `create` says so again
+            self._begun[interface] = _begin_start(interface)
         try:
-            _require_answer(interface, _start_process(interface))
+            yield
+        finally:
+            if (left := self._begun.pop(interface, None)) is not None:
+                left.abandon()
+
+    def create(self, interface: str) -> None:
+        start = self._begun.pop(interface, None) or _begin_start(interface)
+        try:
+            start.finish()
         except BaseException:  # Ctrl-C too: a daemon that is half started would go on by itself
-            if links.read(interface) is not None:
-                links.delete(interface)
+            start.abandon()
             raise
+        start.close()
 
     def delete(self, interface: str) -> None:
         if links.read(interface) is not None:
@@ -116,36 +125,64 @@ def _build_elsewhere_error(interface: str) -> KernelRefused:
     )
 
 
-def _start_process(interface: str) -> str:
-    """Start the process, which leaves a daemon behind that listens, and return what it printed."""
-    words = _tie_to_own_life((find_program(), interface))
-    # The daemon may keep what it prints to: neither our output nor a pipe, or it would hold our caller.
-    with os.fdopen(os.memfd_create(PROGRAM), "w+b") as output:
+def _begin_start(interface: str) -> _Start:
+    """Start the process. Raises KernelRefused where an interface or a process is in its place."""
+    if links.read(interface) is not None:
+        raise build_kernel_error(errno.EEXIST, f"create {interface}")
+    # A process whose interface was just deleted is about to end.
+    if not _wait_for_end(interface, timeout_s=2):
+        raise _build_elsewhere_error(interface)
+    _remove_dead_socket(interface)
+    return _Start(interface)
+
+
+class _Start:
+    """A start that is under way: of a process that ends, and leaves a daemon behind that listens."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface
+        words = _tie_to_own_life((find_program(), interface))
+        # The daemon may keep what it prints to: neither our output nor a pipe, or it would hold our caller.
+        self._output = os.fdopen(os.memfd_create(PROGRAM), "w+b")
         try:
-            starting = subprocess.Popen(
+            self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=self._output,
                 stderr=subprocess.STDOUT,
                 cwd=programs.DIRECTORY,
                 env=_build_environment(),
                 start_new_session=True,
             )
         except OSError as error:
+            self._output.close()
             raise _build_start_error(interface, type(error).__name__) from None
-        try:
-            with heartbeat.allow_wait(START_TIMEOUT_S):
-                has_ended = wait_for_child(starting, START_TIMEOUT_S)
-        finally:
-            starting.kill()
-            starting.wait()
-        output.seek(0)
-        printed = _last_line(output.read())
-    if not has_ended:
-        printed = f"not done within {START_TIMEOUT_S:.0f} s"
-    if starting.returncode != 0:
-        raise _build_start_error(interface, printed)
-    return printed
+
+    def finish(self) -> None:
+        """Wait until the interface is there and its daemon answers. Raises MachineRefused."""
+        with heartbeat.allow_wait(START_TIMEOUT_S):
+            has_ended = wait_for_child(self._process, START_TIMEOUT_S)
+        self._output.seek(0)
+        printed = _last_line(self._output.read()) if has_ended else f"not done within {START_TIMEOUT_S:.0f} s"
+        # The socket was listened on before the daemon's starter ended.
+        if self._process.returncode != 0 or not uapi.is_responding(self._interface):
+            raise _build_start_error(self._interface, printed)
+        uapi.read_device(self._interface)
+
+    def close(self) -> None:
+        """Have no more to do with it; where it is not done, it is ended."""
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
+
+    def abandon(self) -> None:
+        """Leave neither interface nor daemon behind. A daemon that begins would not see its interface go."""
+        with suppress(MachineRefused):
+            self.finish()
+        self.close()
+        if links.read(self._interface) is not None:
+            links.delete(self._interface)
+            _wait_for_end(self._interface, timeout_s=END_TIMEOUT_S)
 
 
 def _tie_to_own_life(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -178,13 +215,6 @@ def _build_start_error(interface: str, printed: str) -> MachineRefused:
         reason,
         hint="it needs /dev/net/tun: run `modprobe tun`; in a container it also needs CAP_NET_ADMIN",
     )
-
-
-def _require_answer(interface: str, printed: str) -> None:
-    """See that the daemon answers: the socket was listened on before its starter ended."""
-    if not uapi.is_responding(interface):
-        raise _build_start_error(interface, printed)
-    uapi.read_device(interface)
 
 
 def _wait_for_end(interface: str, *, timeout_s: float) -> bool:
