@@ -120,7 +120,7 @@ def test_a_machine_whose_qmesh_is_not_understood_has_a_mark_and_says_what_to_upd
     errors = tuple(apart_findings(facts, own_name="fra-1", control="fra-1", spoken=None))
     shown = texts(build_status_lines(mesh(machine(1), machine(2), errors=errors), TerminalTraits()))
     assert shown[2].startswith("versions-apart: hel-2: qmesh 9.0, which speaks protocol 8 to 9; here qmesh")
-    assert shown[2].endswith("; update qmesh on fra-1, to 9.0 or newer")
+    assert shown[2].endswith("if that is newer than here, update qmesh on fra-1, to 9.0 or newer")
     assert table_of(shown)[1].startswith("! hel-2")
 
 

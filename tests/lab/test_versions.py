@@ -147,9 +147,10 @@ def test_v1_machines_that_do_not_understand_each_other_say_on_both_what_to_updat
         found = json.loads(qmesh(machine, "check", "--json", code=None).stdout)["findings"]
         return [(each["subject"], each["cure"]) for each in found if each["code"] == "versions-apart"]
 
-    cure = f"update qmesh on {{}}, to {LATER} or newer"
-    wait_until(lambda: apart(control) == [("machine-b", cure.format("control"))], 60)
-    assert apart(member) == [("control", cure.format("control"))]
+    cure = f"update qmesh on control, to {LATER} or newer"
+    looking = "see `qmesh --version` on machine-b; if that is newer than here, "
+    wait_until(lambda: apart(control) == [("machine-b", looking + cure)], 60)
+    assert apart(member) == [("control", cure)]
     assert "do not understand each other" in agent.error_output()
     assert f"versions-apart: machine-b: qmesh {LATER}" in qmesh(control, "status").stdout
     assert "40003" in guard

@@ -18,7 +18,7 @@ GB = 2**30
 
 
 def unlike(**facts: MachineFacts) -> list[Finding]:
-    return list(unlike_machine_findings(facts))
+    return list(unlike_machine_findings(facts, own_name="a"))
 
 
 def short_of_memory(**facts: MachineFacts) -> list[Finding]:
@@ -45,10 +45,24 @@ def test_a_kernel_a_model_and_a_size_may_differ():
 
 def test_who_has_an_older_qmesh_is_named_with_the_newest_version_first():
     newer, oldest = replace(FACTS, qmesh="0.10.0"), replace(FACTS, qmesh="0.9.0")
-    (found,) = unlike(a=FACTS, b=newer, c=oldest, d=newer)
+    (found,) = unlike(a=newer, b=FACTS, c=oldest, d=newer)
     assert (found.code, found.severity) == ("machine-versions", "info")
-    assert found.seen == "0.10.0 on b, d; 0.9.0 on c; 0.1.0 on a"
-    assert found.cure == "update qmesh on c, a, and run `qmesh apply` there"
+    assert found.seen == "0.10.0 on a, d; 0.9.0 on c; 0.1.0 on b"
+    assert found.cure == "update qmesh on c, b, and run `qmesh restart` there"
+
+
+def test_who_says_that_it_has_something_newer_is_looked_at_and_has_no_other_machine_updated():
+    """It may be a machine that nobody can trust any more."""
+    newer, older = replace(FACTS, qmesh="99.0", node="99.0"), replace(FACTS, qmesh="0.0.9", node="2.0")
+    versions, programs = unlike(a=FACTS, b=newer, c=FACTS)
+    assert versions.cure == "see `qmesh --version` on b; if that is newer than here, update qmesh here"
+    assert programs.cure == "install the same program on all machines, and restart the node's processes there"
+    versions, programs = unlike(a=FACTS, b=newer, c=older)
+    assert versions.cure == "update qmesh on c, and run `qmesh restart` there"
+    assert programs.cure == "install the same program on c, and restart the node's processes there"
+    # Where this machine's own is not known, what most of them have counts.
+    (found,) = unlike(a=replace(FACTS, node=""), b=replace(FACTS, node="99.0"), c=FACTS, d=FACTS)
+    assert found.cure.startswith("install the same program on all machines")
 
 
 def test_of_many_machines_some_are_named():

@@ -68,7 +68,9 @@ def test_a_machine_that_is_not_understood_is_an_error_on_both():
     known = {"a": facts, "b": facts, "c": MachineFacts()}
     (found,) = apart_findings(known, own_name="a", control="a", spoken=None)
     assert (found.code, found.severity, found.subject) == ("versions-apart", "error", "b")
-    assert found.cure == "update qmesh on a, to 9.0.0 or newer"
+    assert found.cure == (
+        "see `qmesh --version` on b; if that is newer than here, update qmesh on a, to 9.0.0 or newer"
+    )
     (found,) = apart_findings({"b": facts}, own_name="b", control="a", spoken=LATER)
     assert (found.subject, found.cure) == ("a", "update qmesh on b, to 9.0.0 or newer")
     assert "9.0.0" in found.seen
@@ -77,7 +79,9 @@ def test_a_machine_that_is_not_understood_is_an_error_on_both():
 def test_a_member_writes_no_instruction_into_what_is_to_be_done():
     facts = MachineFacts(qmesh="9.0.0 of https://example.org/x.deb", protocol=9999, oldest_protocol=9999)
     (found,) = apart_findings({"b": facts}, own_name="a", control="a", spoken=None)
-    assert found.cure == "update qmesh on a, to what b has, or newer"
+    assert found.cure == (
+        "see `qmesh --version` on b; if that is newer than here, update qmesh on a, to what b has, or newer"
+    )
 
 
 def test_versions_are_compared_by_their_numbers():

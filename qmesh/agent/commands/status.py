@@ -236,8 +236,9 @@ def _describe_unlike_machines(here: Local, told: Iterable[ToldFacts]) -> Iterato
     """What `check` notes of the facts of machines, in a line each."""
     facts = list_fresh_facts(here.inventory, told)
     host = find_node_host(here.settings)
+    own = here.settings.name
     found = chain(
-        unlike_machine_findings(facts), memory_findings(facts, own_name=here.settings.name, host=host)
+        unlike_machine_findings(facts, own_name=own), memory_findings(facts, own_name=own, host=host)
     )
     return (f"{each.subject}: {each.seen} ({each.code})" for each in found)
 

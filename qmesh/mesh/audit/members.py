@@ -27,6 +27,8 @@ question."""
 _MOST_NAMED: Final = 4
 _DIGEST: Final = 12
 """Characters of a digest that are shown: enough to compare."""
+_LOOK: Final = "see `qmesh --version` on {}; if that is newer than here,"
+"""A member's word has no other machine changed: somebody else may have taken that member over."""
 _WANTED: Final = "the findings of its own `check`"
 
 
@@ -80,31 +82,39 @@ def apart_findings(
     for name, each in others.items():
         if not is_understood(each):
             cure = describe_update(each, other=name, own_name=own_name)
+            if each.newest > OWN.newest and name != control:
+                cure = f"{_LOOK.format(name)} {cure}"
             yield error_finding(
                 "versions-apart", name, "a qmesh that understands this machine's", f"{each}; here {OWN}", cure
             )
 
 
-def unlike_machine_findings(facts: Mapping[str, MachineFacts]) -> Iterator[Finding]:
+def unlike_machine_findings(facts: Mapping[str, MachineFacts], *, own_name: str) -> Iterator[Finding]:
     """In what the machines differ that work better when they are alike. Nothing of it is dangerous.
 
-    facts: by machine.
+    facts: by machine. own_name: this machine's, with which others are compared: else the word of one that
+    nobody can trust would have all others be updated.
     """
     versions = group_versions(facts)
     if versions:
-        behind = [name for group in versions[1:] for name in group.machines]
-        fix = f"update qmesh on {_list_some(behind)}, and run `qmesh apply` there"
+        behind, ahead = _split_groups(versions, own_name)
+        fix = (
+            f"update qmesh on {_list_some(behind)}, and run `qmesh restart` there"
+            if behind
+            else f"{_LOOK.format(_list_some(ahead))} update qmesh here"
+        )
         yield Finding("machine-versions", "info", "qmesh", "one version", _describe_groups(versions), fix)
     programs = group_node_versions(facts)
     if programs:
-        behind = [name for group in programs[1:] for name in group.machines]
+        behind, _ = _split_groups(programs, own_name)
         yield Finding(
             "node-builds",
             "info",
             "the node's program",
             "one version",
             _describe_groups(programs),
-            f"install the same program on {_list_some(behind)}, and restart the node's processes there",
+            f"install the same program on {_list_some(behind) or 'all machines'}, and restart the node's"
+            " processes there",
         )
     files = group_node_files(facts)
     if files:
@@ -168,6 +178,17 @@ def memory_findings(facts: Mapping[str, MachineFacts], *, own_name: str, host: N
                 if name == own_name
                 else f"on {name}: `qmesh check`",
             )
+
+
+def _split_groups(groups: Sequence[MachineGroup], own_name: str) -> tuple[list[str], list[str]]:
+    """The machines with something older than this machine's, or than what most have, and those with newer."""
+    place = max(
+        range(len(groups)), key=lambda each: (own_name in groups[each].machines, len(groups[each].machines))
+    )
+    ahead, behind = groups[:place], groups[place + 1 :]
+    return [name for each in behind for name in each.machines], [
+        name for each in ahead for name in each.machines
+    ]
 
 
 def _describe_groups(groups: Sequence[MachineGroup]) -> str:

@@ -109,7 +109,7 @@ def list_audit_parts(
                 around.facts, own_name=around.own_name, control=around.control, spoken=around.apart
             ),
         ),
-        ("members", lambda: unlike_machine_findings(around.facts)),
+        ("members", lambda: unlike_machine_findings(around.facts, own_name=around.own_name)),
     )
 
 
