@@ -7,13 +7,14 @@ import contextlib
 import subprocess
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent.commands.join.steps import _wait_for_control_node
+from qmesh.agent.commands.join import steps
 from qmesh.agent.commands.rotate_key import _wait_for_key
 from qmesh.agent.daemon.membership_poll import REST_S, MembershipPoller
 from qmesh.agent.daemon.supervisor import Troubles
@@ -23,6 +24,7 @@ from qmesh.agent.membership import update_membership
 from qmesh.agent.node.node_keys import KeyReporter
 from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
+from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import KeyRotation, Settings, SuccessorKey
@@ -39,8 +41,10 @@ from qmesh.mesh.protocol.membership import (
     sign_membership,
 )
 from qmesh.mesh.protocol.membership_conflict import read_proof
+from qmesh.mesh.state import Peer
 from qmesh.mesh.values import Secret
-from tests.support.factories import machine, mesh
+from tests.support.factories import key, machine, mesh
+from tests.support.waiting import within
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -288,9 +292,65 @@ def test_a_key_that_is_in_use_is_waited_for_though_the_control_node_refuses_at_f
 def test_e4_who_is_a_member_goes_on_though_the_control_node_refuses_at_first(member, caplog):
     control = Hesitating(signed(HELD))
     with served(member, control):
-        _wait_for_control_node(load_local(member), linux_for(member, member.settings()), patience_s=30.0)
+        steps._wait_for_control_node(
+            load_local(member), linux_for(member, member.settings()), patience_s=30.0
+        )
     assert control.has_refused
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("answers_after_s", [0.0, 0.7, 1.9])
+def test_a_control_node_that_is_far_is_given_the_time_that_a_handshake_takes_there(
+    member, caplog, monkeypatch, answers_after_s
+):
+    """What takes longer than the first connection has would, asked so again, never be answered."""
+    now, given, reset = 1000.0, [], []
+
+    class Far:
+        def poll_membership(self, *, connect_s: float, **_: object) -> None:
+            nonlocal now
+            given.append(connect_s)
+            now += min(connect_s, answers_after_s)
+            if connect_s < answers_after_s:
+                raise ControlNodeUnavailable("no connection", was_reached=False)
+
+    def slept(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    peer = Peer(public_key=key(1), allowed_ips=("10.77.0.1/32",))
+    linux = SimpleNamespace(
+        observe=lambda: SimpleNamespace(tunnel=SimpleNamespace(peers=(peer,))),
+        backend=SimpleNamespace(reset_session=lambda _, which: reset.append(which)),
+    )
+    monkeypatch.setattr(steps, "build_client", lambda _: Far())
+    monkeypatch.setattr(steps, "time", SimpleNamespace(monotonic=lambda: now, sleep=slept))
+    steps._wait_for_control_node(load_local(member), cast("Any", linux), patience_s=15.0)
+
+    assert given[-1] >= answers_after_s
+    assert reset == [peer] * (len(given) - 1)
+    assert now - 1000 < max(0.1, 4 * answers_after_s)
+    assert caplog.messages == []
+
+
+def test_a_control_node_that_never_answers_is_waited_for_no_longer_than_was_said(member, caplog, monkeypatch):
+    monkeypatch.setattr(steps, "build_client", lambda _: Silent())
+    linux = SimpleNamespace(observe=lambda: SimpleNamespace(tunnel=None))
+    with within(20):
+        steps._wait_for_control_node(load_local(member), cast("Any", linux), patience_s=0.5)
+
+    assert "does not answer yet; the agent keeps trying" in caplog.text
+    assert Silent.asked < 10
+
+
+class Silent:
+    """Refuses at once."""
+
+    asked = 0
+
+    def poll_membership(self, **_: object) -> None:
+        Silent.asked += 1
+        raise ControlNodeUnavailable("no connection", was_reached=False)
 
 
 class Told:

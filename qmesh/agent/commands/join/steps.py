@@ -46,7 +46,10 @@ from qmesh.mesh.values import (
 log = logging.getLogger("qmesh")
 
 _ANSWER_S = 5.0
-_AGAIN_S = 0.2
+_AGAIN_S = 0.1
+"""Seconds between two questions at least."""
+_CONNECT_S = 0.1
+"""Seconds for the first connection as a member; each further one has twice as many."""
 
 
 class JoinOptions(GivenOptions, frozen=True, kw_only=True):
@@ -216,19 +219,31 @@ def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> N
     peers = () if observed is None else observed.peers
     client = build_client(here)
     deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
+    wait_s = _CONNECT_S
+    while (left_s := deadline - time.monotonic()) > 0:
+        asked = time.monotonic()
         try:
-            client.poll_membership(newer_than=here.inventory.revision, connect_s=0.5, read_s=_ANSWER_S)
+            client.poll_membership(
+                newer_than=here.inventory.revision, connect_s=min(wait_s, left_s), read_s=_ANSWER_S
+            )
         except (ControlNodeUnavailable, EnrolmentRefused):
-            # The control node takes our own key a moment after its answer: shake hands anew.
+            # The control node takes our own key a moment after its answer, and what came before is lost:
+            # shake hands anew. From afar that and a connection take two round trips.
+            wait_s *= 2
+            _pause_until(min(asked + _AGAIN_S, deadline))
             for peer in peers:
                 linux.backend.reset_session(here.settings.interface, peer)
-            time.sleep(_AGAIN_S)
         else:
             return
     log.warning(
         "%s is a member, but the control node does not answer yet; the agent keeps trying", here.settings.name
     )
+
+
+def _pause_until(moment: float) -> None:
+    """Who refuses at once is not asked without end; one that did not answer was waited for already."""
+    if (seconds := moment - time.monotonic()) > 0:
+        time.sleep(seconds)
 
 
 def write_fetched_files(state: State) -> None:
