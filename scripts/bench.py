@@ -78,6 +78,7 @@ ROWS: Final = {
     "watching": Row(({"workers": 512, "times": 5},), ({"workers": 2, "times": 1},)),
     "node": Row(({"rows": 99},), ({"rows": 1},)),
     "join": Row(({"runs": 50, "phased_runs": 15},), ({"runs": 1, "phased_runs": 1},)),
+    "floor": Row(({"runs": 21},), ({"runs": 1},)),
     "joins": Row(({"members": 200, "tunnels": 30},), ({"members": 2, "tunnels": 1},)),
     "news": Row(({"members": 2000, "changes": 40},), ({"members": 2, "changes": 1},)),
     "informed": Row(({"machines": 50, "times": 10},), ({"machines": 1, "times": 1},)),

@@ -15,7 +15,8 @@ from tests.support.lab.machines import Lab, Machine
 PHASES = {
     "first look": "create private.key",
     "own key": "create joining.json",
-    "guard, and the process that holds it": "start setpriv",
+    "guard": "start setpriv",
+    "the process that holds it, beside the tunnel's": "send unix set=1",
     "tunnel": "send http POST /v1/redemptions",
     "handshake and redemption": "create preshared.key",
     "membership kept": "nft worker ports",
