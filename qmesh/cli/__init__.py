@@ -1,13 +1,17 @@
 """The hall: parse, call one function, print, exit."""
 
+import gc
 import os
 import resource
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from qmesh import __version__
 from qmesh.cli.streams import prepare_streams, report_lost_output
+
+_GARBAGE: Final = 200_000
+"""Objects that are made before Python looks for garbage: more than a command and a large mesh have."""
 
 
 def main() -> NoReturn:
@@ -15,7 +19,9 @@ def main() -> NoReturn:
     prepare_streams()
     _forbid_core_dumps()
     words = sys.argv[1:]
-    sys.exit(report_lost_output(_run(words), as_json="--json" in words))
+    code = report_lost_output(_run(words), as_json="--json" in words)
+    gc.freeze()  # all of it goes with the process: Python would look through it for garbage, three times
+    sys.exit(code)
 
 
 def _forbid_core_dumps() -> None:
@@ -46,6 +52,7 @@ def _run(words: list[str]) -> int:
 
             return ready_entrypoint.run(int(core), Path(directory), float(seconds), listening=bool(rest))
         case _:
+            gc.set_threshold(_GARBAGE)
             from qmesh.cli import app  # noqa: PLC0415 - see above
 
             return app.run(words)

@@ -145,6 +145,22 @@ def test_version_does_not_even_load_typer():
     assert qmesh("--version", "status").stdout == f"qmesh {__version__}\n"
 
 
+LOOKS = """
+import atexit, gc, sys
+found = []
+gc.callbacks.append(lambda phase, _: "typer" in sys.modules and found.append(phase))
+atexit.register(lambda: print(len(found), gc.get_freeze_count() > 10_000))
+from qmesh.cli import main
+main()
+"""
+
+
+def test_no_command_looks_through_its_modules_for_garbage(tmp_path):
+    words = ["status", "--state", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", LOOKS, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "0 True\n")
+
+
 def test_help_names_every_command_with_its_summary_in_its_group():
     said = " ".join(re.sub("[│╭╮╰╯─]", " ", qmesh("--help").stdout).split())
     for title, group in GROUPS.items():
