@@ -136,6 +136,12 @@ def parse_ip_address(text: str) -> IPAddress | None:
         return None
 
 
+@lru_cache(1 << 15)
+def format_ip_address(address: IPAddress) -> str:
+    """Its canonical text; likewise."""
+    return str(address)
+
+
 def normalize_ip_address(text: str) -> str:
     """The canonical text of an IPv4 or IPv6 address.
 

@@ -295,5 +295,5 @@ def look_at_own_node(state: State, here: Local, files: SeenNodeFiles) -> NodeRep
     record, readings, config = state.process_record.read_valid(), None, files.config
     if files.stamp is not None and config is not None and config.text is not None:
         with contextlib.suppress(BadInput):  # which is a finding of config.yml
-            readings = build_readings(here, record, files.stamp, config.text, config.mode)
+            readings = build_readings(here, record, files.stamp, config.parse(), config.mode)
     return look_at_node(state, here, record=record, readings=readings).report

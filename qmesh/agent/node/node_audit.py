@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+
+import msgspec
 
 from qmesh.agent.local import Local, with_tunnel_and_guard
 from qmesh.agent.node import node_config
@@ -32,14 +35,18 @@ def read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, C
         found = node_config.read_in_any_encoding(directory)
     except QmeshError as error:
         return None, ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
-    return stamp, ConfigFile(
+    config = ConfigFile(
         str(path),
         found.text,
         found.mode,
         is_utf16=found.is_utf16,
-        keys=None if found.text is None else _look_at_keys_file(directory, found.text),
         obstacle=_find_obstacle(directory, node_config.FILE_NAME),
     )
+    if found.text is None:
+        return stamp, config
+    with contextlib.suppress(BadInput):  # which is a finding
+        config = msgspec.structs.replace(config, scanned=config.scan())
+    return stamp, msgspec.structs.replace(config, keys=_look_at_keys_file(directory, config))
 
 
 def _find_obstacle(directory: ConfigDirectory, name: str) -> FileObstacle | None:
@@ -60,10 +67,10 @@ def _find_obstacle(directory: ConfigDirectory, name: str) -> FileObstacle | None
     )
 
 
-def _look_at_keys_file(directory: ConfigDirectory, config: str) -> SecretFile | None:
+def _look_at_keys_file(directory: ConfigDirectory, config: ConfigFile) -> SecretFile | None:
     """The mode of keys.yml; None where it can't be found, which is for others to say."""
     try:
-        path = Path(find_key_store(config, str(directory.path)))
+        path = Path(find_key_store(config.parse(), str(directory.path)))
         there = directory if path.parent == directory.path else config_directory.find(path.parent)
         return None if there is None else SecretFile(str(path), config_directory.read_mode(there, path.name))
     except QmeshError:
@@ -75,7 +82,7 @@ def read_key_store_file(directory: ConfigDirectory | None, config: ConfigFile | 
     if directory is None or config is None or config.text is None:
         return None
     try:
-        path = Path(find_key_store(config.text, str(directory.path)))
+        path = Path(find_key_store(config.parse(), str(directory.path)))
     except BadInput:  # which is a finding of config.yml
         return None
     try:

@@ -27,7 +27,7 @@ from qmesh.mesh.node_processes.readings import digest_config, digest_keys, is_cu
 from qmesh.mesh.node_processes.record import ProcessRecord
 from qmesh.mesh.node_processes.unconnected import find_unconnected_machines
 from qmesh.mesh.node_processes.workers import find_foreign_workers, judge_workers
-from qmesh.mesh.nodeconfig import parse_config, profile_facts
+from qmesh.mesh.nodeconfig import ParsedConfig, parse_config, profile_facts
 from qmesh.mesh.rollback import BootTimestamp
 from qmesh.mesh.systemd.node_restarts import is_managed_by_qmesh
 from qmesh.mesh.values import CONTROL_PORTS, STREAM_PORT
@@ -91,7 +91,7 @@ def read_readings(here: Local, record: ProcessRecord | None) -> ReadingRecord | 
 
 
 def build_readings(
-    here: Local, record: ProcessRecord | None, stamp: Stamp, text: str, mode: int | None
+    here: Local, record: ProcessRecord | None, stamp: Stamp, text: str | ParsedConfig, mode: int | None
 ) -> ReadingRecord:
     """The same for a file that was read already. Raises BadInput where it does not load.
 

@@ -52,7 +52,7 @@ def _find_host_in_config(missing: MissingAnnouncement, around: AuditContext) -> 
     if key is None or not missing.cores or around.config is None or around.config.text is None:
         return None
     try:
-        (held,) = nodeconfig.read_settings(around.config.text, [(key, True)])
+        (held,) = nodeconfig.read_settings(around.config.parse(), [(key, True)])
     except BadInput:  # that is a finding of the file
         return None
     return find_announced_host(held, missing.cores) if isinstance(held, tuple) else None

@@ -46,7 +46,7 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
     if config.keys is not None and config.keys.mode is not None and config.keys.mode & ~PRIVATE_MODE:
         yield file_mode_finding("config-mode", config.keys.path, config.keys.mode)
     try:
-        parsed = nodeconfig.scan_config(config.text, is_utf16=config.is_utf16)
+        parsed = config.scan()
     except BadInput:
         unread = _lint_config(config.text, desired, around)
         yield from (_lint_finding(config.path, problem) for problem in unread)
@@ -86,8 +86,8 @@ def _find_edit_obstacle(config: nodeconfig.ParsedConfig, around: AuditContext) -
     return None
 
 
-def _read_worker_list(config: str | nodeconfig.ParsedConfig, around: AuditContext) -> tuple[str, ...] | None:
-    """What the control process dials. Raises BadInput where the text is YAML to no node."""
+def _read_worker_list(config: nodeconfig.ParsedConfig, around: AuditContext) -> tuple[str, ...] | None:
+    """What the control process dials. Raises BadInput where something else stands there."""
     key = nodeconfig.profile_facts(around.profile).list_key
     (entries,) = nodeconfig.read_settings_as_node(config, [(key, True)], around.profile)
     return entries if isinstance(entries, tuple) else None
@@ -181,7 +181,7 @@ def parse_worker_entries(around: AuditContext) -> tuple[str, ...] | None:
     if around.config is None or around.config.text is None:
         return None
     try:
-        return _read_worker_list(around.config.text, around)
+        return _read_worker_list(around.config.scan(), around)
     except BadInput:
         return None
 

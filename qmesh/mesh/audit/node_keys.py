@@ -40,7 +40,7 @@ def _describe_cure(around: AuditContext, lost: str) -> str:
 
 def _config_findings(config: ConfigFile, around: AuditContext) -> Iterator[Finding]:
     try:
-        problems = list(find_key_problems(config.text or "", around.profile))
+        problems = list(find_key_problems(config.parse(), around.profile))
     except BadInput:  # which is a finding of config.yml
         return
     for each in problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from qmesh.errors import BadInput
@@ -37,9 +38,8 @@ def program_findings(around: AuditContext) -> Iterator[Finding]:
 
 def _choose_profile(program: NodeProgram, around: AuditContext) -> Profile:
     """What the mesh should be for, were this program right."""
-    text = None if around.config is None else around.config.text
-    try:
-        possible = PROFILES if text is None else list_possible_profiles(text)
-    except BadInput:  # a finding of the lint
-        possible = PROFILES
+    config, possible = around.config, PROFILES
+    if config is not None and config.text is not None:
+        with contextlib.suppress(BadInput):  # a finding of the lint
+            possible = list_possible_profiles(config.parse())
     return narrow_profiles(possible, program.version)[-1]

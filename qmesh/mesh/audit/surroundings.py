@@ -16,7 +16,7 @@ from qmesh.mesh.node_processes.other_nodes import TakenPort
 from qmesh.mesh.node_processes.silence import SilenceReason
 from qmesh.mesh.node_processes.unconnected import UnconnectedMachine
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
-from qmesh.mesh.nodeconfig import Setting
+from qmesh.mesh.nodeconfig import ParsedConfig, Setting, refuse_oddities, scan_config
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
 from qmesh.mesh.protocol.key_digests import NodeKey
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
@@ -80,6 +80,7 @@ class ConfigFile(SecretStruct, frozen=True):
     is_utf16: whether it is that, and not UTF-8.
     keys: keys.yml, to which it leads; None where that is not known.
     obstacle: what keeps it from being replaced; None where nothing does.
+    scanned: the text parsed, where that was done already: of thousands of workers it takes long.
     """
 
     path: str
@@ -90,6 +91,17 @@ class ConfigFile(SecretStruct, frozen=True):
     is_utf16: bool = False
     keys: SecretFile | None = None
     obstacle: FileObstacle | None = None
+    scanned: ParsedConfig | None = None
+
+    def scan(self) -> ParsedConfig:
+        """The file with its oddities. Raises BadInput where it is YAML to no node."""
+        return self.scanned or scan_config(self.text or "", is_utf16=self.is_utf16)
+
+    def parse(self) -> ParsedConfig:
+        """The file, where every node reads the same in it. Raises BadInput."""
+        parsed = self.scan()
+        refuse_oddities(parsed)
+        return parsed
 
 
 class KeyStoreFile(SecretStruct, frozen=True, kw_only=True):

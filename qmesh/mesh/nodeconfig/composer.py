@@ -126,16 +126,14 @@ class Composer:
 
     def _handle_event(self, event: yaml.Event) -> None:
         match event:
+            case yaml.ScalarEvent():  # nearly all are
+                self._add_node(_build_scalar(event))
             case yaml.DocumentStartEvent(version=version):
                 self.yaml_version = version
             case yaml.DocumentEndEvent():
                 self._has_ended = True
             case yaml.AliasEvent():
                 self._add_node(self._build_alias(event))
-            case yaml.ScalarEvent():
-                self._add_node(
-                    Scalar(**_node_fields(event, event), value=event.value, style=event.style or "")
-                )
             case yaml.CollectionStartEvent():
                 self._open_collection(event)
             case yaml.CollectionEndEvent():
@@ -197,6 +195,17 @@ class Composer:
             self._open[-1][1].append(node)
         else:
             self.root = node
+
+
+def _build_scalar(event: yaml.ScalarEvent) -> Scalar:
+    return Scalar(
+        start=_convert_mark(event.start_mark),
+        end=_convert_mark(event.end_mark),
+        anchor=event.anchor,
+        tag=event.tag,
+        value=event.value,
+        style=event.style or "",
+    )
 
 
 def _node_fields(first: yaml.NodeEvent, last: yaml.Event) -> dict[str, Any]:

@@ -5,11 +5,10 @@ Source: multiformats/multiaddr.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from qmesh.errors import BadInput
-from qmesh.mesh.values import quote_text, validate_port
+from qmesh.mesh.values import format_ip_address, parse_ip_address, quote_text, validate_port
 
 _LISTEN = re.compile(
     r"/ip4/(?P<v4>[0-9.]{7,15})/tcp/(?P<port4>0|[1-9][0-9]{0,4})"
@@ -25,13 +24,10 @@ def parse_multiaddr(entry: str) -> tuple[str, int]:
     parts = _LISTEN.fullmatch(entry)
     if parts is None:
         raise _multiaddr_error(entry)
-    try:
-        address = str(
-            ipaddress.IPv4Address(parts["v4"]) if parts["v4"] else ipaddress.IPv6Address(parts["v6"])
-        )
-    except ValueError:
-        raise _multiaddr_error(entry) from None
-    return address, validate_port(int(parts["port4"] or parts["port6"]), "the worker's TCP port")
+    address = parse_ip_address(parts["v4"] or parts["v6"])
+    if address is None or address.version != (4 if parts["v4"] else 6):
+        raise _multiaddr_error(entry)
+    return format_ip_address(address), validate_port(int(parts["port4"] or parts["port6"]), "the worker's TCP port")
 
 
 def _multiaddr_error(entry: str) -> BadInput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -15,6 +16,8 @@ from qmesh.mesh.values import IPAddress, parse_ip_address
 WRITTEN: Final = frozenset({"dialled", "p2p"})
 """The lists that qmesh writes, where the workers listen."""
 _MULTIADDR = re.compile(r"/ip[46]/(?P<address>[^/]+)/(?P<protocol>tcp|udp)/(?P<port>[0-9]+)(?:/.*)?")
+_FILLED_IN = re.compile(r"/ip4/[0-9.]+/(?:tcp|udp)/[0-9]+(?:/quic-v1)?")
+"""What nearly all entries are, of thousands."""
 _PLACEHOLDER = re.compile(
     r"<[a-z][\w .-]*>|\$\{?\w|\{\{|\bx+\.x+\.x+\.x+\b|\b(?:your|worker|machine|node)[_-]\w*(?:ip|address)\b",
     re.IGNORECASE,
@@ -37,7 +40,9 @@ class Entry(NamedTuple):
     @property
     def is_placeholder(self) -> bool:
         """Whether somebody was to fill it in."""
-        return self.text is not None and bool(_PLACEHOLDER.search(self.text))
+        if self.text is None or _FILLED_IN.fullmatch(self.text):
+            return False
+        return bool(_PLACEHOLDER.search(self.text))
 
 
 class ListedEntries(msgspec.Struct, frozen=True):
@@ -71,6 +76,7 @@ def _parse_entry(core: int, item: Node) -> Entry:
     return Entry(core, item.start, value.value, address, parts["protocol"], int(parts["port"][:9]))
 
 
+@lru_cache(1 << 15)
 def classify_address(address: IPAddress) -> AddressKind:
     """From where the address is reached."""
     if address.is_unspecified:

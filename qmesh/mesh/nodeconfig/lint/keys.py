@@ -45,7 +45,8 @@ def _walk_keys(
     match node:
         case Sequence(items=items):
             for item in items:
-                yield from _walk_keys(item, path)
+                if not isinstance(item, Scalar):
+                    yield from _walk_keys(item, path)
         case Mapping():
             for key, value in node.pairs:
                 yield path, key, value

@@ -13,7 +13,7 @@ from qmesh.mesh.nodeconfig.document import Mark
 from qmesh.mesh.nodeconfig.lint.entries import Entry, ListedEntries, classify_address
 from qmesh.mesh.nodeconfig.lint.problems import ExpectedMesh, Problem, build_error, summarize_by_kind
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
-from qmesh.mesh.values import name_cores
+from qmesh.mesh.values import format_ip_address, name_cores
 
 _RENDER: Final = "write the mesh's list: `qmesh render-config --write`"
 
@@ -53,14 +53,14 @@ def find_mesh_problems(mesh: ExpectedMesh, dialled: ListedEntries | None, place:
     yield from summarize_by_kind(problem for _, problem in wrong)
     # Whose place holds what is named already is not missing besides.
     told = {core for core, _ in wrong} | {entry.core for entry in entries if entry.address is None}
-    there = {(str(entry.address), entry.port) for entry in entries}
+    there = {(format_ip_address(each.address), each.port) for each in entries if each.address is not None}
     yield from _check_missing_cores(against, place, told, there)
 
 
 def _check_address(entry: Entry, against: _MeshIndex) -> tuple[int, Problem] | None:
     """The core with its problem, where it has another address than a machine of the mesh."""
     address = entry.address
-    if address is None or str(address) in against.names or entry.is_placeholder:
+    if address is None or format_ip_address(address) in against.names or entry.is_placeholder:
         return None
     # Where streams are public, that is a public address, which no tunnel has.
     if against.core_addresses[entry.core - 1 : entry.core] == ((str(address), entry.port),):
