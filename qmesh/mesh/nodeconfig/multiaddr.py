@@ -27,7 +27,8 @@ def parse_multiaddr(entry: str) -> tuple[str, int]:
     address = parse_ip_address(parts["v4"] or parts["v6"])
     if address is None or address.version != (4 if parts["v4"] else 6):
         raise _multiaddr_error(entry)
-    return format_ip_address(address), validate_port(int(parts["port4"] or parts["port6"]), "the worker's TCP port")
+    port = int(parts["port4"] or parts["port6"])
+    return format_ip_address(address), validate_port(port, "the worker's TCP port")
 
 
 def _multiaddr_error(entry: str) -> BadInput:
