@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.lab.cluster import AGENT, find_only
 from tests.support.lab.floods import KINDS, METRICS_KINDS, MOST_LOGGED, MOST_MB, Floods
+from tests.support.lab.fork_server import residents_start
 from tests.support.lab.machines import Lab
 from tests.support.waiting import patience, wait_until
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture(scope="module")
 def floods() -> Iterator[Floods]:
-    with Lab() as lab:
+    with residents_start(), Lab() as lab:  # as much memory as an agent has that was started
         yield Floods(lab)
 
 

@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ import pytest
 from qmesh.host.firewall import nft_library
 from tests.support.checkout import CHECKOUT
 from tests.support.lab import machines
+from tests.support.lab.cluster import AGENT, HOLDER, NODE_CONFIG
+from tests.support.lab.fork_server import residents_start
 from tests.support.lab.machines import TOOLS, CommandFailed, Lab, Machine, Running, host_state
 from tests.support.waiting import comes_true, wait_until, within
 
@@ -154,6 +159,35 @@ def seen_of(process: int) -> dict[str, object]:
     }
 
 
+def open_files(process: Path) -> Iterator[str]:
+    for link in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            yield str(link.readlink())
+
+
+def left_behind(machine: Machine, process: int) -> dict[str, object]:
+    """What others see of a process that goes on in a machine."""
+    seen = seen_of(process)
+    parent = seen.pop("PPid")
+    del seen["namespaces"]
+    there = Path(f"/proc/{process}")
+    return {
+        **seen,
+        "is the first's": parent == str(machine.pid),
+        "is inside": own_namespaces(process) == own_namespaces(machine.pid),
+        "at": [str((there / name).readlink()) for name in ("cwd", "root", "exe")],
+        "words": (there / "cmdline").read_bytes().rstrip(b"\0").split(b"\0"),
+        "threads": len(list((there / "task").iterdir())),
+        "open": sorted(re.sub(r"\d+", "N", each) for each in open_files(there)),
+        "of the server": [link.name for link in (there / "fd").iterdir() if int(link.name) > 60],
+    }
+
+
+def are_alike(*seen: Callable[[], object]) -> bool:
+    first, *others = (each() for each in seen)
+    return all(each == first for each in others)
+
+
 class TestForking:
     """A command of qmesh that is forked is as one that is started."""
 
@@ -194,6 +228,21 @@ class TestForking:
         for each in both:
             each.kill()
         assert [each.wait(10) for each in both] == [-signal.SIGKILL, -signal.SIGKILL]
+
+    def test_what_it_leaves_behind_is_seen_as_the_same(self, lab):
+        both = [lab.machine("machine-a", f"192.168.0.{number}") for number in (200, 201)]
+        node = ("--node", "1.4", "--config", "/root", "--endpoint", "192.168.0.200", "--workers", "1")
+        for machine in both:
+            machine.write("/root/config.yml", NODE_CONFIG, 0o600)
+        both[0].run(["qmesh", "init", *node])
+        with residents_start():
+            both[1].run(["qmesh", "init", *node])
+        for name in (AGENT, HOLDER):
+            forked, started = (
+                partial(left_behind, machine, *machine._on_host(machine.processes(name))) for machine in both
+            )
+            alike = comes_true(partial(are_alike, forked, started), 15)
+            assert alike, (forked(), started())
 
     def test_is_started_where_that_may_matter(self, lab):
         machine = lab.machine("machine-a", "192.168.0.200")

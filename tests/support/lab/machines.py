@@ -30,13 +30,12 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from tests.support.checkout import CHECKOUT
-from tests.support.lab.fork_server import can_fork, fork
+from tests.support.lab.fork_server import FIRST, First, boot, can_fork, fork
 from tests.support.waiting import HANDED_ON, Deadline, comes_true, patience, slowness, wait_until
 
 TOOLS = Path(__file__).resolve().with_name("programs")
 """The worker, the control process and the attacker are programs in this directory."""
 
-_PID1 = TOOLS / "pid1.py"
 _NEW_PID_NAMESPACE = 0x20000000
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _END_SECONDS = 30.0
@@ -424,19 +423,11 @@ class _End(contextlib.AbstractContextManager["_End"]):
         os.close(self._descriptor)
 
 
-def _boot(name: str) -> subprocess.Popen[bytes]:
-    """Start a machine's first process in new namespaces; return it once the machine is ready."""
+def _boot(name: str) -> subprocess.Popen[bytes] | First:
+    """Have a machine's first process in new namespaces; return it once the machine is ready."""
     keep = sorted({str(CHECKOUT), sys.prefix, sys.base_prefix})
     wanted = json.dumps({"name": name, "keep": keep})
-    with _next_child_in(None):
-        first = subprocess.Popen(
-            ["/usr/bin/unshare", "--mount", "--net", "--uts", "--ipc", "--",
-             sys.executable, "-I", "-S", _PID1, wanted],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
+    first = boot(wanted) or _start_first(wanted)
     assert first.stdin is not None
     assert first.stdout is not None
     said = first.stdout.readline()
@@ -448,7 +439,19 @@ def _boot(name: str) -> subprocess.Popen[bytes]:
     return first
 
 
-def _close_first(first: subprocess.Popen[bytes]) -> None:
+def _start_first(wanted: str) -> subprocess.Popen[bytes]:
+    with _next_child_in(None):
+        return subprocess.Popen(
+            ["/usr/bin/unshare", "--mount", "--net", "--uts", "--ipc", "--",
+             sys.executable, "-I", "-S", FIRST, wanted],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def _close_first(first: subprocess.Popen[bytes] | First) -> None:
     """Let go of a machine's first process and wait for its end."""
     for pipe in (first.stdin, first.stdout):
         if pipe is not None:

@@ -8,6 +8,10 @@ namespaces go with them.
 Argument: a JSON object of `name` (the host name) and `keep` (directories that stay visible
 although they lie where the machine has a file system of its own). Writes `ready` once the
 machine can be used.
+
+Without an argument it forks such processes, each in new namespaces, for whoever has the other end of the
+socket that is its standard input: a message of it has the JSON object, and the descriptors of what is to be
+standard input and output. It is answered with the process's number and a descriptor of it.
 """
 
 # ruff: noqa: T201  # a program of the lab, it prints its answer
@@ -25,7 +29,9 @@ import sys
 from pathlib import Path
 
 NOSUID_NODEV = 0x2 | 0x4
-READ_ONLY, REMOUNT, BIND, RECURSIVE = 0x1, 0x20, 0x1000, 0x4000
+READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
+NEW_PIDS, NEW_OTHERS = 0x20000000, 0x20000 | 0x4000000 | 0x8000000 | 0x40000000
+"""Of namespaces: PID, and mount, UTS, IPC, network."""
 
 OWN = {"/run": "0755", "/tmp": "1777", "/root": "0700", "/dev/shm": "1777"}
 """Directories that begin empty on every machine, with their modes."""
@@ -39,12 +45,17 @@ NETWORK_DEFAULTS = {"disable_ipv6": 0, "accept_dad": 0, "accept_ra": 0, "addr_ge
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def succeed(result: int, what: str, path: str = "") -> None:
+    """What a system call gave. Raises OSError with the path's name."""
+    if result:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{what}: {os.strerror(error)}", path)
+
+
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
     """Mount, see mount(2). Raises OSError with the target's name."""
     arguments = (source.encode(), target.encode(), kind.encode(), flags, options.encode())
-    if _libc.mount(*arguments):
-        error = ctypes.get_errno()
-        raise OSError(error, f"mount {kind or source}: {os.strerror(error)}", target)
+    succeed(_libc.mount(*arguments), f"mount {kind or source}", target)
 
 
 def open_hidden(directories: list[str]) -> dict[str, int]:
@@ -126,15 +137,54 @@ def reap_until_closed() -> None:
             os.read(wake, 4096)
 
 
-def main() -> None:
+def be_first(wanted: str) -> None:
     """Make the machine, say so, stay until the lab closes."""
-    wanted = json.loads(sys.argv[1])
+    machine = json.loads(wanted)
     os.umask(0o022)
-    make_file_systems(wanted["keep"])
-    make_identity(wanted["name"])
+    make_file_systems(machine["keep"])
+    make_identity(machine["name"])
     os.chdir("/")
     print("ready", flush=True)
     reap_until_closed()
+
+
+def enter_namespaces(streams: list[int]) -> None:
+    """Be in new namespaces, with these streams and no other descriptor: as unshare(1) has it."""
+    os.setsid()
+    for number, stream in enumerate([*streams, streams[1]]):
+        os.dup2(stream, number)
+    os.closerange(3, max(streams) + 1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    succeed(_libc.unshare(NEW_OTHERS), "unshare")
+    mount("none", "/", flags=RECURSIVE | PRIVATE)
+
+
+def serve(requests: socket.socket) -> str:
+    """Fork for each message. Returns it in the new process, and "" in this one at the end."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever asked waits for them
+    while True:
+        message, streams, *_ = socket.recv_fds(requests, 1 << 16, 8)
+        if not message:
+            return ""
+        succeed(_libc.unshare(NEW_PIDS), "unshare")
+        process = os.fork()
+        if not process:
+            requests.detach()
+            enter_namespaces(streams)
+            return message.decode()
+        succeed(_libc.setns(own, NEW_PIDS), "setns")
+        end = os.pidfd_open(process)
+        socket.send_fds(requests, [str(process).encode()], [end])
+        for descriptor in (end, *streams):
+            os.close(descriptor)
+
+
+def main() -> None:
+    """As the module's docstring says."""
+    wanted = sys.argv[1] if sys.argv[1:] else serve(socket.socket(fileno=0))
+    if wanted:
+        be_first(wanted)
 
 
 if __name__ == "__main__":
