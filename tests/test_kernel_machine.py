@@ -114,7 +114,11 @@ def test_a_command_is_as_if_it_ran_here_but_for_what_it_writes(machine, tmp_path
     ("words", "error"),
     [
         (("--run", "busybox", "poweroff", "-f"), "error: the machine ended without an answer"),
-        (("--timeout", "8", "--run", "sleep", "1000"), "error: the machine was not done after 8 s"),
+        pytest.param(
+            ("--timeout", "8", "--run", "sleep", "1000"),
+            "error: the machine was not done after 8 s",
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["dies", "hangs"],
 )
@@ -126,12 +130,15 @@ def test_a_machine_that_does_not_answer_is_told_apart(machine, tmp_path, words, 
     assert ended.stdout == b""
 
 
-# By Ctrl-C, and in the way that nobody can be told of; others end it as Ctrl-C does.
+# In the way that nobody can be told of; each of the others is a boot more.
 @pytest.mark.parametrize(
     "number",
     [
-        *(signal.SIGINT, signal.SIGKILL),
-        *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP)),
+        signal.SIGKILL,
+        *(
+            pytest.param(each, marks=pytest.mark.long)
+            for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ),
     ],
 )
 def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number):

@@ -2,9 +2,8 @@
 the machine, and this is not run in it but starts it.
 
 A mesh is made in a lab by the real commands. What they left on the disk is laid over / of a throw-away
-machine, with the distribution's nftables.service, whose configuration flushes all rules. In it a careless
-server listens on a worker's port and on the port beside it before there is a network, and somebody
-outside asks both without pause from before the network comes until the end.
+machine, with what tests/support/lab/asked_machine.py says. What is done to such a machine afterwards, is in
+test_disturbances.py.
 """
 
 from __future__ import annotations
@@ -20,91 +19,24 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import CHECKOUT
+from tests.support.lab.asked_machine import (
+    NEIGHBOUR,
+    NFTABLES,
+    OF_THE_TEST,
+    OTHER_FILES,
+    PROGRAM,
+    UNITS,
+    WORKER_PORT,
+    assert_closed,
+    count,
+)
 from tests.support.lab.cluster import make_control, qmesh, stop_agent
 from tests.support.lab.machines import TOOLS, Lab
-from tests.support.lab.programs.boot import DISTURBANCES, ENOUGH, WORKERS
+from tests.support.lab.programs.boot import ENOUGH, WORKERS
 from tests.support.waiting import patience
 
 pytestmark = [pytest.mark.lab, pytest.mark.machines]
 
-WORKER_PORT, NEIGHBOUR = 40000, 39999
-UNITS = Path("etc/systemd/system")
-NFTABLES = Path("/usr/lib/systemd/system/nftables.service")
-PROGRAM = "/root/stand-in"
-PYTHON = f"{sys.executable} -I -S {TOOLS / 'knock.py'}"
-
-FLUSHING = """\
-#!/usr/sbin/nft -f
-
-flush ruleset
-
-table inet filter {
-	chain input {
-		type filter hook input priority filter;
-	}
-}
-"""
-
-EARLY = "DefaultDependencies=no\nConflicts=shutdown.target\nBefore=shutdown.target\n"
-# The port is there as a card is: before its addresses. Nothing here waits for the guard, or for anything.
-OF_THE_TEST = {
-    "port.service": f"""\
-[Unit]
-{EARLY}
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/mkdir -p /run/knock
-ExecStart=ip netns add outside
-ExecStart=ip -batch /etc/port.ip
-ExecStart=ip -n outside -batch /etc/outside.ip
-""",
-    "careless.service": f"""\
-[Unit]
-{EARLY}Requires=port.service
-After=port.service
-
-[Service]
-Type=notify
-ExecStart={PYTHON} listen /run/knock/came {WORKER_PORT} {NEIGHBOUR}
-""",
-    "outsider.service": f"""\
-[Unit]
-{EARLY}Requires=port.service
-After=port.service
-
-[Service]
-Type=notify
-NetworkNamespacePath=/run/netns/outside
-ExecStart={PYTHON} ask /run/knock/asked 192.0.2.1 2001:db8::1 -- {WORKER_PORT} {NEIGHBOUR}
-""",
-    "lan.service": f"""\
-[Unit]
-Description=The network, as a server's own program brings it up
-{EARLY}Wants=network.target careless.service outsider.service
-After=network-pre.target systemd-sysctl.service careless.service outsider.service
-Before=network.target
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=sh -c 'cat /proc/sys/net/ipv4/ip_local_reserved_ports >/run/knock/reserved'
-ExecStart=ip -batch /etc/lan.ip
-""",
-    "job.service.d/boot.conf": "[Unit]\nWants=lan.service multi-user.target\n",
-}
-MAC = "02:00:00:00:00:01"
-OTHER_FILES = {
-    "etc/port.ip": f"link add lan0 address {MAC} type veth peer name eth0 netns outside\n",
-    "etc/outside.ip": "link set lo up\nlink set eth0 up\naddr add 192.0.2.2/24 dev eth0\n"
-    f"addr add 2001:db8::2/64 dev eth0 nodad\nneigh add 192.0.2.1 lladdr {MAC} dev eth0 nud permanent\n"
-    f"neigh add 2001:db8::1 lladdr {MAC} dev eth0 nud permanent\n",
-    "etc/lan.ip": "addr add 192.0.2.1/24 dev lan0\naddr add 2001:db8::1/64 dev lan0 nodad\n"
-    "link set lan0 up\n",
-    "etc/sysctl.d/50-of-others.conf": "net.ipv4.ip_local_reserved_ports = 33333\n",
-    "etc/nftables.conf": FLUSHING,
-    PROGRAM[1:]: f'#!/bin/sh\nPYTHONPATH={CHECKOUT} exec {sys.executable} {TOOLS / "worker.py"} "$@"\n',
-}
 ENABLED = (
     *("qmesh.service", "qmesh-guard.service", "qmesh-hold.service", "qmesh-workers.target"),
     "nftables.service",
@@ -165,7 +97,7 @@ def booted(disk: Path, what: str) -> Any:
 
 @pytest.fixture(scope="module")
 def guarded(disk) -> Any:
-    """A boot as it is to be, and what is done to it then."""
+    """A boot as it is to be."""
     return booted(disk, "guarded")
 
 
@@ -193,20 +125,8 @@ def removed(disk, tmp_path_factory) -> Any:
     return booted(root, "removed")
 
 
-def count(knocks: Any, which: str, port: int) -> int:
-    """How many went out or came at a port, by TCP and UDP."""
-    return sum(int(knocks[which].get(f"{each} {port}", {"count": 0})["count"]) for each in ("tcp", "udp"))
-
-
-def assert_closed(before: Any, after: Any, at_least: int) -> None:
-    """Meanwhile both ports were asked for, the neighbour was reached, and the worker was not."""
-    assert count(after, "asked", WORKER_PORT) - count(before, "asked", WORKER_PORT) >= at_least
-    assert count(after, "came", NEIGHBOUR) - count(before, "came", NEIGHBOUR) >= at_least // 2
-    assert count(after, "came", WORKER_PORT) == count(before, "came", WORKER_PORT)
-
-
 def test_g3_from_the_first_moment_of_the_network_nobody_reaches_a_worker(guarded):
-    boot = guarded["boot"]
+    boot = guarded
     asked, came = boot["knocks"]["asked"], boot["knocks"]["came"]
 
     assert_closed({"asked": {}, "came": {}}, boot["knocks"], 4 * ENOUGH)
@@ -223,36 +143,32 @@ def test_g3_from_the_first_moment_of_the_network_nobody_reaches_a_worker(guarded
 
 
 def test_g3_guard_and_holder_are_there_before_the_network_and_the_agent_and_the_workers_after(guarded):
-    began = guarded["boot"]["began"]
+    began = guarded["began"]
 
     assert began["qmesh-guard.service"] < began["qmesh-hold.service"] < began["network-pre.target"]
     assert began["network-pre.target"] < began["lan.service"] < began["qmesh.service"]
     # They wait for the agent only as long as a unit may take to start, which a busy emulator exceeds.
     assert all(began["qmesh-hold.service"] < began[unit] for unit in WORKERS)
-    assert guarded["boot"]["kept_out"] == [0]
-    assert guarded["boot"]["tables"] == ["inet qmesh", "inet qmesh-held"]
-
-
-def test_worker_ports_are_reserved_before_the_network_and_others_stay(guarded):
-    assert guarded["boot"]["reserved"] == "33333,40000-40002"
-
-
-@pytest.mark.parametrize("name", DISTURBANCES)
-def test_g3_nothing_opens_by(guarded, name):
-    found = guarded["disturbed"][name]
-
-    assert_closed(found["before"], found["after"], ENOUGH)
-    assert "inet qmesh" in found["tables"]
-    assert found["workers_went_on"]
-
-
-def test_g3_in_all_that_time_nobody_reached_a_worker_and_all_is_there_in_the_end(guarded):
-    assert_closed({"asked": {}, "came": {}}, guarded["end"], 40 * ENOUGH)
+    assert guarded["kept_out"] == [0]
     assert guarded["tables"] == ["inet qmesh", "inet qmesh-held"]
 
 
-def test_systemd_has_nothing_against_the_units(guarded):
-    assert guarded["verified"] == ""
+def test_worker_ports_are_reserved_before_the_network_and_others_stay(guarded):
+    assert guarded["reserved"] == "33333,40000-40002"
+
+
+@pytest.mark.long
+def test_g3_nothing_opens_whatever_is_done_after_a_boot(disk):
+    """As tests/lab/test_disturbances.py, with another kernel under it, and its WireGuard."""
+    found = booted(disk, "disturbed")
+
+    for each in found["disturbed"].values():
+        assert_closed(each["before"], each["after"], ENOUGH)
+        assert "inet qmesh" in each["tables"]
+        assert each["workers_went_on"]
+    assert_closed({"asked": {}, "came": {}}, found["end"], 40 * ENOUGH)
+    assert found["tables"] == ["inet qmesh", "inet qmesh-held"]
+    assert found["verified"] == ""
 
 
 @pytest.mark.long

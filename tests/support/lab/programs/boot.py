@@ -1,4 +1,4 @@
-"""What is done in a machine of test_boot.py once it has booted, from inside: `boot.py guarded`, and others.
+"""What is done in a machine of asked_machine.py once it is up, from inside: `boot.py guarded`, and others.
 
 It answers in JSON. The one that asks (knock.py) goes on from before the network came until the end.
 """
@@ -147,15 +147,19 @@ def guarded() -> dict[str, Any]:
     until(
         lambda: "is in use" in run("journalctl", "--boot", "--output=cat", f"--unit={KEPT_OUT}"), "a refusal"
     )
-    boot = {
+    return {
         "kept_out": processes(KEPT_OUT),
         "tables": tables(),
         "began": began(*UNITS, "network-pre.target", "lan.service"),
         "reserved": (RECORDS / "reserved").read_text().strip(),
         "knocks": knocks(),
     }
+
+
+def all_disturbed() -> dict[str, Any]:
+    guarded()
     found = {name: disturbed(disturb) for name, disturb in DISTURBANCES.items()}
-    answer = {"boot": boot, "disturbed": found, "verified": verified()}
+    answer = {"disturbed": found, "verified": verified()}
     until(lambda: are_active(*UNITS), "all units again")
     until(lambda: times_asked() >= 40 * ENOUGH, "questions")
     return {**answer, "end": knocks(), "tables": tables()}
@@ -194,9 +198,12 @@ def removed() -> dict[str, Any]:
     return {"tables": tables(), "began": began("qmesh-guard.service", "network-pre.target"), "end": knocks()}
 
 
+DONE = {"guarded": guarded, "disturbed": all_disturbed, "broken": broken, "removed": removed}
+
+
 if __name__ == "__main__":
     try:
-        print(json.dumps({"guarded": guarded, "broken": broken, "removed": removed}[sys.argv[1]]()))
+        print(json.dumps(DONE[sys.argv[1]]()))
     except RuntimeError as error:
         journal = run("journalctl", "--boot", "--no-pager", "--output=short-monotonic", "--lines=120")
         sys.exit(f"{error}\n{journal}")
