@@ -73,7 +73,7 @@ ROWS: Final = {
     "findings": Row(({"members": 2000},), ({"members": 2},)),
     "packets": Row(({"ports": 16, "runs": 51}, {"ports": 5000, "runs": 51}), ({"ports": 1, "runs": 1},)),
     "sets": Row(tuple({"ports": ports, "runs": 51} for ports in (0, 16, 1000)), ({"ports": 1, "runs": 1},)),
-    "storm": Row(({"flushes": 500, "deletions": 51},), ({"flushes": 10, "deletions": 1},)),
+    "storm": Row(({"flushes": 500, "deletions": 51},), ({"flushes": 3, "deletions": 1},)),
     "processes": Row(({"workers": 2048, "times": 5},), ({"workers": 2, "times": 1},)),
     "watching": Row(({"workers": 512, "times": 5},), ({"workers": 2, "times": 1},)),
     "node": Row(({"rows": 99},), ({"rows": 1},)),
@@ -82,7 +82,7 @@ ROWS: Final = {
     "joins": Row(({"members": 200, "tunnels": 30},), ({"members": 2, "tunnels": 1},)),
     "news": Row(({"members": 2000, "changes": 40},), ({"members": 2, "changes": 1},)),
     "informed": Row(({"machines": 50, "times": 10},), ({"machines": 1, "times": 1},)),
-    "floods": Row(({"seconds": 60},), ({"seconds": 0.5},)),
+    "floods": Row(({"seconds": 60, "kinds": 99},), ({"seconds": 0.5, "kinds": 2},)),
     "handover": Row(({"machines": 10, "turns": 6},), ({"machines": 2, "turns": 1},)),
     "recovery": Row(({"runs": 1, "parts": 5, "ways": 2},), ({"runs": 1, "parts": 1, "ways": 1},)),
     "metrics": Row(

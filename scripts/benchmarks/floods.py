@@ -22,13 +22,13 @@ from tests.support.lab.floods import (
 from tests.support.lab.machines import Lab
 
 
-def figures(seconds: float) -> list[Figure]:
-    """So many seconds of each kind."""
+def figures(seconds: float, kinds: int) -> list[Figure]:
+    """So many seconds of each kind, of so many of them."""
     with Lab() as lab:
         floods = Floods(lab)
         return [
             figure
-            for kind in ("nothing", *KINDS, *METRICS_KINDS)
+            for kind in ("nothing", *KINDS, *METRICS_KINDS)[:kinds]
             for figure in of(floods.flood(kind, seconds))
         ]
 
