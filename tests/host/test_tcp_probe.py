@@ -92,6 +92,13 @@ def test_more_than_are_dialled_at_once(monkeypatch):
         ]
 
 
+def test_each_of_thousands_that_cannot_even_be_called_is_told():
+    places = [("192.0.2.1", port) for port in range(1, 1001)]
+    found = tcp_probe.probe_places(places, wait_s=1)
+    assert found.keys() == set(places)
+    assert {each.error for each in found.values()} == {errno.ENETUNREACH}
+
+
 def test_no_network_is_no_answer():
     assert measure_connect_times([("192.0.2.1", 1), ("2001:db8::1", 1)], wait_s=1) == {}
     assert measure_connect_times([], wait_s=1) == {}

@@ -27,7 +27,7 @@ from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import build_readings, look_at_node
 from qmesh.agent.node.node_program import find_node_programs
-from qmesh.agent.node.worker_status import probe_answers
+from qmesh.agent.node.worker_status import DialledWorkers, begin_dialling, probe_answers
 from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.firewall import firewall_units, held_table
@@ -99,21 +99,28 @@ def build_audit_context(
     taken_down: bool,
     agent: tuple[AgentStatus | None, Health | None],
     files: SeenNodeFiles,
+    dialled: DialledWorkers | None,
 ) -> AuditContext:
     """All but the node's processes. here: with tunnel and guard. seen: desired and observed, where known.
 
-    taken_down: whether `qmesh down` was run. agent: as of `read_agent_status`.
+    taken_down: whether `qmesh down` was run. agent: as of `read_agent_status`. dialled: None where none is.
     """
     status, health = agent
     listeners = looks.run("listeners", ports.list_listeners, ())
     firewalls = looks.run("units that flush", firewall_units.read_firewall_units, ())
     is_asked = not taken_down and not here.settings.removed
-    silent = () if taken_down else looks.run("workers", lambda: _find_silent_workers(here, health), ())
     mark = 0 if seen is None else looks.run("other firewalls", lambda: read_mark(seen[1]), 0)
     black_hole = None if seen is None else looks.run("tunnel", lambda: find_black_hole(here, *seen), None)
     control = (
         looks.run("membership service", lambda: _ask_control_node(here), _ANSWERS) if is_asked else _ANSWERS
     )
+    obstacles, suspects = (), ()
+    if seen is not None:
+        obstacles = looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen, mark=mark), ())
+        suspects = looks.run("other firewalls", lambda: find_program_suspects(here, *seen, mark=mark), ())
+    of_ports = looks.run("listeners", lambda: _build_port_context(here, listeners), PortContext())
+    # Last of what takes long: until now they were dialled besides.
+    silent = () if taken_down else looks.run("workers", lambda: _find_silent(here, health, dialled), ())
     return AuditContext(
         public_key=here.machine.public_key,
         names={machine.public_key: machine.name for machine in here.inventory.machines},
@@ -138,18 +145,14 @@ def build_audit_context(
         reserved=looks.run("config.yml", ports.read_reserved_ports, frozenset()),
         can_reserve=ports.can_reserve_ports(),
         listeners=listeners,
-        ports=looks.run("listeners", lambda: _build_port_context(here, listeners), PortContext()),
+        ports=of_ports,
         taken_down=taken_down,
         removed=here.settings.removed,
         agent=status,
         unanswered=control.unanswered,
         apart=control.apart,
-        obstacles=()
-        if seen is None
-        else looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen, mark=mark), ()),
-        suspects=()
-        if seen is None
-        else looks.run("other firewalls", lambda: find_program_suspects(here, *seen, mark=mark), ()),
+        obstacles=obstacles,
+        suspects=suspects,
         control=here.inventory.control,
         missing_announcements=_list_missing_announcements(here),
         unsupported=list_unsupported_options(here.inventory),
@@ -249,9 +252,16 @@ def _find_retirement(state: State, here: Local) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(known.at))
 
 
-def _find_silent_workers(here: Local, health: Health | None) -> tuple[SilentWorkers, ...]:
+def begin_audit_dialling(here: Local, health: Health | None) -> DialledWorkers | None:
+    """Dial the workers of machines of which something comes through the tunnel, as the agent says."""
     unheard = frozenset() if health is None else list_undialled_machines(here.inventory, health.links)
-    answers = probe_answers(here, unheard=unheard, notes=() if health is None else health.notes)
+    return begin_dialling(here, unheard=unheard)
+
+
+def _find_silent(
+    here: Local, health: Health | None, dialled: DialledWorkers | None
+) -> tuple[SilentWorkers, ...]:
+    answers = probe_answers(here, notes=() if health is None else health.notes, dialled=dialled)
     return tuple(
         silent
         for name, found in answers.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -9,7 +10,12 @@ from typing import Final
 import msgspec
 
 from qmesh.agent.audit.agent_status import read_agent_status
-from qmesh.agent.audit.context import build_audit_context, look_at_node_files, look_at_own_node
+from qmesh.agent.audit.context import (
+    begin_audit_dialling,
+    build_audit_context,
+    look_at_node_files,
+    look_at_own_node,
+)
 from qmesh.agent.audit.part_checks import PartChecks
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.local import MembershipInvalid, load_local, with_tunnel_and_guard
@@ -70,9 +76,20 @@ def check(state: State) -> Report:
         if seen is None:
             seen = looks.run("guard", lambda: desired_and_observed_guard(here, linux), None)
         taken_down = not remembered.settings.up
-        around = build_audit_context(
-            state, here, looks, seen, taken_down=taken_down, agent=agent, files=files
-        )
+        dialled = None
+        if not taken_down:
+            dialled = looks.run("workers", lambda: begin_audit_dialling(here, agent[1]), None)
+        with dialled or contextlib.nullcontext():
+            around = build_audit_context(
+                state,
+                here,
+                looks,
+                seen,
+                taken_down=taken_down,
+                agent=agent,
+                files=files,
+                dialled=dialled,
+            )
     if not taken_down:
         node = looks.run("node processes", lambda: look_at_own_node(state, here, files), None)
         around = msgspec.structs.replace(around, node=node)

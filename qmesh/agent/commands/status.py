@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,13 @@ from qmesh.agent.node.node_audit import list_node_errors
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import NodeLook, look_for_command
-from qmesh.agent.node.worker_status import WorkerHealth, collect_advice_inputs, probe_workers
+from qmesh.agent.node.worker_status import (
+    DialledWorkers,
+    WorkerHealth,
+    begin_dialling,
+    collect_advice_inputs,
+    probe_workers,
+)
 from qmesh.agent.preconditions import check_user
 from qmesh.agent.readers.ask import ask_as_reader, is_reader
 from qmesh.errors import MachineRefused
@@ -162,13 +169,20 @@ def status(state: State) -> Status:
         return ask_as_reader("status", Status)
     check_user("status")
     here = load_latest(state)
+    with begin_dialling(here) or contextlib.nullcontext() as dialled:
+        return _build_status(state, here, dialled)
+
+
+def _build_status(state: State, here: Local, dialled: DialledWorkers | None) -> Status:
     counters = _read_counters(state, here)
     cores = here.inventory.cores
     look, record = _look_at_node(state, here)
     health = _request_health(state)
     notes = () if health is None else health.notes
     told = _list_facts(here, health, look)
-    watched = {} if here.settings.removed else probe_workers(here, look, notes=notes)
+    errors = list_node_errors(here)
+    # Last of what takes long: until now they were dialled besides.
+    watched = {} if here.settings.removed else probe_workers(here, look, notes=notes, dialled=dialled)
     uncalled = () if look is None else _list_uncalled(look, record, watched)
     now = time.time()
     return Status(
@@ -199,7 +213,7 @@ def status(state: State) -> Status:
         if look is None
         else _build_control_status(look, uncalled, find_node_host(here.settings)),
         foreign=() if look is None else tuple(map(_build_foreign_status, look.report.foreign)),
-        errors=(*_list_apart(here, told.values()), *list_node_errors(here)),
+        errors=(*_list_apart(here, told.values()), *errors),
         machine=here.settings.name,
     )
 

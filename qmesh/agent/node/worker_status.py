@@ -6,6 +6,8 @@ import errno
 import os
 import statistics
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -17,6 +19,7 @@ from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host.config_directory import ConfigDirectory, read_disk_space
 from qmesh.host.network import ports, tcp_probe
 from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.system.forked_work import ForkedWork
 from qmesh.mesh.advice import AdviceInputs
 from qmesh.mesh.inventory import Worker, list_workers
 from qmesh.mesh.node_processes.answers import (
@@ -40,6 +43,10 @@ ANSWER_S = 2.0
 
 MOST_S = 10.0
 """Seconds for all of them: of thousands of machines many may be away."""
+
+
+AT_ONCE: Final = 800
+"""Workers that are waited for at a time: each round takes as long as the way there and back."""
 
 
 class SilentCore(msgspec.Struct, frozen=True):
@@ -92,19 +99,46 @@ class WorkerHealth(msgspec.Struct, frozen=True):
     restarts: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
+DialledWorkers: TypeAlias = ForkedWork[list[tuple[str, int, float, int]]]
+"""Of each worker its address and port, and what became of the connection, as of `ProbeResult`."""
+
+
+def begin_dialling(here: Local, *, unheard: Collection[str] = ()) -> DialledWorkers | None:
+    """Dial the workers of the mesh, while this machine does something else; None where it dials none.
+
+    unheard: as of `probe_answers`.
+    """
+    if not here.settings.control or here.settings.removed:
+        return None
+    workers = list_workers(here.inventory)
+    places = [(each.address, each.port) for each in workers if each.machine not in unheard]
+    return ForkedWork(partial(_dial_places, places, at_once=AT_ONCE), list[tuple[str, int, float, int]])
+
+
+def _dial_places(
+    places: Iterable[tuple[str, int]], *, at_once: int | None = None
+) -> list[tuple[str, int, float, int]]:
+    found = tcp_probe.probe_places(places, wait_s=ANSWER_S, most_s=MOST_S, at_once=at_once)
+    return [(*place, *each) for place, each in found.items()]
+
+
 def probe_workers(
-    here: Local, look: NodeLook | None, *, notes: Iterable[tuple[str, MemberNote]]
+    here: Local,
+    look: NodeLook | None,
+    *,
+    notes: Iterable[tuple[str, MemberNote]],
+    dialled: DialledWorkers | None = None,
 ) -> dict[str, WorkerHealth]:
     """By machine, what this one can tell: the control node of all, another of itself.
 
     look: at the node's processes here; without one, a worker that answers counts as alive.
-    notes: as of `probe_answers`.
+    notes, dialled: as of `probe_answers`.
     """
     found = {
         name: _build_worker_health(
             answers, find_node_host(here.settings, name), dialled=here.settings.control
         )
-        for name, answers in probe_answers(here, notes=notes).items()
+        for name, answers in probe_answers(here, notes=notes, dialled=dialled).items()
     }
     if look is None:
         return found
@@ -154,12 +188,14 @@ def probe_answers(
     unheard: Collection[str] = (),
     notes: Iterable[tuple[str, MemberNote]],
     find_other_nodes: FindOtherNodes = ask_other_nodes,
+    dialled: DialledWorkers | None = None,
 ) -> dict[str, tuple[tuple[Worker, WorkerAnswer], ...]]:
     """Of each machine's workers the answers, where this one can tell them.
 
     unheard: machines of which nothing comes through the tunnel: they are not dialled, and do not answer.
     notes: what machines have noted of themselves, by tunnel address.
     find_other_nodes: tells what another node on this machine has, which answers for no worker of this one.
+    dialled: from before, where that was begun; else they are dialled now.
     """
     noted = dict(notes)
     workers: dict[str, list[Worker]] = {name: [] for name in here.inventory.cores}
@@ -171,11 +207,14 @@ def probe_answers(
         for each in workers.get(name, ())
     }
     if here.settings.control:
-        places = {(each.address, each.port): each.machine for each in list_workers(here.inventory)}
-        dialled = (place for place, machine in places.items() if machine not in unheard)
-        probed = tcp_probe.probe_places(dialled, wait_s=ANSWER_S, most_s=MOST_S)
+        places = {(each.address, each.port): each.machine for found in workers.values() for each in found}
         answers = dict.fromkeys(places, WorkerAnswer(None, explain_error(errno.ETIMEDOUT)))
-        answers |= {place: explain_connection(*each, own.get(place)) for place, each in probed.items()}
+        if dialled is None:
+            probed = _dial_places(place for place, machine in places.items() if machine not in unheard)
+        else:
+            probed = dialled.collect()
+        for address, port, seconds, error in probed:
+            answers[address, port] = explain_connection(seconds, error, own.get((address, port)))
     else:
         answers = own | _find_container_answers(here, own)
         workers = {name: workers[name]} if name in workers else {}

@@ -148,7 +148,7 @@ def find_listeners(ports: Iterable[int]) -> tuple[Listener, ...]:
     """Who listens on any of these ports, over TCP or UDP, beyond loopback."""
     wanted = set(ports)
     found = (
-        *select_sockets("tcp", lambda state, port, _: state == LISTENING and port in wanted),
+        *(each for each in list_listening_sockets() if each.port in wanted),
         *select_sockets("udp", lambda state, port, _: state == UNCONNECTED and port in wanted),
     )
     mine = [each for each in found if not ipaddress.ip_address(each.local).is_loopback]

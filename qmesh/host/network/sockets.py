@@ -15,6 +15,8 @@ from qmesh.errors import KernelRefused
 
 LISTENING: Final = "0A"
 ESTABLISHED: Final = "01"
+_ENDED: Final = b" 06 00000000:00000000 03:"
+"""In a line of a connection that is over: no process has it. Who dialled thousands has thousands of these."""
 UNCONNECTED: Final = "07"
 """The state of a UDP socket that takes what anybody sends."""
 
@@ -50,6 +52,8 @@ def parse_sockets(
 ) -> Iterator[Socket]:
     """The same of lines of the kernel's list. Raises KernelRefused."""
     for line in lines:
+        if _ENDED in line:
+            continue
         text = line.decode("ascii", "replace")
         if is_wanted(*_parse_outline(text)):
             yield _parse_socket(protocol, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import math
+import operator
 import select
 import socket
 import time
@@ -13,6 +14,8 @@ from typing import Final, NamedTuple
 
 from qmesh.host.system import heartbeat
 
+_IN_A_ROW: Final = 100
+"""Connections that are begun before answers are looked for: a tunnel has a queue of 500 packets."""
 _LONGER: Final = 10
 """Times the wait for one that thousands of places may take."""
 AT_ONCE: Final = 400
@@ -41,12 +44,14 @@ class ProbeResult(NamedTuple):
 
 
 def probe_places(
-    places: Iterable[tuple[str, int]], *, wait_s: float, most_s: float = math.inf
+    places: Iterable[tuple[str, int]], *, wait_s: float, most_s: float = math.inf, at_once: int | None = None
 ) -> dict[tuple[str, int], ProbeResult]:
     """What became of a connection to each address and TCP port.
 
     wait_s: seconds to wait for each. most_s: for all; those whose turn had not come by then have ETIMEDOUT.
+    at_once: as of `AT_ONCE`.
     """
+    most = at_once or AT_ONCE
     until = time.monotonic() + most_s
     waiting = iter(dict.fromkeys(places))
     found: dict[tuple[str, int], ProbeResult] = {}
@@ -55,16 +60,18 @@ def probe_places(
         while True:
             if time.monotonic() > until:
                 found |= dict.fromkeys(waiting, ProbeResult(0.0, errno.ETIMEDOUT))
-            for place in itertools.islice(waiting, AT_ONCE - len(begun)):
+            for place in itertools.islice(waiting, min(_IN_A_ROW, most - len(begun))):
                 attempt = _start_connect(place)
                 if isinstance(attempt, int):
                     found[place] = ProbeResult(0.0, attempt)
                 else:
                     poll.register(attempt.end, select.EPOLLOUT)
                     begun[attempt.end.fileno()] = attempt
-            if not begun:
+            has_more = operator.length_hint(waiting) > 0
+            if begun:
+                _collect_answers(poll, begun, found, wait_s, waits=not has_more or len(begun) >= most)
+            elif not has_more:
                 return found
-            _collect_answers(poll, begun, found, wait_s)
 
 
 class _Attempt(NamedTuple):
@@ -91,14 +98,19 @@ def _start_connect(place: tuple[str, int]) -> _Attempt | int:
 
 
 def _collect_answers(
-    poll: select.epoll, begun: dict[int, _Attempt], found: dict[tuple[str, int], ProbeResult], wait_s: float
+    poll: select.epoll,
+    begun: dict[int, _Attempt],
+    found: dict[tuple[str, int], ProbeResult],
+    wait_s: float,
+    *,
+    waits: bool,
 ) -> None:
-    """Wait until something is decided; who waited too long is decided as well.
+    """Wait until something is decided, or look what is; who waited too long is decided as well.
 
     begun: by descriptor, the oldest first. Of thousands that answer one by one, none is looked at again.
     """
     oldest = next(iter(begun.values()))
-    ready = poll.poll(max(0.0, oldest.began + wait_s - time.monotonic()))
+    ready = poll.poll(max(0.0, oldest.began + wait_s - time.monotonic()) if waits else 0.0)
     now = time.monotonic()
     for descriptor, _ in ready:
         place, began, end = begun.pop(descriptor)
