@@ -114,7 +114,8 @@ def build_audit_context(
     control = (
         looks.run("membership service", lambda: _ask_control_node(here), _ANSWERS) if is_asked else _ANSWERS
     )
-    obstacles, suspects = (), ()
+    obstacles: tuple[Obstacle, ...] = ()
+    suspects: tuple[Obstacle, ...] = ()
     if seen is not None:
         obstacles = looks.run("other firewalls", lambda: _find_obstacles(here, looks, *seen, mark=mark), ())
         suspects = looks.run("other firewalls", lambda: find_program_suspects(here, *seen, mark=mark), ())
