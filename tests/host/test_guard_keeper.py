@@ -39,14 +39,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 guard = functools.partial(factories.guard, kind="tun", service_port=51820)
 
 
-WHOLE = guard(40003, 40004)
+WHOLE = guard(40003, 40004, 40009)
 HARMS = [
     f"delete table inet {TABLE}",
     "flush ruleset",
     f"flush table inet {TABLE}",
     f"flush chain inet {TABLE} closed_port",
     f"insert rule inet {TABLE} closed_port accept",
-    f"delete element inet {TABLE} closed_ports {{ 40003 }}",
+    f"delete element inet {TABLE} closed_ports {{ 40009 }}",
     f"add chain inet {TABLE} more",
     f"add table inet {TABLE} {{ flags dormant; }}",
     f"delete table inet {TABLE}; add table inet {TABLE}",

@@ -40,6 +40,8 @@ WORKER = Guard(
 
 CONTROL = msgspec.structs.replace(WORKER, role="control", ports=(40000, 40001, 40002))
 OVER_IPV6 = msgspec.structs.replace(WORKER, control_address="fd12:3456:789a::1")
+BOTH = msgspec.structs.replace(WORKER, ports=(*WORKER.ports, 40009))
+"""Ports in an interval and one in the set."""
 WITHOUT_PORTS = msgspec.structs.replace(WORKER, ports=())
 
 
@@ -260,19 +262,19 @@ def test_a_table_that_was_changed_by_hand_is_not_the_guard(command):
     "command",
     [
         "add element inet qmesh closed_ports { 22 }",
-        "delete element inet qmesh closed_ports { 40003 }",
+        "delete element inet qmesh closed_ports { 40009 }",
         "flush set inet qmesh closed_ports",
     ],
 )
 def test_ports_that_were_changed_by_hand_are_not_those_of_the_guard(command):
-    load(WORKER)
+    load(BOTH)
     nft(command)
 
-    assert read() != WORKER
+    assert read() != BOTH
 
-    load(WORKER)
+    load(BOTH)
 
-    assert read() == WORKER
+    assert read() == BOTH
 
 
 def rules() -> list[tuple[str, str]]:
@@ -287,7 +289,7 @@ def rules() -> list[tuple[str, str]]:
 
 
 def test_any_rule_that_was_deleted_by_hand_is_missed():
-    for guard in (WORKER, CONTROL):
+    for guard in (BOTH, CONTROL):
         load(guard)
         count = len(rules())
         assert count > 10
@@ -373,6 +375,9 @@ PORTS = (
     ((40003,), (40004,)),
     (tuple(range(40000, 40300)), tuple(range(40150, 40450))),
     (tuple(range(1, 5000)), tuple(range(1, 5001))),
+    (tuple(range(1, 3000, 2)), tuple(range(1, 3002, 2))),
+    (tuple(range(1, 1998, 2)), tuple(range(1, 2004, 2))),
+    (tuple(port for port in range(1, 100) if port % 7), tuple(port for port in range(1, 100) if port % 5)),
 )
 
 
@@ -386,23 +391,23 @@ def test_a_guard_whose_ports_were_changed_is_the_guard_with_those_ports(old, new
 
 
 def test_a_port_more_is_a_set_element_and_no_rule_is_touched():
-    more = msgspec.structs.replace(WORKER, ports=(*WORKER.ports, 40007))
-    load(WORKER)
+    more = msgspec.structs.replace(BOTH, ports=(*BOTH.ports, 40011))
+    load(BOTH)
     with monitor() as events:
-        nftables.run(render_change_script(WORKER, more))
+        nftables.run(render_change_script(BOTH, more))
         found = [line for line in events() if "generation" not in line and "begin" not in line]
 
-    assert "add element inet qmesh closed_ports { 40007 }" in found
+    assert "add element inet qmesh closed_ports { 40011 }" in found
     assert {line.split()[1] for line in found} <= {"set", "element"}
     assert read() == more
 
 
 def test_ports_of_a_guard_that_others_changed_meanwhile_are_replaced_whole():
-    load(WORKER)
-    nft("delete element inet qmesh closed_ports { 40003 }")
+    load(BOTH)
+    nft("delete element inet qmesh closed_ports { 40009 }")
     fewer = msgspec.structs.replace(WORKER, ports=(40004, 40009))
 
-    nftables.run(render_change_script(WORKER, fewer))
+    nftables.run(render_change_script(BOTH, fewer))
     assert read() == fewer
 
 

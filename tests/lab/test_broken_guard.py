@@ -14,7 +14,7 @@ from tests.support.lab.matrix.case import BOTH, Hostile, Legitimate, passes, rea
 from tests.support.lab.matrix.hostile import HOSTILE
 from tests.support.lab.matrix.legitimate import LEGITIMATE
 from tests.support.lab.matrix.rulesets import Ruleset
-from tests.support.lab.mesh import GUARDS, Mesh, Role
+from tests.support.lab.mesh import GUARDS, LAST_WORKER, NEIGHBOUR, PORTS, WORKER, Mesh, Role
 from tests.support.lab.probe import QUIET_SECONDS
 
 pytestmark = pytest.mark.lab
@@ -26,7 +26,10 @@ CASES: dict[str, Hostile | Legitimate] = {
 
 
 class Break(NamedTuple):
-    """A way to break the guard of a role's machine. case: the one that notices."""
+    """A way to break the guard of a role's machine. case: the one that notices.
+
+    PORTS stands for the closed ports of an interval, and for those of the set.
+    """
 
     name: str
     role: Role
@@ -35,13 +38,24 @@ class Break(NamedTuple):
     case: str
 
 
-CLOSED_PORT = "@closed_ports fib daddr type local goto closed_port"
+BOTH_PROTOCOLS = "meta l4proto { tcp, udp }"
+TO_MEMBERS = f'th dport @mesh_ports meta iifkind "tun" {BOTH_PROTOCOLS}'
+CLOSED_PORT = f"{BOTH_PROTOCOLS} fib daddr type local goto closed_port"
+INTERVAL = f"{PORTS[0]}-{NEIGHBOUR - 1}"
 ALL_CLOSED = re.findall("elements = [^}]*}", render_table(GUARDS["worker"]))[0]
+ON_THE_LAN = "LAN, every way, to closed ports that are no workers'"
 OF_ITSELF = "the machine itself, root and users, to its closed ports that are no workers'"
 BREAKS = (
-    Break("set emptied", "worker", ALL_CLOSED, "", "LAN: IPv4"),
-    Break("set emptied", "control", ALL_CLOSED, "", "LAN: IPv4"),
-    Break("a port left out", "worker", "40001, ", "", "LAN: IPv4"),
+    Break("set emptied", "worker", ALL_CLOSED, "", ON_THE_LAN),
+    Break("set emptied", "control", ALL_CLOSED, "", ON_THE_LAN),
+    Break("a port left out", "worker", f", {LAST_WORKER} }}", " }", "LAN: IPv4"),
+    Break(
+        "an interval too short",
+        "worker",
+        f"th dport {INTERVAL}",
+        f"th dport {WORKER + 1}-{NEIGHBOUR - 1}",
+        "LAN: IPv4",
+    ),
     Break("drop made accept", "worker", "counter drop", "counter accept", "LAN: IPv4"),
     Break("drop made accept", "control", "counter drop", "counter accept", "LAN: global IPv6"),
     Break("the interface's name swapped", "worker", '"qmesh0"', '"eth0"', "control node to every worker"),
@@ -56,8 +70,8 @@ BREAKS = (
     Break(
         "the address alone",
         "worker",
-        'iifname "qmesh0" meta iifkind "tun" ip saddr',
-        "ip saddr",
+        'ip saddr 10.77.0.1 iifname "qmesh0" meta iifkind "tun"',
+        "ip saddr 10.77.0.1",
         "control node's address forged, tunnel up",
     ),
     Break(
@@ -86,15 +100,15 @@ BREAKS = (
     Break(
         "input alone",
         "worker",
-        CLOSED_PORT,
-        "@closed_ports accept",
+        f"PORTS {CLOSED_PORT}",
+        "PORTS accept",
         "Docker's own rules, a port of its own under a worker's",
     ),
     Break(
         "no look at what is forwarded after NAT",
         "worker",
-        "@closed_ports ct status dnat goto closed_port",
-        "@closed_ports ct status dnat accept",
+        "ct status dnat goto closed_port",
+        "ct status dnat accept",
         "beyond's port published under another (attacker)",
     ),
     Break(
@@ -107,8 +121,8 @@ BREAKS = (
     Break(
         "no look at what arrives after NAT",
         "control",
-        "th dport @closed_ports goto closed_port",
-        "th dport @closed_ports accept",
+        f"PORTS {BOTH_PROTOCOLS} goto closed_port",
+        "PORTS accept",
         "another port redirected to the worker",
     ),
     Break(
@@ -128,8 +142,9 @@ BREAKS = (
     Break(
         "local users let in",
         "worker",
-        "goto closed_port\n\t\tudp sport",
-        "accept\n\t\tudp sport",
+        f"th dport {INTERVAL} {CLOSED_PORT}\n"
+        f"\t\tth dport @closed_ports th dport != @guarded_ports {CLOSED_PORT}\n\t\tudp sport",
+        "udp sport",
         "container-a's port published under its number (worker)",
     ),
     Break(
@@ -177,64 +192,64 @@ BREAKS = (
     Break(
         "answers through the tunnel forgotten",
         "worker",
-        "ct direction reply accept\n\t\tmeta l4proto { icmp",
-        "meta l4proto { icmp",
+        "ct direction reply accept\n\t\tth dport",
+        "th dport",
         "a member to the membership service, and its answer",
     ),
     Break(
         "the membership service forgotten",
         "control",
-        "tcp dport 9377 accept",
-        "tcp dport 9378 accept",
+        "tcp dport 9377 ip daddr 10.77.0.1 meta iifkind",
+        "tcp dport 9378 ip daddr 10.77.0.1 meta iifkind",
         "members to the membership service",
     ),
     Break(
         "the control node let in to what is the machine's own",
         "worker",
-        "th dport @closed_ports th dport != @guarded_ports accept",
-        "th dport @closed_ports accept",
+        "th dport @closed_ports th dport != @guarded_ports ip saddr",
+        "th dport @closed_ports ip saddr",
         "the control node, to a port that only the machine itself reaches",
     ),
     Break(
         "a port of the control node's forgotten",
         "worker",
-        "th dport @control_ports accept",
-        "",
+        "th dport @control_ports",
+        "th dport @mesh_ports",
         "control node to the ports that it reaches besides workers'",
     ),
     Break(
         "members forgotten",
         "control",
-        "th dport @mesh_ports fib daddr type local accept",
+        f"{TO_MEMBERS} fib daddr type local accept",
         "",
         "members to a port that all of them reach",
     ),
     Break(
         "members forgotten, where the port is not looked up yet",
         "worker",
-        "th dport @mesh_ports accept",
+        'th dport @mesh_ports iifname "qmesh0" meta iifkind "tun" accept',
         "",
         "members to a port that all of them reach",
     ),
     Break(
         "members forgotten, after the tunnel",
         "control",
-        "th dport @mesh_ports accept",
+        'th dport @mesh_ports iifname "qmesh0" meta iifkind "tun" accept',
         "",
         "members to a port that all of them reach",
     ),
     Break(
         "answers to members forgotten",
         "control",
-        "th sport @mesh_ports accept",
+        'th sport @mesh_ports oifname "qmesh0" meta oifkind "tun" accept',
         "",
         "members to a port that all of them reach",
     ),
     Break(
         "members sent on",
         "control",
-        "th dport @mesh_ports fib daddr type local accept",
-        "th dport @mesh_ports accept",
+        f"{TO_MEMBERS} fib daddr type local accept",
+        f"{TO_MEMBERS} accept",
         "a member, to a port of the control node's LAN that all members reach on the control machine",
     ),
     Break(
@@ -282,21 +297,25 @@ BREAKS = (
 )
 
 
-BRIDGED = (
-    'passed_on: tcp sport @closed_ports meta iifkind "bridge"'
-    " ct direction original ct state new goto taken_up"
-)
+TAKEN_UP = "ct direction original ct state new goto taken_up"
+EACH_PORTS = (INTERVAL, "@closed_ports")
 SHOWN_ELSEWHERE = {
     "answered: tcp flags rst,ack accept": (
         "test_g1_a_local_user_cannot_hold_a_worker_port_open_for_his_friend"
     ),
-    "sent: tcp sport @closed_ports ct direction original ct state new goto taken_up": (
-        "test_g1_a_connection_opened_before_the_guard_is_dead"
-    ),
+    **{
+        f"sent: tcp sport {ports} {TAKEN_UP}": "test_g1_a_connection_opened_before_the_guard_is_dead"
+        for ports in EACH_PORTS
+    },
     "taken_up: meta oiftype loopback tcp sport @guarded_ports accept": (
         "test_g2_a_machines_own_connection_that_is_older_than_the_guard_goes_on"
     ),
-    BRIDGED: "test_g1_a_container_does_not_take_up_a_connection_that_is_older_than_the_guard",
+    **{
+        f'passed_on: tcp sport {ports} meta iifkind "bridge" {TAKEN_UP}': (
+            "test_g1_a_container_does_not_take_up_a_connection_that_is_older_than_the_guard"
+        )
+        for ports in EACH_PORTS
+    },
     "asked_for: udp dport 51820 accept": "test_g2_wireguards_own_port_stays_open_though_it_were_a_workers",
     "arrived_at: udp dport 51820 accept": "test_g2_wireguards_own_port_stays_open_though_it_were_a_workers",
     "sent: udp sport 51820 accept": "test_g2_wireguards_own_port_stays_open_though_it_were_a_workers",
@@ -306,9 +325,11 @@ SHOWN_ELSEWHERE = {
 
 def broken(found: Break) -> Callable[[Guard], str]:
     def script(guard: Guard) -> str:
-        text = render_table(guard)
-        assert found.old in text, "there is nothing to break any more"
-        return text.replace(found.old, found.new)
+        text = whole = render_table(guard)
+        for ports in EACH_PORTS:
+            text = text.replace(found.old.replace("PORTS", ports), found.new.replace("PORTS", ports))
+        assert text != whole, "there is nothing to break any more"
+        return text
 
     return script
 

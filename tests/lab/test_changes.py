@@ -110,9 +110,9 @@ def test_g4_a_port_that_somebody_put_into_the_guard_is_opened_again_though_sshd_
     _, b, _ = tutorial
     ssh = b.start(["python", "-c", "import socket, time; socket.create_server(('', 22)); time.sleep(99)"])
     b.run(["nft", "add", "element", "inet", "qmesh", "closed_ports", "{ 22 }"])
-    closed = ["nft", "list", "set", "inet", "qmesh", "closed_ports"]
-    wait_until(lambda: " 22," not in b.run(closed).stdout, seconds=20)
-    assert "40003" in b.run(closed).stdout
+    closed = ["nft", "list", "table", "inet", "qmesh"]
+    wait_until(lambda: " 22 " not in b.run(closed).stdout, seconds=20)
+    assert "dport 40003-40006 " in b.run(closed).stdout
     ssh.stop()
 
 

@@ -27,7 +27,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
-PORTS = "40003, 40004, 40005, 40006"
+PORTS = "40003-40006"
 
 
 def carry(what: str, source: Machine, target: Machine) -> str:

@@ -81,7 +81,7 @@ def test_g5_the_agent_replaces_the_guard_of_an_older_qmesh_in_both_tables(cluste
             assert answered(member, USER, address, 1) == dict.fromkeys(WAYS, 1)
         start_agent(machine)
         for name in ("qmesh", "qmesh-held"):
-            await_format(3, machine, name)
+            await_format(4, machine, name)
         assert comes_true(partial(has_nothing_to_do, machine), 20)
         assert answered(machine, USER, address, 5) == dict.fromkeys(WAYS, 0)
     assert comes_true(lambda: answered(member, 0, address, 1) == dict.fromkeys(WAYS, 1), 20)

@@ -22,7 +22,14 @@ from qmesh.mesh.guard.parse import (
     parse_table,
     parse_table_header,
 )
-from qmesh.mesh.guard.render import render_held_table, render_table
+from qmesh.mesh.guard.render import (
+    MOST_IN_BITMAP,
+    MOST_INTERVALS,
+    list_port_intervals,
+    list_port_sets,
+    render_held_table,
+    render_table,
+)
 from qmesh.mesh.guard.scripts import (
     rename_held_table,
     render_change_script,
@@ -35,16 +42,15 @@ from qmesh.mesh.guard.scripts import (
 from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, OWN_TABLES, STAGED, STAND_IN, TABLE
 from qmesh.mesh.state import AlteredGuard, Guard
 from tests.support.factories import guard
-from tests.support.older_guard import as_of_format_2
+from tests.support.older_guard import as_of_format_2, as_of_format_3
 from tests.support.strategies import addresses
 
 # As nft 1.0.6 lists it (`nft -s list table inet qmesh`).
 WORKER_LISTING = """\
 table inet qmesh {
-	comment "qmesh guard 3: worker qmesh0 wireguard 51820 10.77.0.1 51821"
+	comment "qmesh guard 4: worker qmesh0 wireguard 51820 10.77.0.1 51821"
 	set closed_ports {
 		type inet_service
-		elements = { 40003, 40004, 40005, 40006 }
 	}
 
 	set guarded_ports {
@@ -63,51 +69,48 @@ table inet qmesh {
 		type filter hook prerouting priority mangle; policy accept;
 		iifname "qmesh0" goto through_tunnel
 		udp dport 51820 accept
-		meta l4proto { tcp, udp } th dport @closed_ports fib daddr type local goto closed_port
+		th dport 40003-40006 meta l4proto { tcp, udp } fib daddr type local goto closed_port
 	}
 
 	chain arrived_at {
 		type filter hook input priority mangle; policy accept;
-		iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept
+		ip saddr 10.77.0.1 iifname "qmesh0" meta iifkind "wireguard" accept
 		udp dport 51820 accept
-		meta l4proto { tcp, udp } th dport @closed_ports goto closed_port
+		th dport 40003-40006 meta l4proto { tcp, udp } goto closed_port
 	}
 
 	chain passed_on {
 		type filter hook forward priority mangle; policy accept;
 		oifname "qmesh0" goto into_tunnel
-		meta l4proto { tcp, udp } th dport @closed_ports ct status dnat goto closed_port
-		meta l4proto { tcp, udp } th dport @closed_ports meta oifkind "bridge" goto closed_port
-		tcp sport @closed_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
+		th dport 40003-40006 meta l4proto { tcp, udp } ct status dnat goto closed_port
+		th dport 40003-40006 meta l4proto { tcp, udp } meta oifkind "bridge" goto closed_port
+		tcp sport 40003-40006 meta iifkind "bridge" ct direction original ct state new goto taken_up
 	}
 
 	chain sent {
 		type filter hook output priority mangle; policy accept;
 		tcp dport 51821 oifname "qmesh0" goto asks_service
-		oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 \
-meta l4proto { tcp, udp } th sport != @guarded_ports accept
-		tcp sport @closed_ports ct direction original ct state new goto taken_up
-		meta l4proto { tcp, udp } th dport @closed_ports th dport != @guarded_ports \
-fib daddr type local goto closed_port
+		ip daddr 10.77.0.1 oifname "qmesh0" meta oifkind "wireguard" th sport != @guarded_ports accept
+		tcp sport 40003-40006 ct direction original ct state new goto taken_up
+		th dport 40003-40006 meta l4proto { tcp, udp } fib daddr type local goto closed_port
 		udp sport 51820 accept
-		meta l4proto { tcp, udp } th sport @closed_ports ct direction reply goto sent_back
+		th sport 40003-40006 meta l4proto { tcp, udp } ct direction reply goto sent_back
 	}
 
 	chain closed_port {
-		iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 th dport != @guarded_ports accept
-		iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 th dport @control_ports accept
-		iifname "qmesh0" meta iifkind "wireguard" th dport @mesh_ports accept
+		ip saddr 10.77.0.1 iifname "qmesh0" meta iifkind "wireguard" th dport != @guarded_ports accept
+		ip saddr 10.77.0.1 iifname "qmesh0" meta iifkind "wireguard" th dport @control_ports accept
+		th dport @mesh_ports iifname "qmesh0" meta iifkind "wireguard" accept
 		meta iiftype loopback th dport @guarded_ports accept
 		ct direction reply goto answered
 		counter drop
 	}
 
 	chain through_tunnel {
-		meta iifkind "wireguard" ip saddr 10.77.0.1 meta l4proto { tcp, udp } \
-th dport @closed_ports th dport != @guarded_ports accept
-		meta iifkind "wireguard" ip saddr 10.77.0.1 meta l4proto { tcp, udp } th dport @control_ports accept
-		meta iifkind "wireguard" meta l4proto { tcp, udp } th dport @mesh_ports fib daddr type local accept
+		th dport 40003-40006 ip saddr 10.77.0.1 meta iifkind "wireguard" meta l4proto { tcp, udp } accept
+		th dport @control_ports ip saddr 10.77.0.1 meta iifkind "wireguard" meta l4proto { tcp, udp } accept
 		ct direction reply accept
+		th dport @mesh_ports meta iifkind "wireguard" meta l4proto { tcp, udp } fib daddr type local accept
 		meta l4proto { icmp, ipv6-icmp } fib daddr type local accept
 		counter drop
 	}
@@ -125,8 +128,8 @@ th dport @closed_ports th dport != @guarded_ports accept
 
 	chain sent_back {
 		meta oiftype loopback th sport @guarded_ports accept
-		oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1 th sport @control_ports accept
-		oifname "qmesh0" meta oifkind "wireguard" th sport @mesh_ports accept
+		ip daddr 10.77.0.1 oifname "qmesh0" meta oifkind "wireguard" th sport @control_ports accept
+		th sport @mesh_ports oifname "qmesh0" meta oifkind "wireguard" accept
 		counter drop
 	}
 
@@ -148,12 +151,12 @@ th dport @closed_ports th dport != @guarded_ports accept
 WORKER = guard()
 CONTROL = guard(role="control", ports=(40000, 40001, 40002))
 OPENINGS = "limit rate over 10/second burst 20 packets"
-ELEMENTS = "40003, 40004, 40005, 40006"
-TO_WORKERS = "meta l4proto { tcp, udp } th dport @closed_ports th dport != @guarded_ports accept"
-TO_CONTROLS = "meta l4proto { tcp, udp } th dport @control_ports accept"
-FROM_CONTROL = 'iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1'
-ON_ITSELF = "meta l4proto { tcp, udp } th dport @closed_ports th dport != @guarded_ports"
-TO_CONTROL = 'oifname "qmesh0" meta oifkind "wireguard" ip daddr 10.77.0.1'
+INTERVAL = "40003-40006"
+BOTH = "meta l4proto { tcp, udp }"
+FROM_CONTROL = 'ip saddr 10.77.0.1 iifname "qmesh0" meta iifkind "wireguard"'
+IN_TUNNEL = f'ip saddr 10.77.0.1 meta iifkind "wireguard" {BOTH} accept'
+ON_ITSELF = f"{BOTH} fib daddr type local goto closed_port"
+TO_CONTROL = 'ip daddr 10.77.0.1 oifname "qmesh0" meta oifkind "wireguard"'
 GUARDS = {
     "worker": WORKER,
     "control": CONTROL,
@@ -165,7 +168,10 @@ GUARDS = {
         role="control", successor_address="10.77.0.9", stream_port=8340, own_ports=(8337,), mesh_ports=(5432,)
     ),
     "no ports": guard(ports=()),
+    "scattered": guard(ports=(40003, 40005, 40006, 40007, 40011), own_ports=(40008,)),
 }
+ELEMENTS = "40003, 40005"
+SCATTERED = guard(ports=(40003, 40005))
 FURTHER = guard(own_ports=(6600, 8337), control_ports=(9100,), mesh_ports=(5432,))
 
 
@@ -216,24 +222,24 @@ def test_g1_a_workers_guard_is_this_table() -> None:
 
 def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its_service() -> None:
     assert changed_lines(WORKER_LISTING, render_table(guard(role="control"))) == [
-        '-comment "qmesh guard 3: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
-        '+comment "qmesh guard 3: control qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '-comment "qmesh guard 4: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '+comment "qmesh guard 4: control qmesh0 wireguard 51820 10.77.0.1 51821"',
         *("+set askers {", "+type ipv4_addr", "+size 65535", "+flags dynamic,timeout"),
         *("+timeout 2s", "+}", "+"),
-        '-iifname "qmesh0" meta iifkind "wireguard" ip saddr 10.77.0.1 accept',
+        f"-{FROM_CONTROL} accept",
         '-tcp dport 51821 oifname "qmesh0" goto asks_service',
-        f"-{TO_CONTROL} meta l4proto {{ tcp, udp }} th sport != @guarded_ports accept",
+        f"-{TO_CONTROL} th sport != @guarded_ports accept",
         "+tcp dport 51821 ip daddr 10.77.0.1 goto asks_service",
         "+tcp sport 51821 ip saddr 10.77.0.1 meta skuid != 0 counter drop",
-        f"-{ON_ITSELF} fib daddr type local goto closed_port",
+        f"-th dport {INTERVAL} {ON_ITSELF}",
         f"-{FROM_CONTROL} th dport != @guarded_ports accept",
         f"-{FROM_CONTROL} th dport @control_ports accept",
         "+meta iiftype loopback accept",
         "-meta iiftype loopback th dport @guarded_ports accept",
-        f'-meta iifkind "wireguard" ip saddr 10.77.0.1 {TO_WORKERS}',
-        f'-meta iifkind "wireguard" ip saddr 10.77.0.1 {TO_CONTROLS}',
+        f"-th dport {INTERVAL} {IN_TUNNEL}",
+        f"-th dport @control_ports {IN_TUNNEL}",
         f"+tcp dport 51821 tcp flags syn update @askers {{ ip saddr {OPENINGS} }} counter drop",
-        '+meta iifkind "wireguard" ip daddr 10.77.0.1 tcp dport 51821 accept',
+        '+tcp dport 51821 ip daddr 10.77.0.1 meta iifkind "wireguard" accept',
         "-meta oiftype loopback th sport @guarded_ports accept",
         f"-{TO_CONTROL} th sport @control_ports accept",
         "+meta oiftype loopback accept",
@@ -253,11 +259,8 @@ def test_g1_a_guard_of_an_ipv6_mesh_in_userspace_differs_only_in_its_family_and_
 
 def test_g1_what_is_closed_besides_workers_ports_is_in_sets_of_its_own_and_changes_no_rule() -> None:
     """So that closing a port more, for anyone, needs no other table."""
-    assert changed_lines(WORKER_LISTING, render_table(FURTHER)) == [
-        f"-elements = {{ {ELEMENTS} }}",
-        "+elements = { 5432, 6600, 8337, 9100, 40003,",
-        "+     40004, 40005, 40006 }",
-        "+elements = { 5432, 6600, 8337, 9100 }",
+    assert changed_lines(render_table(guard(own_ports=(6600, 8337))), render_table(FURTHER)) == [
+        *("-elements = { 6600, 8337 }", "+elements = { 5432, 6600, 8337, 9100 }") * 2,
         "+elements = { 9100 }",
         "+elements = { 5432 }",
     ]
@@ -265,7 +268,7 @@ def test_g1_what_is_closed_besides_workers_ports_is_in_sets_of_its_own_and_chang
 
 def test_the_control_nodes_service_is_reached_over_ipv6_in_an_ipv6_mesh() -> None:
     listing = render_table(GUARDS["control, IPv6, userspace"])
-    assert 'meta iifkind "tun" ip6 daddr fd00::1 tcp dport 51821 accept\n' in listing
+    assert 'tcp dport 51821 ip6 daddr fd00::1 meta iifkind "tun" accept\n' in listing
 
 
 def test_g5_while_the_control_role_is_handed_over_its_next_place_is_asked_by_root_alone_too() -> None:
@@ -276,14 +279,60 @@ def test_g5_while_the_control_role_is_handed_over_its_next_place_is_asked_by_roo
 
 
 def test_the_interface_the_ports_and_wireguards_port_are_the_machines_own() -> None:
-    expected = WORKER_LISTING.replace("qmesh0", "wg7").replace("51820", "5555").replace(ELEMENTS, "7")
-    assert render_table(guard(interface="wg7", listen_port=5555, ports=(7,))) == expected
+    expected = WORKER_LISTING.replace("qmesh0", "wg7").replace("51820", "5555").replace(INTERVAL, "7-9")
+    assert render_table(guard(interface="wg7", listen_port=5555, ports=(7, 8, 9))) == expected
+
+
+OF_THE_SET = (
+    WORKER_LISTING.replace(INTERVAL, "@closed_ports")
+    .replace(f"@closed_ports {IN_TUNNEL}", f"@closed_ports th dport != @guarded_ports {IN_TUNNEL}")
+    .replace(
+        f"taken_up\n\t\tth dport @closed_ports {BOTH}",
+        f"taken_up\n\t\tth dport @closed_ports th dport != @guarded_ports {BOTH}",
+    )
+)
+
+
+def test_ports_that_adjoin_no_other_are_in_a_set_and_one_that_adjoins_makes_an_interval() -> None:
+    with_elements = OF_THE_SET.replace("\t}", f"\t\telements = {{ {ELEMENTS} }}\n\t}}", 1)
+    assert render_table(SCATTERED) == with_elements
+    both = render_table(guard(ports=(40003, *range(40005, 40010))))
+    for line in with_elements.splitlines():
+        if "@closed_ports" in line:
+            for ports in ("@closed_ports", "40005-40009"):
+                found = line.replace("@closed_ports", ports)
+                assert (found in both) or found.replace(" th dport != @guarded_ports", "") in both
+    assert "elements = { 40003 }" in both
 
 
 def test_a_guard_without_worker_ports_has_an_empty_set() -> None:
-    assert changed_lines(WORKER_LISTING, render_table(guard(ports=()))) == [
-        "-elements = { 40003, 40004, 40005, 40006 }"
-    ]
+    assert render_table(guard(ports=())) == OF_THE_SET
+
+
+@given(guards)
+def test_g1_each_closed_port_is_in_one_interval_or_in_the_set(found: Guard) -> None:
+    intervals = list_port_intervals(found)
+    compared = [port for first, last in intervals for port in range(first, last + 1)]
+    assert len(intervals) <= MOST_INTERVALS
+    assert sorted([*compared, *list_port_sets(found)["closed_ports"]]) == list(found.closed_ports)
+    assert not set(compared).intersection(found.guarded_ports)
+    assert not re.search("flags interval|elements = [^}]*-", render_table(found))
+
+
+def test_of_many_runs_of_ports_the_longest_are_intervals() -> None:
+    runs = [range(1000 * number, 1000 * number + 2 + number % 7) for number in range(1, 15)]
+    found = guard(ports=tuple(port for run in runs for port in run))
+    lengths = sorted((len(run) for run in runs), reverse=True)[:MOST_INTERVALS]
+    intervals = list_port_intervals(found)
+    assert sorted((last + 1 - first for first, last in intervals), reverse=True) == lengths
+    assert list(intervals) == sorted(intervals)
+
+
+def test_more_ports_than_a_bitmap_may_have_are_in_a_hash() -> None:
+    many, few = (guard(ports=tuple(range(1, 2 * count, 2))) for count in (MOST_IN_BITMAP + 1, MOST_IN_BITMAP))
+    assert "\t\ttype inet_service\n\t\tflags timeout\n\t\tgc-interval 1d\n\t\telements" in render_table(many)
+    assert "flags timeout" not in render_table(few)
+    assert parse_table(render_table(many)) == many
 
 
 @given(guards)
@@ -303,8 +352,9 @@ def test_a_listing_that_nft_wraps_is_known_again(guard: Guard, data: st.DataObje
 
 
 def test_a_long_set_is_known_again_as_nft_wraps_it() -> None:
-    wrapped = WORKER_LISTING.replace(ELEMENTS, "1, 3, 5, 6, 7,\n\t\t\t     9, 11, 13, 15, 17,\n\t\t\t     19")
-    long = guard(ports=(1, 3, 5, 6, 7, 9, 11, 13, 15, 17, 19))
+    elements = "1, 3, 5, 7, 9,\n\t\t\t     11, 13, 15, 17, 19,\n\t\t\t     21"
+    wrapped = render_table(SCATTERED).replace(ELEMENTS, elements)
+    long = guard(ports=tuple(range(1, 22, 2)))
     assert parse_table(wrapped) == long
     assert render_table(long) == wrapped
 
@@ -417,11 +467,17 @@ def test_g1_a_guard_altered_in_any_character_is_never_taken_for_the_guard(
     "elements",
     [
         *("-", "1-", "-1", "1-2-3", "1,,2", ",", "99999999999999999999", "70000", "0-99999999999", "1 2"),
-        *("2-1", "40003-40006", "7, 5", "5, 5", "40000-40002, 40002", "", "\u0664\u0660"),
+        *("2-1", "40003-40006", "7, 5", "5, 5", "40000-40002, 40002", "", "\u0664\u0660", "7, 8"),
     ],
 )
 def test_a_set_that_qmesh_would_not_write_is_an_altered_guard(elements: str) -> None:
-    altered = WORKER_LISTING.replace(ELEMENTS, elements)
+    altered = render_table(SCATTERED).replace(ELEMENTS, elements)
+    assert parse_table(altered) == AlteredGuard(altered)
+
+
+@pytest.mark.parametrize("interval", ["40006-40003", "40003-40003", "40003-70000", "0-99999999999", "40003-"])
+def test_an_interval_that_qmesh_would_not_write_is_an_altered_guard(interval: str) -> None:
+    altered = WORKER_LISTING.replace(INTERVAL, interval)
     assert parse_table(altered) == AlteredGuard(altered)
 
 
@@ -433,7 +489,7 @@ def test_a_set_that_qmesh_would_not_write_is_an_altered_guard(elements: str) -> 
         ("51820", "051820"),
         ("51820", "0051820"),
         ("51820", "\u0665"),
-        ("guard 3:", "guard 2:"),
+        ("guard 4:", "guard 3:"),
         ("worker qmesh0", "hub qmesh0"),
         (" wireguard ", " veth "),
         ('"wireguard"', '"tun"'),
@@ -467,12 +523,27 @@ def test_the_guard_is_unloaded_whether_it_is_there_or_not() -> None:
 
 def test_a_port_more_is_one_set_element() -> None:
     """Within the table: for `add element` libnftables 1.0.6 reads every set there is."""
-    old = guard(ports=(40000, 40001))
+    old = guard(ports=(40000, 40001, 40004))
     added = "\tset closed_ports {\n\t\ttype inet_service\n\t\telements = { 40007 }\n\t}\n"
-    assert (
-        render_change_script(old, guard(ports=(40000, 40001, 40007))) == f"table inet qmesh {{\n{added}}}\n"
-    )
+    more = guard(ports=(40000, 40001, 40004, 40007))
+    assert render_change_script(old, more) == f"table inet qmesh {{\n{added}}}\n"
     assert render_change_script(old, old) == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((40000, 40001, 40004), (40000, 40001, 40002, 40004)),
+        ((40000, 40001, 40004), (40000, 40001, 40004, 40005)),
+        ((40000, 40001), (40000, 40001, 40004)),
+        (range(1, 2 * MOST_IN_BITMAP, 2), range(1, 2 * MOST_IN_BITMAP + 2, 2)),
+        (range(1, 2 * MOST_IN_BITMAP + 2, 2), range(1, 2 * MOST_IN_BITMAP + 4, 2)),
+    ],
+    ids=["interval longer", "interval more", "first of the set", "a hash from now on", "a hash"],
+)
+def test_a_port_more_that_makes_another_interval_or_set_replaces_the_table(old, new) -> None:
+    new = guard(ports=tuple(new))
+    assert render_change_script(guard(ports=tuple(old)), new) == render_load_script(new)
 
 
 def test_where_a_port_is_taken_out_of_a_set_the_table_is_replaced_so_that_none_is_open_meanwhile() -> None:
@@ -500,7 +571,7 @@ def test_g1_the_held_table_is_the_guard_less_what_the_tunnel_denies_the_control_
         "-table inet qmesh {",
         "+table inet qmesh-held {",
         "+flags owner",
-        f"+{FROM_CONTROL} meta l4proto {{ tcp, udp }} th dport != @guarded_ports accept",
+        f"+{FROM_CONTROL} th dport != @guarded_ports accept",
     ]
     assert changed_lines(render_table(CONTROL), render_held_table(CONTROL)) == [
         "-table inet qmesh {",
@@ -598,11 +669,12 @@ def test_g1_whose_connections_may_be_open_to_a_closed_port(role: str, source: st
 
 @given(guards)
 def test_what_an_older_guard_closes_is_told(found: Guard) -> None:
-    """One set of format 2 has all that is closed; nothing of it is this format's guard."""
-    older = as_of_format_2(render_table(found))
+    """One set of format 3 has each port, that of format 2 tells no kinds; neither is this format's guard."""
+    text = render_table(found)
     told = replace(found, ports=found.closed_ports, own_ports=(), control_ports=(), mesh_ports=())
-    assert parse_table_header(older) == told
-    assert parse_table(older) == AlteredGuard(older)
+    for older, expected in ((as_of_format_3(text), found), (as_of_format_2(text), told)):
+        assert parse_table_header(older) == expected
+        assert parse_table(older) == AlteredGuard(older)
 
 
 @given(guards)
@@ -612,10 +684,10 @@ def test_law_what_is_written_for_the_next_boot_is_read_back(found: Guard) -> Non
 
 
 @pytest.mark.parametrize("text", [render_table, render_held_table])
-@pytest.mark.parametrize("format_", ["1", "3", "17"])
+@pytest.mark.parametrize("format_", ["1", "4", "17"])
 @given(guard=guards)
 def test_what_a_table_says_of_itself_is_told_whatever_its_rules_and_version(text, format_, guard):
-    altered = text(guard).replace('comment "qmesh guard 3:', f'comment "qmesh guard {format_}:', 1)
+    altered = text(guard).replace('comment "qmesh guard 4:', f'comment "qmesh guard {format_}:', 1)
     found = parse_table_header(altered.replace("counter drop", "accept"))
     assert found is not None
     assert (found.interface, found.listen_port, found.ports, found.guarded_ports) == (

@@ -50,7 +50,8 @@ _TABLE: Final = 1
 """NFTA_*_TABLE, of every kind of message."""
 _TABLE_FLAGS, _TABLE_USERDATA, _OWNER = 2, 6, 0x2  # NFTA_TABLE_*, NFT_TABLE_F_OWNER
 _SET_NAME, _SET_ID = 2, 10  # NFTA_SET_*
-_OF_SET: Final = frozenset({2, 3, 4, 5, 9, 13})  # its name, flags, key's type and length, size, user data
+_OF_SET: Final = frozenset({2, 3, 4, 5, 9, 12, 13})
+"""Its name, flags, key's type and length, size, interval of looks for time-outs, user data."""
 _OF_ELEMENTS: Final = frozenset({2, 3})  # NFTA_SET_ELEM_LIST_*: their set, and they
 _OF_CHAIN: Final = frozenset({3, 4, 5, 7, 12})  # name, hook, policy, type, user data
 _OF_RULE: Final = frozenset({2, 4, 7})  # chain, expressions, user data

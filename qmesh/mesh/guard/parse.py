@@ -19,6 +19,8 @@ _HEADER = re.compile(
     r'(?: (?P<stream_port>\d{1,5}))?"'
 )
 _SETS = re.compile(r"set (?P<name>\w+)_ports \{[^}]*elements = \{ (?P<ports>[0-9, -]+) \}")
+_INTERVAL = re.compile(r"th dport (?P<ports>[0-9]+-[0-9]+) meta l4proto \{ tcp, udp \} goto closed_port")
+"""Of `arrived_at`, as of each interval there."""
 _SUCCESSOR = re.compile(r"goto asks_service tcp dport \d+ ip6? daddr (?P<address>\S+) goto asks_service")
 """Not in the header: two long addresses are more than nft takes for a comment."""
 _ASKER: Final = rf"[0-9a-f.:]+ {OPENINGS}(?: timeout \w+)?(?: expires \w+)?"
@@ -85,6 +87,7 @@ def _parse_parameters(listing: str) -> Guard | None:
         sets = {found["name"]: parse_port_ranges(found["ports"]) for found in _SETS.finditer(words)}
         guarded, control, mesh = (sets.get(name, frozenset()) for name in ("guarded", "control", "mesh"))
         closed = sets.get("closed", sets.get("worker", frozenset()))  # the latter until format 2
+        closed |= parse_port_ranges(",".join(found["ports"] for found in _INTERVAL.finditer(words)))
         return Guard(
             role="control" if header["role"] == "control" else "worker",
             interface=header["interface"],

@@ -9,9 +9,11 @@ passed_on   forward: to a container of this machine; no machine may send into th
 sent        output: a connection that is older than the guard is neither answered nor taken up again; no
             local user asks a worker, and none but root the membership service
 
-One set has all ports that are closed, so that any other packet is looked up once; three small ones say for
-which of them more is let in. `guarded_ports` are not workers': the machine itself reaches them, of these the
-control node `control_ports`, and all members `mesh_ports`.
+Worker ports that adjoin are an interval in a rule, the longest few of them; all others that are closed are in
+one set. Three small sets say for which of these more is let in. `guarded_ports` are not workers': the machine
+itself reaches them, of these the control node `control_ports`, and all members `mesh_ports`.
+
+In each rule the tests that fail for most packets come first, and the protocol's, which is dear, last.
 """
 
 from __future__ import annotations
@@ -20,12 +22,19 @@ from typing import Final
 
 from qmesh.mesh.guard.tables import HELD, TABLE
 from qmesh.mesh.state import Guard
+from qmesh.mesh.values import list_port_ranges
 
-FORMAT: Final = "qmesh guard 3"
+FORMAT: Final = "qmesh guard 4"
 OPENINGS: Final = "limit rate over 10/second burst 20 packets"
 """Connections to the membership service that one member may open. One that asks after each change opens five
 a second at most. Further ones wait until TCP tries again. After two seconds the count starts again."""
+MOST_INTERVALS: Final = 4
+"""Of a machine: a packet is compared with each of them."""
+MOST_IN_BITMAP: Final = 1000
+"""The kernel adds to the bitmap of a set of ports in a time that grows with what is there already."""
 _TRANSPORT: Final = "meta l4proto { tcp, udp }"
+_BEGINS: Final = "ct direction original ct state new"
+_OTHERS: Final = "@closed_ports"
 _WRAP: Final = ",\n\t\t\t     "
 
 
@@ -45,7 +54,7 @@ def render_held_table(guard: Guard) -> str:
     passing = (
         ""
         if guard.role == "control"
-        else f"\n\t\t{_match_control_node(guard)} {_TRANSPORT} th dport != @guarded_ports accept"
+        else f"\n\t\t{_match_control_node(guard)} th dport != @guarded_ports accept"
     )
     return _render_any_table(guard, HELD, flags="\n\tflags owner", passing=passing)
 
@@ -63,7 +72,11 @@ def _render_any_table(
         f" {guard.control_address} {guard.service_port}{'' if stream is None else f' {stream}'}"
     )
     speaks_first = _render_root_only_rules(guard, family) + _render_output_shortcut(guard)
-    sets = "\n".join(render_port_set(name, ports) for name, ports in list_port_sets(guard).items())
+    port_sets = list_port_sets(guard)
+    sets = "\n".join(render_port_set(name, ports) for name, ports in port_sets.items())
+    closed = [f"{first}-{last}" for first, last in list_port_intervals(guard)]
+    if port_sets["closed_ports"] or not closed:
+        closed.append(_OTHERS)
     return f"""\
 table inet {table} {{{flags}
 	comment "{header}"
@@ -72,28 +85,28 @@ table inet {table} {{{flags}
 		type filter hook prerouting priority mangle; policy accept;{passing}
 		iifname "{guard.interface}" goto through_tunnel
 		udp dport {guard.listen_port} accept
-		{_TRANSPORT} th dport @closed_ports fib daddr type local goto closed_port
+		{_for_each(closed, f"th dport PORTS {_TRANSPORT} fib daddr type local goto closed_port")}
 	}}
 
 	chain arrived_at {{
 		type filter hook input priority mangle; policy accept;{_render_input_shortcut(guard)}
 		udp dport {guard.listen_port} accept
-		{_TRANSPORT} th dport @closed_ports goto closed_port
+		{_for_each(closed, f"th dport PORTS {_TRANSPORT} goto closed_port")}
 	}}
 
 	chain passed_on {{
 		type filter hook forward priority mangle; policy accept;
 		oifname "{guard.interface}" goto into_tunnel
-		{_TRANSPORT} th dport @closed_ports ct status dnat goto closed_port
-		{_TRANSPORT} th dport @closed_ports meta oifkind "bridge" goto closed_port
-		tcp sport @closed_ports meta iifkind "bridge" ct direction original ct state new goto taken_up
+		{_for_each(closed, f"th dport PORTS {_TRANSPORT} ct status dnat goto closed_port")}
+		{_for_each(closed, f'th dport PORTS {_TRANSPORT} meta oifkind "bridge" goto closed_port')}
+		{_for_each(closed, f'tcp sport PORTS meta iifkind "bridge" {_BEGINS} goto taken_up')}
 	}}
 
 	chain sent {{
 		type filter hook output priority mangle; policy accept;{speaks_first}
-		tcp sport @closed_ports ct direction original ct state new goto taken_up{_render_local_rule(guard)}
+		{_for_each(closed, f"tcp sport PORTS {_BEGINS} goto taken_up")}{_render_local_rules(guard, closed)}
 		udp sport {guard.listen_port} accept
-		{_TRANSPORT} th sport @closed_ports ct direction reply goto sent_back
+		{_for_each(closed, f"th sport PORTS {_TRANSPORT} ct direction reply goto sent_back")}
 	}}
 
 	chain closed_port {{
@@ -103,9 +116,9 @@ table inet {table} {{{flags}
 	}}
 
 	chain through_tunnel {{{how_often}
-		{_render_tunnel_access(guard, family)}
-		meta iifkind "{guard.kind}" {_TRANSPORT} th dport @mesh_ports fib daddr type local accept
+		{_render_tunnel_access(guard, family, closed)}
 		ct direction reply accept
+		th dport @mesh_ports meta iifkind "{guard.kind}" {_TRANSPORT} fib daddr type local accept
 		meta l4proto {{ icmp, ipv6-icmp }} fib daddr type local accept
 		counter drop
 	}}
@@ -141,22 +154,21 @@ table inet {table} {{{flags}
 """
 
 
-def _format_ports(ports: tuple[int, ...]) -> str:
-    """One by one, as nft wraps them, and never as an interval.
+def list_port_intervals(guard: Guard) -> tuple[tuple[int, int], ...]:
+    """The worker ports that are intervals in rules, as first and last port, ascending.
 
-    While a table is replaced, a packet can find an interval set of the new one empty (Linux 6.18,
-    2026-11): some ten packets of a hundred thousand came through. It finds a hash or bitmap whole.
+    In rules and never in a set: while a table is replaced, a packet can find an interval set of the new one
+    empty (Linux 6.18, 2026-11: two of a thousand came through). It finds rules, a hash or a bitmap whole.
     """
-    return "".join(
-        f"{port}{'' if number == len(ports) else ', ' if number % 5 else _WRAP}"
-        for number, port in enumerate(ports, start=1)
-    )
+    runs = [run for run in list_port_ranges(guard.ports) if run[0] < run[1]]
+    return tuple(sorted(sorted(runs, key=lambda run: run[0] - run[1])[:MOST_INTERVALS]))
 
 
 def list_port_sets(guard: Guard) -> dict[str, tuple[int, ...]]:
     """The table's sets of ports, in their order."""
+    compared = {port for first, last in list_port_intervals(guard) for port in range(first, last + 1)}
     return {
-        "closed_ports": guard.closed_ports,
+        "closed_ports": tuple(port for port in guard.closed_ports if port not in compared),
         "guarded_ports": guard.guarded_ports,
         "control_ports": guard.control_ports,
         "mesh_ports": guard.mesh_ports,
@@ -164,9 +176,25 @@ def list_port_sets(guard: Guard) -> dict[str, tuple[int, ...]]:
 
 
 def render_port_set(name: str, ports: tuple[int, ...]) -> str:
-    """A set of ports as nft lists it."""
+    """A set of ports as nft lists it. One whose elements may have a time-out, though none has, is a hash."""
+    hashed = "\n\t\tflags timeout\n\t\tgc-interval 1d" if len(ports) > MOST_IN_BITMAP else ""
     elements = f"\n\t\telements = {{ {_format_ports(ports)} }}" if ports else ""
-    return f"\tset {name} {{\n\t\ttype inet_service{elements}\n\t}}\n"
+    return f"\tset {name} {{\n\t\ttype inet_service{hashed}{elements}\n\t}}\n"
+
+
+def _format_ports(ports: tuple[int, ...]) -> str:
+    """One by one, as nft wraps them."""
+    return "".join(
+        f"{port}{'' if number == len(ports) else ', ' if number % 5 else _WRAP}"
+        for number, port in enumerate(ports, start=1)
+    )
+
+
+def _for_each(closed: list[str], rule: str, others: str = "") -> str:
+    """A rule about closed ports, for each interval, and for those of the set: of which `others` must hold."""
+    return "\n\t\t".join(
+        rule.replace("PORTS", f"{ports}{others}" if ports == _OTHERS else ports) for ports in closed
+    )
 
 
 def _match_tunnel(guard: Guard) -> str:
@@ -176,16 +204,20 @@ def _match_tunnel(guard: Guard) -> str:
 
 def _match_control_node(guard: Guard) -> str:
     """A packet of the control node: its address can be taken by a neighbour."""
-    return f"{_match_tunnel(guard)} {_address_family(guard)} saddr {guard.control_address}"
+    return f"{_address_family(guard)} saddr {guard.control_address} {_match_tunnel(guard)}"
 
 
 def _match_tunnel_output(guard: Guard) -> str:
     return f'oifname "{guard.interface}" meta oifkind "{guard.kind}"'
 
 
+def _match_control_output(guard: Guard) -> str:
+    return f"{_address_family(guard)} daddr {guard.control_address} {_match_tunnel_output(guard)}"
+
+
 def _render_port_access(guard: Guard) -> str:
     """Who reaches a closed port. Only on the control machine a worker is reached by the machine itself."""
-    members = f"{_match_tunnel(guard)} th dport @mesh_ports accept"
+    members = f"th dport @mesh_ports {_match_tunnel(guard)} accept"
     if guard.role == "control":
         return f"meta iiftype loopback accept\n\t\t{members}"
     control = _match_control_node(guard)
@@ -197,12 +229,11 @@ def _render_port_access(guard: Guard) -> str:
 
 def _render_answer_access(guard: Guard) -> str:
     """Where a closed port's answers go: others asked before the guard was there."""
-    members = f"{_match_tunnel_output(guard)} th sport @mesh_ports accept"
+    members = f"th sport @mesh_ports {_match_tunnel_output(guard)} accept"
     if guard.role == "control":
         return f"meta oiftype loopback accept\n\t\t{members}"
-    control = f"{_match_tunnel_output(guard)} {_address_family(guard)} daddr {guard.control_address}"
     return f"""meta oiftype loopback th sport @guarded_ports accept
-		{control} th sport @control_ports accept
+		{_match_control_output(guard)} th sport @control_ports accept
 		{members}"""
 
 
@@ -212,10 +243,10 @@ def _render_input_shortcut(guard: Guard) -> str:
 
 
 def _render_output_shortcut(guard: Guard) -> str:
+    """Of whichever protocol: no rule that it skips is about another than TCP and UDP."""
     if guard.role == "control":
         return ""
-    to_control = f"{_match_tunnel_output(guard)} {_address_family(guard)} daddr {guard.control_address}"
-    return f"\n\t\t{to_control} {_TRANSPORT} th sport != @guarded_ports accept"
+    return f"\n\t\t{_match_control_output(guard)} th sport != @guarded_ports accept"
 
 
 def _render_root_only_rules(guard: Guard, family: str) -> str:
@@ -253,24 +284,22 @@ def _render_rate_limit(guard: Guard) -> str:
     return f"\n\t\ttcp dport {guard.service_port} tcp flags syn {counted} counter drop"
 
 
-def _render_local_rule(guard: Guard) -> str:
+def _render_local_rules(guard: Guard, closed: list[str]) -> str:
     if guard.role == "control":
         return ""
-    workers = "th dport @closed_ports th dport != @guarded_ports"
-    return f"\n\t\t{_TRANSPORT} {workers} fib daddr type local goto closed_port"
+    rule = f"th dport PORTS {_TRANSPORT} fib daddr type local goto closed_port"
+    return f"\n\t\t{_for_each(closed, rule, ' th dport != @guarded_ports')}"
 
 
-def _render_tunnel_access(guard: Guard, family: str) -> str:
+def _render_tunnel_access(guard: Guard, family: str, closed: list[str]) -> str:
     if guard.role == "control":
         return (
-            f'meta iifkind "{guard.kind}" {family} daddr {guard.control_address}'
-            f" tcp dport {_format_port_match(guard.service_port, guard.stream_port)} accept"
+            f"tcp dport {_format_port_match(guard.service_port, guard.stream_port)}"
+            f' {family} daddr {guard.control_address} meta iifkind "{guard.kind}" accept'
         )
-    control = f'meta iifkind "{guard.kind}" {family} saddr {guard.control_address}'
-    return (
-        f"{control} {_TRANSPORT} th dport @closed_ports th dport != @guarded_ports accept\n"
-        f"\t\t{control} {_TRANSPORT} th dport @control_ports accept"
-    )
+    control = f'{family} saddr {guard.control_address} meta iifkind "{guard.kind}" {_TRANSPORT} accept'
+    workers = _for_each(closed, f"th dport PORTS {control}", " th dport != @guarded_ports")
+    return f"{workers}\n\t\tth dport @control_ports {control}"
 
 
 def _format_port_match(port: int, other: int | None) -> str:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import msgspec
+import re
+from typing import Final
 
-from qmesh.mesh.guard.render import list_port_sets, render_held_table, render_port_set, render_table
+from qmesh.mesh.guard.render import (
+    MOST_IN_BITMAP,
+    list_port_sets,
+    render_held_table,
+    render_port_set,
+    render_table,
+)
 from qmesh.mesh.guard.tables import HELD, TABLE
 from qmesh.mesh.state import AlteredGuard, Guard
+
+_ELEMENTS: Final = re.compile(r"\n\t\telements = [^}]*\}")
 
 
 def render_load_script(guard: Guard) -> str:
@@ -37,12 +46,14 @@ def render_held_header(comment: str) -> str:
 def render_change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
     """Nftables commands that take the table from `old` to `new`, in one transaction.
 
-    Where ports are only added, they name just those; else the table is replaced.
+    Where ports are only added to sets, they name just those; else the table is replaced.
     """
-    if not isinstance(old, Guard) or _without_ports(old) != _without_ports(new):
+    if not isinstance(old, Guard) or _without_elements(old) != _without_elements(new):
         return render_load_script(new)
     before, after = list_port_sets(old), list_port_sets(new)
-    if any(set(before[name]).difference(ports) for name, ports in after.items()):
+    if any(
+        len(ports) > MOST_IN_BITMAP or set(before[name]).difference(ports) for name, ports in after.items()
+    ):
         return render_load_script(new)
     added = {name: tuple(sorted(set(ports).difference(before[name]))) for name, ports in after.items()}
     # Within the table: for `add element` libnftables 1.0.6 reads every set of every table first.
@@ -50,8 +61,8 @@ def render_change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
     return f"table inet {TABLE} {{\n{sets}}}\n" if sets else ""
 
 
-def _without_ports(guard: Guard) -> Guard:
-    return msgspec.structs.replace(guard, ports=(), own_ports=(), control_ports=(), mesh_ports=())
+def _without_elements(guard: Guard) -> str:
+    return _ELEMENTS.sub("", render_table(guard))
 
 
 def render_unload_script() -> str:

@@ -30,14 +30,14 @@ from tests.support.lab.probe import Attempt, Listeners, Place, Probe, Protocol, 
 Role: TypeAlias = Literal["control", "worker"]
 Probes: TypeAlias = Callable[[int], list[Probe]]
 """The probes to a port."""
-WORKER, LAST_WORKER, SILENT_WORKER, NEIGHBOUR = 40001, 40002, 40003, 40004
-"""Nothing listens at the silent worker's port, as when a worker has ended."""
+WORKER, SILENT_WORKER, NEIGHBOUR, LAST_WORKER = 40001, 40003, 40004, 40010
+"""The last worker's port adjoins none. Nothing listens at the silent worker's, as when a worker has ended."""
 OWN, SILENT_OWN, OF_CONTROL, OF_MESH = 8337, 8338, 9100, 5432
 """Closed ports of no workers: the machine reaches all, the control node and all members one more each."""
 GUARDED = (OWN, OF_CONTROL, OF_MESH)
 USER = 1000
 SSH, MEMBERSHIP, ELSEWHERE, LISTEN = 22, 9377, 9001, 51820
-PORTS = tuple(range(40000, NEIGHBOUR))
+PORTS = (*range(40000, NEIGHBOUR), LAST_WORKER)
 CONTROL, CONTROL6 = "10.77.0.1", "fd77::1"
 ADDRESSES: Final = {"control": (CONTROL, CONTROL6), "worker": ("10.77.0.2", "fd77::2")}
 MEMBER, MEMBER_BY_HUB, WORKER_BY_HUB = "10.77.0.3", "10.77.0.4", "10.77.1.2"

@@ -24,6 +24,7 @@ from tests.support.lab.mesh import (
     CONTROL6,
     ELSEWHERE,
     GUARDED,
+    LAST_WORKER,
     MEMBER_BY_HUB,
     MEMBERSHIP,
     NEIGHBOUR,
@@ -55,6 +56,7 @@ def _lan(way: str) -> Hostile:
     return Hostile(
         f"LAN: {way}",
         lambda mesh, role, port: lan_ways(mesh.at["attacker"], mesh.machines[role], role)[way](port),
+        ports=(WORKER, LAST_WORKER),
     )
 
 

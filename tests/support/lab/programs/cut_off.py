@@ -23,17 +23,20 @@ from typing import Any
 import qmesh.agent.commands.admit
 import qmesh.agent.commands.join.offline  # noqa: F401 - loaded once, for all that are forked from here
 from qmesh.cli import app
+from qmesh.mesh.guard.parse import parse_table_header
+from qmesh.mesh.values import format_port_ranges
 
 
 def main() -> None:
     for at in cut_offs(lambda: app.run(sys.argv[1:])):
         listed = subprocess.run(
-            ["nft", "list", "set", "inet", "qmesh", "closed_ports"],
+            ["nft", "-s", "list", "table", "inet", "qmesh"],
             capture_output=True,
             text=True,
             check=False,
         ).stdout
-        closed = listed.rpartition("elements = {")[2].partition("}")[0].strip()
+        guard = parse_table_header(listed)
+        closed = "" if guard is None else format_port_ranges(guard.closed_ports)
         sys.stderr.write(json.dumps({"at": at, "closed": closed}) + "\n")
 
 
