@@ -9,7 +9,7 @@ import msgspec
 
 from qmesh.agent.converge import converge, plan_steps_without_dns, revert_on_failure, warn_of_refusal
 from qmesh.agent.local import Local, linux_for, with_tunnel_and_guard
-from qmesh.agent.node.node_config import find_directory
+from qmesh.agent.node.node_directory import find_directory
 from qmesh.agent.ssh_lockout import warn_of_ssh_lockout
 from qmesh.errors import RemovedFromMesh
 from qmesh.host.linux import Linux

@@ -38,7 +38,7 @@ REGISTRY = {"sqlite3"}
 LOADS: dict[str, set[str]] = {
     "init": {*NODE, *REGISTRY},
     "invite": {*STATE, *REGISTRY},
-    "join": {*NODE, "h11"},
+    "join": {*STATE, "h11"},
     "admit": {*STATE, *REGISTRY},
     "import": NODE,
     "set": {*NODE, *REGISTRY},

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent.local import load_local
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_config, node_directory
 from qmesh.agent.node.node_program import choose_profile
 from qmesh.errors import BadInput, NeedsRoot
 from qmesh.host.config_directory import ConfigDirectory
@@ -69,7 +69,7 @@ def propose_mesh(state: State, wish: ImportOptions) -> tuple[ImportResult, str]:
 
 def _build_mesh_proposal(state: State, wish: ImportOptions) -> tuple[ImportResult, str]:
     mesh, node = _read_existing_mesh(state)
-    directory = node_config.find_directory(wish.config)
+    directory = node_directory.find_directory(wish.config)
     profile, is_guess = choose_profile(wish.node or node, directory)
     if node is not None and profile != node:
         raise BadInput(f"the mesh is for node {node}", hint=f"leave --node out, or pass `--node {node}`")

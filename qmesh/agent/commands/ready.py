@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_config, node_directory
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.firewall import tables_and_chains
@@ -105,11 +105,11 @@ def wait_until_listening(core: int, config: Path | None, *, timeout_s: float) ->
 
 
 def _read_config(config: Path | None) -> ParsedConfig:
-    directory = node_config.find_directory(config)
+    directory = node_directory.find_directory(config)
     text = None if directory is None else node_config.read(directory).text
     if text is None:
         raise BadInput(
-            f"there is no {node_config.FILE_NAME} in {directory or '.config here'}",
+            f"there is no {node_directory.FILE_NAME} in {directory or '.config here'}",
             hint="pass the node's directory with --config, or write the file: `qmesh render-config --write`",
         )
     return parse_config(text)
@@ -121,7 +121,7 @@ def _prepare_control_check(config: Path | None) -> Callable[[], QmeshError | Non
     A control process starts whatever its file is: the node itself says what is wrong with it.
     """
     try:
-        directory = node_config.find_directory(config)
+        directory = node_directory.find_directory(config)
         text = None if directory is None else node_config.read(directory).text
         parsed = parse_config(text or "")
     except QmeshError:

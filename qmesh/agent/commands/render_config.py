@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qmesh.agent.local import Local
 from qmesh.agent.membership import load_latest
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_config, node_directory
 from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.node.node_restarts import update_workers_target
 from qmesh.agent.preconditions import check_local, check_user
@@ -80,7 +80,7 @@ def render_node_config(state: State, *, config: Path | None, for_name: str | Non
 
 
 def _find_directory(here: Local, given: Path | None) -> ConfigDirectory | None:
-    found, remembered = node_config.find_directory(given), here.settings.node_directory
+    found, remembered = node_directory.find_directory(given), here.settings.node_directory
     if found is None:
         return remembered
     if given is None and remembered is not None:
@@ -103,7 +103,7 @@ def _warn_of_problems(directory: ConfigDirectory | None, config: ParsedConfig, h
             log.warning(
                 "%s/%s line %d column %d: %s; %s",
                 directory,
-                node_config.FILE_NAME,
+                node_directory.FILE_NAME,
                 problem.line,
                 problem.column,
                 problem.message,

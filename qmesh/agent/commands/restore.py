@@ -21,7 +21,7 @@ from qmesh.agent.backup_contents import BackupContents, open_backup
 from qmesh.agent.bring_up import bring_up
 from qmesh.agent.leftovers import handle_leftovers, make_state_directory
 from qmesh.agent.local import JoinResult, Local, join_result, load_local
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_config, node_directory
 from qmesh.agent.preconditions import check_user, find_differences, lock_checked, refuse_occupied
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory, wireguard
@@ -116,7 +116,7 @@ def restore(
     found = open_backup(octets, passphrase)
     agree(_summarize_backup(found, encrypted=is_encrypted(octets)))
     wanted = _build_restored_mesh(found, wish)
-    directory = node_config.find_directory(wish.config)
+    directory = node_directory.find_directory(wish.config)
     nodeconfig.refuse_newer_config(wanted.node, node_config.read_profile(directory))
     restoring = RestoreProgress(hashlib.sha256(octets).hexdigest())
     nftables.require_nftables()
@@ -269,7 +269,7 @@ def _find_saved_directory(known: ConfigDirectory) -> ConfigDirectory | None:
     except QmeshError as error:
         found, why = None, error.message
     if found is not None:
-        if known.owner == found.owner or (known.owner is None and node_config.is_trusted(found)):
+        if known.owner == found.owner or (known.owner is None and node_directory.is_trusted(found)):
             return found
         why = f"user {found.owner} owns it here"
     log.warning("%s: %s; run `qmesh render-config --write --config DIR` later", known, why)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_config, node_directory
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
@@ -71,7 +71,7 @@ def read_stamp(directory: ConfigDirectory, path: Path | None = None) -> Stamp:
     """
     store = directory.path / KEY_STORE if path is None else path
     return (
-        config_directory.read_stamp(directory, node_config.FILE_NAME),
+        config_directory.read_stamp(directory, node_directory.FILE_NAME),
         config_directory.read_stamp(locate_file(directory, store), store.name),
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from qmesh.agent.local import Local, with_tunnel_and_guard
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_config, node_directory
 from qmesh.agent.node.identity_files import locate_file
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_program import find_node_programs
@@ -29,9 +29,9 @@ def read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, C
     """The file, and its stamp from before it was read. None where its place is not known."""
     if directory is None:
         return None, None
-    path = directory.path / node_config.FILE_NAME
+    path = directory.path / node_directory.FILE_NAME
     try:
-        stamp = config_directory.read_stamp(directory, node_config.FILE_NAME)
+        stamp = config_directory.read_stamp(directory, node_directory.FILE_NAME)
         found = node_config.read_in_any_encoding(directory)
     except QmeshError as error:
         return None, ConfigFile(str(path), None, None, unreadable=error.message, cure=error.hint)
@@ -40,7 +40,7 @@ def read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, C
         found.text,
         found.mode,
         is_utf16=found.is_utf16,
-        obstacle=_find_obstacle(directory, node_config.FILE_NAME),
+        obstacle=_find_obstacle(directory, node_directory.FILE_NAME),
     )
     if found.text is None:
         return stamp, config

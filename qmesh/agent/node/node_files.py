@@ -13,7 +13,7 @@ from typing import Final
 
 from qmesh.agent.control_client import build_client
 from qmesh.agent.local import Local
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_directory
 from qmesh.agent.node.identity_files import refuse_unprintable_path
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_processes import note_readings
@@ -61,11 +61,11 @@ class FetchedFiles(SecretStruct, frozen=True, kw_only=True):
 def choose_directory(state: State, settings: Settings, given: Path | None) -> ConfigDirectory:
     """The node's directory: as given, as it is remembered, `.config` here, or one of qmesh's own.
 
-    Raises BadInput as `node_config.find_directory`.
+    Raises BadInput as `node_directory.find_directory`.
     """
     if given is None and settings.node_directory is not None:
         return settings.node_directory
-    found = node_config.find_directory(given)
+    found = node_directory.find_directory(given)
     return found or ConfigDirectory(state.worker_config_directory.absolute(), os.geteuid())
 
 
@@ -77,7 +77,7 @@ def fetch_node_files(state: State, here: Local, directory: ConfigDirectory) -> F
     """
     _refuse_to_ask(here)
     path = refuse_unprintable_path(directory)
-    config = _read_octets(directory, node_config.FILE_NAME)
+    config = _read_octets(directory, node_directory.FILE_NAME)
     key_store = _read_octets(directory, KEY_STORE)
     fetched = _ask_control_node(state, here, path)
     planned = plan_node_files(

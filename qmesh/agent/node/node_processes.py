@@ -8,7 +8,7 @@ from collections import Counter
 import msgspec
 
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_config, node_directory
 from qmesh.agent.node.other_nodes import FindOtherNodes, ask_other_nodes
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
@@ -80,7 +80,7 @@ def read_readings(here: Local, record: ProcessRecord | None) -> ReadingRecord | 
     Raises QmeshError where it cannot be read, or does not load.
     """
     directory = here.settings.node_directory
-    stamp = None if directory is None else config_directory.read_stamp(directory, node_config.FILE_NAME)
+    stamp = None if directory is None else config_directory.read_stamp(directory, node_directory.FILE_NAME)
     if directory is None or stamp is None:
         return None
     current = _find_current(here, record, stamp, _read_keys_stamp(here))

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.node import node_config
+from qmesh.agent.node import node_config, node_directory
 from qmesh.agent.node.node_host import find_node_host
 from qmesh.agent.node.node_ports import update_node_ports
 from qmesh.agent.node.worker_status import ANSWER_S
@@ -146,7 +146,7 @@ class NodeConfigFollower:
 
     def _read_stamp(self, here: Local) -> object:
         directory = here.settings.node_directory
-        file = None if directory is None else config_directory.read_stamp(directory, node_config.FILE_NAME)
+        file = None if directory is None else config_directory.read_stamp(directory, node_directory.FILE_NAME)
         # The control role passes within one revision: its file is another one on either side.
         if not here.settings.control:
             return file, here.inventory.control, here.inventory.revision

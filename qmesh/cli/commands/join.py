@@ -101,12 +101,10 @@ def command(
 
     If the control node is unreachable, use files: --offline here, `qmesh admit` there, --answer here.
     """
-    from qmesh.agent.commands.join.offline import accept_answer
     from qmesh.agent.commands.join.online import join
     from qmesh.agent.commands.join.steps import JoinOptions
     from qmesh.cli.join_text import render_join_result
     from qmesh.host.state.directory import State
-    from qmesh.mesh.protocol.file_exchange import MAX_ANSWER
 
     wish = JoinOptions(
         endpoint=endpoint,
@@ -131,6 +129,9 @@ def command(
     if offline:
         _write_request(State(state), file, wish, out, as_json=as_json)
     elif answered is not None:
+        from qmesh.agent.commands.join.offline import accept_answer
+        from qmesh.mesh.protocol.file_exchange import MAX_ANSWER
+
         text = read_input_text(answered, most=MAX_ANSWER, hint="pass the file that `qmesh admit` wrote")
         print_outcome(
             accept_answer(State(state), text, apply=not no_apply), as_json=as_json, text=render_join_result

@@ -24,7 +24,6 @@ from qmesh.agent.commands.join.steps import (
     refuse_collisions,
     refuse_control,
     state_without_tunnel,
-    write_config,
 )
 from qmesh.agent.converge import apply_state
 from qmesh.agent.leftovers import handle_leftovers, make_state_directory
@@ -140,6 +139,9 @@ def accept_answer(state: State, text: str, *, apply: bool) -> JoinResult:
         else:
             _become_member(state, answer)
         here = finish_join(state, load_local(state), apply=apply, patience_s=_CONFIRM_S)
+    # As in `join`: who only makes a request has no use for it either.
+    from qmesh.agent.commands.join.write_config import write_config  # noqa: PLC0415 - as said
+
     write_config(state, here)
     if apply:
         ensure_agent(state)

@@ -21,8 +21,6 @@ from qmesh.agent.commands.join.steps import (
     refuse_control,
     state_without_tunnel,
     warn_of_announcement,
-    write_config,
-    write_fetched_files,
 )
 from qmesh.agent.converge import apply_state, revert_on_failure
 from qmesh.agent.leftovers import handle_leftovers, make_state_directory
@@ -66,12 +64,15 @@ def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResu
         here = _save_config_directory(state, here, options.config_directory)
         warn_of_announcement(here, options.announce)
         here = finish_join(state, here, apply=apply, patience_s=_CONFIRM_S)
+    # A fifth of all that a join loads: the first packet does not wait for it.
+    from qmesh.agent.commands.join import write_config  # noqa: PLC0415 - as said
+
     if not wish.node_files:
-        write_config(state, here)
+        write_config.write_config(state, here)
     if apply:
         ensure_agent(state)
     if wish.node_files:
-        write_fetched_files(state)
+        write_config.write_fetched_files(state)
     return join_result(here)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from pathlib import Path
 
 import msgspec
 
@@ -15,26 +13,15 @@ from qmesh.agent.commands.join.redeem import Joiner
 from qmesh.agent.control_client import build_client
 from qmesh.agent.control_endpoint import use_nearest_endpoint
 from qmesh.agent.local import Local, load_local
-from qmesh.agent.node import node_config
-from qmesh.agent.node.node_files import (
-    COMMAND,
-    choose_directory,
-    describe_restart,
-    fetch_node_files,
-    write_node_files,
-)
-from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.preconditions import refuse_occupied
-from qmesh.errors import BadInput, EnrolmentRefused, QmeshError, StateUnreadable
+from qmesh.errors import BadInput, EnrolmentRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.api.messages import ControlNodeUnavailable
-from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import nftables
 from qmesh.host.linux import Linux
 from qmesh.host.network import links
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LocalOptions
-from qmesh.mesh import nodeconfig
 from qmesh.mesh.protocol.enrolment import Invitation, derive_public_key
 from qmesh.mesh.routes.detours import TunnelPlace
 from qmesh.mesh.state import NodeState
@@ -68,7 +55,11 @@ def check_join_options(wish: JoinOptions) -> LocalOptions:
     port = DEFAULT_LISTEN_PORT if wish.listen_port is None else wish.listen_port
     endpoint = None if wish.endpoint is None else Endpoint.parse(wish.endpoint, default_port=port)
     options = check_options(wish, endpoint=endpoint)
-    node_config.read_profile(options.config_directory)
+    if options.config_directory is not None:
+        # Whoever has the node already: others need not load this before their tunnel is up.
+        from qmesh.agent.node import node_config  # noqa: PLC0415 - as said
+
+        node_config.read_profile(options.config_directory)
     nftables.require_nftables()
     return options
 
@@ -215,8 +206,6 @@ def warn_of_announcement(here: Local, announce: str | None) -> None:
 
 def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> None:
     """See that the control node knows this machine by its own key now."""
-    observed = linux.observe().tunnel
-    peers = () if observed is None else observed.peers
     client = build_client(here)
     deadline = time.monotonic() + patience_s
     wait_s = _CONNECT_S
@@ -231,7 +220,8 @@ def _wait_for_control_node(here: Local, linux: Linux, *, patience_s: float) -> N
             # shake hands anew. From afar that and a connection take two round trips.
             wait_s *= 2
             _pause_until(min(asked + _AGAIN_S, deadline))
-            for peer in peers:
+            observed = linux.observe().tunnel
+            for peer in () if observed is None else observed.peers:
                 linux.backend.reset_session(here.settings.interface, peer)
         else:
             return
@@ -244,56 +234,3 @@ def _pause_until(moment: float) -> None:
     """Who refuses at once is not asked without end; one that did not answer was waited for already."""
     if (seconds := moment - time.monotonic()) > 0:
         time.sleep(seconds)
-
-
-def write_fetched_files(state: State) -> None:
-    """Fetch the node's files, write them, and remember where they are. Takes the lock.
-
-    The machine is a member whatever becomes of this. Raises as `fetch_node_files` and `write_node_files`.
-    """
-    here = load_local(state)
-    try:
-        fetched = fetch_node_files(state, here, choose_directory(state, here.settings, None))
-        written = write_node_files(state, fetched, replace=False)
-    except QmeshError:
-        log.warning(
-            "%s is a member, but does not have the node's files; to fetch them later, run `%s`",
-            here.settings.name,
-            COMMAND,
-        )
-        raise
-    for path in fetched.paths:
-        log.info("wrote %s" if path in written else "nothing to do, %s is up to date", path)
-    if advice := describe_restart(fetched):
-        log.info("%s", advice)
-
-
-def write_config(state: State, here: Local) -> None:
-    """Give this machine a config.yml with the mesh's worker list, and remember where it is. Takes the lock.
-
-    The machine is a member whatever becomes of this: what stands in the way is said, and `check`
-    goes on saying it.
-    """
-    try:
-        path, changed = _write_config_file(state, here)
-    except QmeshError as error:
-        log.warning("the node's config.yml was not written: %s", error.message)
-        log.warning("hint: %s", error.hint)
-    else:
-        log.info("%s %s", "wrote the worker list to" if changed else "the worker list is up to date in", path)
-
-
-def _write_config_file(state: State, here: Local) -> tuple[Path, bool]:
-    given = here.settings.node_directory
-    directory = given or ConfigDirectory(state.worker_config_directory.absolute(), os.geteuid())
-    text = node_config.read(directory).text
-    if text is None:
-        node_config.refuse_to_create(here, directory)
-    if given is None:
-        with state.lock():
-            files.make_private_directory(directory.path)
-            state.save_settings(state.settings().with_node_directory(directory))
-    rendered = nodeconfig.render_config(here.inventory, here.settings.name, text)
-    written = node_config.write(directory, text, rendered.text)
-    note_readings(state)
-    return written
