@@ -63,6 +63,7 @@ def test_between_the_first_line_of_a_join_and_its_first_packet_as_a_member_nobod
     assert (
         sum(each.text.startswith("vfork(") for each in before) >= 2
     )  # the tunnel's process, and the guard's
+    assert sum(each.text.startswith("fsync(") for each in before) <= 18  # each is milliseconds on a real disk
     # A control node that does not have the new key yet tells nobody when it has: a connection is begun anew.
     assert [each for each in before if each.is_look and "events=POLLOUT}" not in each.text] == []
 
