@@ -63,6 +63,10 @@ ROWS: Final = {
         ({"members": 500, "runs": 11}, {"members": 5000, "runs": 11}),
         ({"members": 1, "runs": 1}, {"members": 2, "runs": 1}),
     ),
+    "ports": Row(
+        (*({"ports": ports, "runs": 11} for ports in (500, 5000)), {"ports": 50_000, "runs": 1}),
+        ({"ports": 10, "runs": 1},),
+    ),
     "audit": Row(
         (
             {"members": 500, "intervals": 200_000, "runs": 5, "rest_s": 130},
