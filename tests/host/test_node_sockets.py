@@ -15,8 +15,10 @@ import pytest
 
 from qmesh.host.network import node_sockets, tcp_connections
 from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.network.sockets import select_sockets
 from qmesh.host.system import processes
 from qmesh.mesh.node_processes.observed import Connection
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
@@ -47,6 +49,18 @@ def worker() -> Iterator[subprocess.Popen[str]]:
         assert found.stdout.readline() == "ready\n"
         yield found
         found.kill()
+
+
+def test_connections_that_are_over_are_passed_over():
+    with socket.create_server(("127.0.0.1", STREAM)) as server:
+        with socket.create_connection(("127.0.0.1", STREAM)) as call:
+            called, (_, port) = server.accept()
+            assert {each.port for each in select_sockets("tcp", lambda *_: True)} == {STREAM, port}
+            call.shutdown(socket.SHUT_WR)
+        called.close()
+        over = f":{port:04X} 0100007F:{STREAM:04X} 06 "
+        wait_until(lambda: over in Path("/proc/net/tcp").read_text("ascii"))
+        assert {each.port for each in select_sockets("tcp", lambda *_: True)} == {STREAM}
 
 
 def test_each_socket_has_its_process_and_that_its_start():
