@@ -74,6 +74,7 @@ ROWS: Final = {
         ),
         ({"members": 1, "intervals": 10, "runs": 1, "rest_s": 0.1},),
     ),
+    "size": Row(({"machines": 128, "each": 16, "runs": 11},), ({"machines": 2, "each": 1, "runs": 1},)),
     "findings": Row(({"members": 2000},), ({"members": 2},)),
     "packets": Row(({"ports": 16, "runs": 51}, {"ports": 5000, "runs": 51}), ({"ports": 1, "runs": 1},)),
     "sets": Row(tuple({"ports": ports, "runs": 51} for ports in (0, 16, 1000)), ({"ports": 1, "runs": 1},)),
