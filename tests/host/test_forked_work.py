@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -64,9 +65,16 @@ def test_a_process_with_other_threads_is_not_copied():
 
 def test_a_copy_holds_nothing_open_of_what_this_process_has():
     reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+
+    def is_closed() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return os.read(reading, 1) == b""
+        return False
+
     with ForkedWork(lambda: threading.Event().wait(600), bool):
         os.close(writing)
-        assert os.read(reading, 1) == b""
+        wait_until(is_closed)
     os.close(reading)
 
 
