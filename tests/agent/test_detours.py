@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from qmesh.agent.daemon import detour_log
 from qmesh.agent.daemon.detour_log import DetourLog
 from qmesh.agent.detours import find_detours, find_overlaps, refuse_collisions
 from qmesh.agent.local import Local
-from qmesh.errors import BadInput
+from qmesh.errors import BadInput, KernelRefused
 from qmesh.host.network import routes
 from qmesh.host.network.kernel_routes import tables
 from qmesh.host.state.documents import Settings
@@ -355,6 +356,64 @@ def test_the_agent_says_what_is_news_and_when_it_has_ended(caplog):
     for _ in range(2):
         seldom.ask_kernel(control)
     assert len(asked) == 5
+    watch.close()
+    seldom.close()
+
+
+CHANGES = {
+    "a route": "route add 192.0.2.0/24 dev eth0",
+    "a rule": "rule add to 192.0.2.0/24 lookup main",
+    "an address": "address add 192.168.7.6/24 dev eth0",
+    "a link that goes, and its routes with it": "link set eth0 down",
+    "a next hop": "nexthop add id 7 dev eth0",
+    "a route of IPv6": "-6 route add 2001:db8::/64 dev eth0",
+    "a rule of IPv6": "-6 rule add to 2001:db8::/64 lookup main",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_kernel_is_asked_where_something_has_changed(change, monkeypatch):
+    veth("qmesh0", "10.77.0.1/20")
+    veth("eth0", "192.168.7.5/24")
+    asked: list[str] = []
+
+    def note(local: Local) -> tuple[Detour, ...]:
+        asked.append(local.settings.name)
+        return ()
+
+    monkeypatch.setattr(detour_log, "find_detours", note)
+    control, watch = here("a"), DetourLog(lambda _: 0.0)
+
+    for _ in range(3):
+        watch.ask_kernel(control)
+    assert len(asked) == 1
+    ip(*CHANGES[change].split())
+    for _ in range(3):
+        watch.ask_kernel(control)
+    assert len(asked) == 2
+    watch.close()
+
+
+def test_it_is_asked_for_other_machines_after_a_refusal_and_now_and_then(monkeypatch):
+    veth("qmesh0", "10.77.0.1/20")
+    asked: list[int] = []
+
+    def refuse_first(local: Local) -> tuple[Detour, ...]:
+        asked.append(len(local.inventory.machines))
+        if len(asked) == 1:
+            raise KernelRefused("no", hint="")
+        return ()
+
+    monkeypatch.setattr(detour_log, "find_detours", refuse_first)
+    control, watch = here("a"), DetourLog(lambda _: 0.0)
+    for _ in range(3):
+        watch.ask_kernel(control)
+    assert len(asked) == 2  # again after the refusal
+    fewer = msgspec.structs.replace(control.inventory, machines=control.inventory.machines[:-1])
+    for _ in range(detour_log.ANYWAY + 2):
+        watch.ask_kernel(msgspec.structs.replace(control, inventory=fewer))
+    assert asked[2:] == [len(fewer.machines)] * 2
+    watch.close()
 
 
 def test_what_comes_for_this_machine_has_to_stay_here():

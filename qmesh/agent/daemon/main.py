@@ -159,7 +159,7 @@ class Agent:
         gc.freeze()
         report_event("agent-started", "the agent has started")
         self._pulse.attach_thread()
-        with contextlib.closing(self._calls), self._watch:
+        with contextlib.closing(self._calls), contextlib.closing(self._detours), self._watch:
             try:
                 while self._wait_for_look() and not self._state.is_gone(home):
                     self._run_iteration()
