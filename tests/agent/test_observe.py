@@ -19,7 +19,7 @@ from qmesh.agent.bring_up import enable_tunnel_and_guard
 from qmesh.agent.converge import converge, plan_local_steps
 from qmesh.agent.daemon import observe
 from qmesh.agent.daemon.observe import MachineWatch
-from qmesh.agent.local import linux_for, load_local
+from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.errors import StateUnreadable
 from qmesh.host import wireguard
 from qmesh.host.network import dns, links
@@ -37,6 +37,7 @@ from tests.support.keeping import let_fall
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
 NAME = "qmesh0"
+KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 class Control:
@@ -254,6 +255,36 @@ def test_audits_follow_one_another(directory, monkeypatch):
     control.look()
 
     assert "read" in control.asked
+
+
+def test_an_audit_reads_the_registry_where_something_was_written_into_it(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    control.settle()
+    control.watch_anew(lambda _: 0.0)
+    read: list[State] = []
+
+    def count(state: State) -> Local:
+        read.append(state)
+        return load_local(state)
+
+    monkeypatch.setattr(observe, "load_local", count)
+    for _ in range(3):
+        assert control.look() == []
+        assert control.asked == ["read"]
+    assert len(read) == 1
+
+    issued = control.invite("hel-2")
+    assert control.look() == ["set-peer"]
+    assert control.look() == []
+    assert len(read) == 2
+    # Without an event, which no command does.
+    with contextlib.closing(sqlite3.connect(control.state.registry_file)) as connection, connection:
+        connection.execute("UPDATE machines SET preshared_key = ? WHERE name = 'hel-2'", (KEY,))
+    assert control.look() == ["set-peer"]
+    assert (control.left(), len(read)) == ((), 3)
+    control.redeem(issued)
+    control.settle()
+    assert control.left() == ()
 
 
 @pytest.mark.parametrize(

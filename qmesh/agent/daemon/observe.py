@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import msgspec
 
@@ -52,12 +52,21 @@ class _ConvergedState(msgspec.Struct, kw_only=True):
     """A machine that was found as desired, and what that came from.
 
     stamp: of the files of which the desired state is made.
+    origin: what of the registry the rest came from; None on a worker machine.
     audited: None where every look is at everything: on a worker machine, and while the tunnel is down.
     """
 
     here: Local
     stamp: Hashable
+    origin: _RegistryOrigin | None
     audited: _AuditedPeers | None
+
+
+class _RegistryOrigin(NamedTuple):
+    """At which event it was, and a stamp of its file: who writes there without an event changes that."""
+
+    event: int
+    stamp: Hashable
 
 
 class _AuditedPeers(msgspec.Struct, kw_only=True):
@@ -141,15 +150,16 @@ class MachineWatch:
             return self._maintain_rollback(undoing)
         if held is not None and self._activate_pending_key(held.here):
             held = None
-        if held is not None and held.audited is not None:
-            # Where the machine is not what it was, who holds the guard has put that back already.
-            if not self._is_changed(held.audited):
-                steps = self._apply_registry_events(held.audited, held.here)
-                if steps is not None:
-                    self._held = held
-                    return held.here, steps
-            held = None  # two meshes of thousands in memory at once would be felt
-        return self._audit(stamp, None if held is None else held.here)
+        # Where the machine is not what it was, who holds the guard has put that back already.
+        if held is not None and held.audited is not None and not self._is_changed(held.audited):
+            steps = self._apply_registry_events(held.audited, held.here)
+            if steps is not None:
+                self._held = held
+                return held.here, steps
+        origin = self._read_registry_origin()
+        known = held.here if held is not None and held.origin == origin else None
+        del held  # two meshes of thousands in memory at once would be felt
+        return self._audit(stamp, origin, known)
 
     def _maintain_rollback(self, undoing: RollbackRecord) -> tuple[Local, tuple[Step, ...]]:
         """See that the machine is as it was put back; a control node goes on letting others in and out."""
@@ -193,10 +203,19 @@ class MachineWatch:
         audited.outlined = now
         return audited.linux.observe_outline() != audited.outline
 
-    def _audit(self, stamp: Hashable, known: Local | None) -> tuple[Local, tuple[Step, ...]]:
-        """Look at everything. known: what the files of that stamp say; what a registry says is not in it."""
-        self.event = event = self._read_last_event() if self._state.settings().control else None
-        here = load_local(self._state) if known is None or event is not None else known
+    def _read_registry_origin(self) -> _RegistryOrigin | None:
+        """What the control node's registry is at, before it is read."""
+        if not self._state.settings().control:
+            return None
+        stamp = self._state.read_registry_stamp()
+        return _RegistryOrigin(self._read_last_event(), stamp)
+
+    def _audit(
+        self, stamp: Hashable, origin: _RegistryOrigin | None, known: Local | None
+    ) -> tuple[Local, tuple[Step, ...]]:
+        """Look at everything. known: what the files of that stamp, and the registry as it is, say."""
+        self.event = event = None if origin is None else origin.event
+        here = known or load_local(self._state)
         linux = linux_for(self._state, here.settings)
         # Before all is looked at: this is how a machine looks that is then found as desired.
         outlined, outline = time.monotonic(), linux.observe_outline()
@@ -216,7 +235,7 @@ class MachineWatch:
                 keys={machine.name: machine.public_key for machine in machines},
                 until=time.monotonic() + self._audit_s(len(machines)),
             )
-        self._held = _ConvergedState(here=here, stamp=stamp, audited=audited)
+        self._held = _ConvergedState(here=here, stamp=stamp, origin=origin, audited=audited)
         self._watch_pending_keys(here)
         return here, steps
 

@@ -230,6 +230,15 @@ class State:
         )
         return (*map(files.read_stamp, written), (files.read_stamp(self.registry_file) or (None,))[0])
 
+    def read_registry_stamp(self) -> Hashable:
+        """What is another once something was written into the registry, if only by one transaction.
+
+        Two that come within a tick of the file system's clock may look like one.
+        """
+        log = files.read_stamp(self.registry_file.with_name(f"{self.registry_file.name}-wal"))
+        # An empty one comes and goes with readers.
+        return files.read_stamp(self.registry_file), log if log is not None and log[2] else None
+
     def find_settings(self) -> Settings | None:
         """This machine's settings; None when it is in no mesh. Raises MachineRefused as `lock`."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
