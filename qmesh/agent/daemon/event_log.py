@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from qmesh.agent.local import Local
 from qmesh.errors import QmeshError
+from qmesh.host import files
 from qmesh.host.log.events import report_event
 from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
@@ -25,13 +26,18 @@ class RegistryEventLog:
         self._state = state
         self._last: int | None = None
         with contextlib.suppress(QmeshError):  # which the next look says
-            if state.settings().control:
+            if files.read_mode(state.registry_file) is not None:
                 self._take_new_events()
 
-    def look(self, here: Local) -> None:
-        """Log what is new. Raises QmeshError where the registry cannot be read."""
+    def look(self, here: Local, newest: int | None) -> None:
+        """Log what is new. Raises QmeshError where the registry cannot be read.
+
+        newest: the registry's last event, as far as the agent's loop knows it.
+        """
         if not here.settings.control:
             self._last = None
+            return
+        if newest is not None and newest == self._last:
             return
         for event in self._take_new_events():
             if event.what not in _SAID_ELSEWHERE:

@@ -326,7 +326,7 @@ class Agent:
                 programs.look(here)
                 self._facts.look(here, watch.workers, programs.programs)
                 self._keeper.look(here)
-                events.look(here)
+                events.look(here, self._watch.event)
                 if not here.settings.control and here.settings.up and reach.check_control_node(here):
                     self._calls.request_look()
             except Busy:
