@@ -26,6 +26,7 @@ from qmesh.host.linux import Linux, Outline
 from qmesh.host.network.netlink_events import Notices
 from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
+from qmesh.host.system import processes
 from qmesh.mesh.desired import build_peer
 from qmesh.mesh.endpoints import choose_peer_endpoint
 from qmesh.mesh.links.activity import LinkWatch
@@ -235,6 +236,8 @@ class MachineWatch:
                 keys={machine.name: machine.public_key for machine in machines},
                 until=time.monotonic() + self._audit_s(len(machines)),
             )
+        if event is not None:
+            processes.return_free_memory()  # each peer has been there twice, in some hundred octets
         self._held = _ConvergedState(here=here, stamp=stamp, origin=origin, audited=audited)
         self._watch_pending_keys(here)
         return here, steps

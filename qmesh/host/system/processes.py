@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import math
 import os
@@ -35,6 +36,13 @@ def build_own_command(command: str, directory: Path) -> list[str]:
     strict = [*(["-Xdev"] if sys.flags.dev_mode else []), *(f"-W{each}" for each in sys.warnoptions)]
     words = (command, "--state", str(directory.absolute()))
     return list(own_command.build_command_line(sys.executable, *words, options=strict))
+
+
+def return_free_memory() -> None:
+    """Give back what the C library keeps of what this process has freed: it gives back little by itself."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def notify(message: str) -> None:

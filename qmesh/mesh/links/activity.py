@@ -5,7 +5,6 @@ WireGuard's counters say what has come in all; only who watches them knows when.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -77,7 +76,9 @@ class _Link:
         self.heard_at = now_s
         self.was_heard = counters.last_handshake_s is not None
         self.came = False
-        self.places: deque[tuple[Endpoint, float]] = deque(maxlen=MOST_PLACES)
+        self.places: tuple[
+            tuple[Endpoint, float], ...
+        ] = ()  # a deque takes 760 octets, and most have one place
 
     def note(self, counters: Counters, now_s: float) -> None:
         """A peer that only begins handshakes receives nothing: that is no answer."""
@@ -91,7 +92,7 @@ class _Link:
 
     def _note_place(self, endpoint: Endpoint | None, now_s: float) -> None:
         if endpoint is not None and not (self.places and self.places[-1][0] == endpoint):
-            self.places.append((endpoint, now_s))
+            self.places = (*self.places, (endpoint, now_s))[-MOST_PLACES:]
 
     def find_returns(self, now_s: float) -> tuple[tuple[Endpoint, ...], int]:
         """The places that it came back to lately, and how often it did."""
