@@ -47,6 +47,8 @@ SOON_S: Final = 0.05
 """Seconds that a look waits for another program that writes to the registry; then it writes later."""
 OUTLINE_S: Final = 4.0
 """Seconds between two looks at a machine whose kernel says nothing: of files and sysctls it tells nobody."""
+RETURN_S: Final = 60.0
+"""Seconds between two times that free memory is given back, at least: that takes some milliseconds."""
 
 
 class _ConvergedState(msgspec.Struct, kw_only=True):
@@ -116,6 +118,7 @@ class MachineWatch:
         self._audit_s = audit_s
         self._held: _ConvergedState | None = None
         self._changing: tuple[frozenset[str], float] = frozenset(), 0.0
+        self._return_at = 0.0
 
     @property
     def is_key_changing(self) -> bool:
@@ -236,11 +239,17 @@ class MachineWatch:
                 keys={machine.name: machine.public_key for machine in machines},
                 until=time.monotonic() + self._audit_s(len(machines)),
             )
-        if event is not None:
-            processes.return_free_memory()  # each peer has been there twice, in some hundred octets
+        self._return_free_memory()
         self._held = _ConvergedState(here=here, stamp=stamp, origin=origin, audited=audited)
         self._watch_pending_keys(here)
         return here, steps
+
+    def _return_free_memory(self) -> None:
+        """Of this look, in which each peer was there twice, and of the agent's other parts."""
+        now = time.monotonic()
+        if now >= self._return_at:
+            self._return_at = now + RETURN_S
+            processes.return_free_memory()
 
     def _read_last_event(self) -> int:
         with self._open_registry() as registry:
