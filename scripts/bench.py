@@ -101,6 +101,7 @@ ROWS: Final = {
         ),
         ({"machines": 2, "workers": 1, "runs": 1},),
     ),
+    "memory": Row(({"members": 2, "rest_s": 75},), ({"members": 1, "rest_s": 0.1},)),
     # Over two audits of the agent, which has one in 62 s or so, and in 82.
     "agent": Row(
         ({"members": 500, "rest_s": 130}, {"members": 5000, "rest_s": 170}),
