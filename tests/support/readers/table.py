@@ -480,12 +480,6 @@ def _bring_back(octets: bytes) -> None:
         path.unlink()
 
 
-def _read_name(octets: bytes) -> str:
-    with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / machine_name.SETTINGS).write_bytes(octets)
-        return machine_name.read_machine_name(Path(directory))
-
-
 ASKED: Final = documents.SentRequest(
     mesh=MESH,
     name="b",
@@ -1562,7 +1556,7 @@ READERS: Final[dict[str, Reader]] = {
         Reader(
             "this machine's name",
             (machine_name,),
-            _read_name,
+            _of_state(machine_name.SETTINGS, lambda each: machine_name.read_machine_name(each.directory)),
             (b'{"name":"fra-1","up":true}', b'{"name":5}'),
             mutate.json_trees,
         ),
