@@ -78,6 +78,13 @@ def test_a_copy_holds_nothing_open_of_what_this_process_has():
     os.close(reading)
 
 
+def test_a_copy_has_the_streams_of_nobody():
+    with ForkedWork(lambda: os.listdir("/proc/self/fd"), list[str]) as work:  # noqa: PTH208
+        assert len(work.collect()) == 5, "three streams, the answer's pipe, and the folder that is listed"
+    with ForkedWork(lambda: [os.readlink(f"/proc/self/fd/{each}") for each in range(3)], list[str]) as work:  # noqa: PTH115
+        assert work.collect() == ["/dev/null"] * 3
+
+
 def test_a_copy_ends_by_itself_once_the_process_was_killed():
     read, write = os.pipe()
     if (parent := os.fork()) == 0:

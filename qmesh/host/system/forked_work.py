@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -69,12 +70,25 @@ class ForkedWork(Generic[_T]):
             self._child = 0
 
 
+def _close_all_but(kept: int) -> None:
+    """A lock of the other process is not to outlast it, and who reads its output is not to wait for this one.
+
+    By the kernel's list: there may be a thousand million descriptors.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for each in range(3):
+        os.dup2(nothing, each)
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, no paths
+        if int(name) > 2 and int(name) != kept:
+            with contextlib.suppress(OSError):  # the list's own
+                os.close(int(name))
+
+
 def _answer(work: Callable[[], object], writing: int) -> NoReturn:
     """Be the copy. What it raises, the other process comes to know when it does the work itself."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the other one, which ends this
-        os.closerange(3, writing)  # a lock of the other one is not to outlast it
-        os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
+        _close_all_but(writing)
         with os.fdopen(writing, "wb") as answer:
             answer.write(msgspec.msgpack.encode(work()))
     finally:
