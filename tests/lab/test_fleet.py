@@ -77,15 +77,20 @@ def assert_nothing_is_said_or_left(text: str, operator: Operator, machines: list
         assert files_with(machine, INVITATION) == set()
 
 
-def test_bare_servers_become_a_mesh_and_no_secret_is_said_or_left(lab):
-    """With all that Ansible can say of what it does. A second run changes nothing."""
-    operator, machines = make_fleet(lab, workers=1)
+def test_bare_servers_become_a_mesh_and_no_secret_is_said_or_left():
+    """With all that Ansible can say, and a journal on each server. A second run changes nothing."""
+    with control_group() as group, Lab() as lab:
+        operator, machines = make_fleet(lab, workers=1, start=lambda each: start_systemd(each, group))
 
-    played = operator.play("site", "-vvvvv")
+        played = operator.play("site", "-vvvvv")
 
-    assert_whole(machines)
-    assert_nothing_is_said_or_left(played.text, operator, machines)
-    assert_nothing_changes(operator)
+        assert_whole(machines)
+        assert_nothing_is_said_or_left(played.text, operator, machines)
+        for machine in machines:
+            journal = machine.run(["journalctl", "--no-pager", "-o", "verbose"]).stdout
+            assert "ansible" in journal
+            assert INVITATION not in journal
+        assert_nothing_changes(operator)
 
 
 def test_ten_bare_servers_become_a_cluster_and_the_inventory_is_followed(lab, say):
@@ -295,18 +300,3 @@ def test_an_upgrade_goes_through_workers_first_and_stops_at_the_first_that_is_no
     times = {machine.name: float(machine.read("/root/upgraded")) for machine in machines}
     assert max(times, key=lambda name: times[name]) == "srv-0"
     assert min(times, key=lambda name: times[name]) == "srv-1"
-
-
-def test_the_journal_of_a_server_has_no_invitation(lab):
-    """Under systemd itself, whose journal has what Ansible logs on a server."""
-    with control_group() as group, Lab() as lab_with_systemd:
-        operator, machines = make_fleet(
-            lab_with_systemd, workers=1, start=lambda each: start_systemd(each, group)
-        )
-        played = operator.play("site", "-vvv")
-        assert_whole(machines)
-        assert_nothing_is_said_or_left(played.text, operator, machines)
-        for machine in machines:
-            journal = machine.run(["journalctl", "--no-pager", "-o", "verbose"]).stdout
-            assert "ansible" in journal
-            assert INVITATION not in journal
