@@ -25,6 +25,7 @@ END
 mkdir /tmp/dev/net /tmp/dev/pts /tmp/dev/shm
 mknod -m 666 /tmp/dev/net/tun c 10 200
 ln -s /proc/self/fd /tmp/dev/fd
+ln -s /run/systemd/journal/dev-log /tmp/dev/log
 mount --move /tmp/dev /dev
 mount -t tmpfs shm /dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts
