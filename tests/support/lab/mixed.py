@@ -14,8 +14,10 @@ from typing import Final, NamedTuple
 from tests.support.lab.cluster import (
     CONFIG,
     NODE_CONFIG,
+    STATE,
     all_hold,
     facts,
+    has_agent,
     invite,
     make_control,
     make_member,
@@ -24,9 +26,13 @@ from tests.support.lab.cluster import (
     problems,
     qmesh,
     reached,
+    start_agent,
     start_workers,
+    stop_agent,
 )
 from tests.support.lab.machines import Lab, Machine
+from tests.support.lab.mesh import USER
+from tests.support.node_identity import IDENTITY, KEY_STORE
 from tests.support.waiting import comes_true, wait_until
 
 SOON_S: Final = 30
@@ -107,6 +113,27 @@ def join_by_files(lab: Lab) -> None:
     follow(control, member)
     expect_facts(control, member)
     expect_well(control, member)
+
+
+def make_changes(lab: Lab) -> None:
+    control = make_control(lab)
+    b, c = make_member(lab, control, 201, 4), make_member(lab, control, 202, 2)
+    for words in (
+        ("set", "machine-b", "--workers", "5"),
+        ("set", "machine-b", "--endpoint", "192.168.0.201:51820"),
+        ("set", "machine-b", "--guard-port", "5432", "--from", "mesh"),
+        ("set", "machine-c", "--leave-open", "9000"),
+        ("set", "--node", "2.1-rust"),
+        ("set", "--node", "1.4"),
+        ("set", "--worker-base-port", "41000"),
+        ("set", "--restart"),
+        ("pause", "machine-c"),
+        ("resume", "machine-c"),
+    ):
+        qmesh(control, *words)
+    follow(control, b, c)
+    wait_until(lambda: "5432" in read_guard(b) and "41003" in read_guard(b), SOON_S)
+    expect_well(control, b, c, besides={"config-lint", "port-wide"})
 
 
 def rotate_key(lab: Lab) -> None:
@@ -202,6 +229,81 @@ def check_all(lab: Lab) -> None:
     assert all(codes <= {*NOTES, "config-stale", "worker-silent"} for codes in said.values()), said
 
 
+def fetch_node_files(lab: Lab) -> None:
+    control, member = lab.machine("machine-a", "192.168.0.200"), newcomer(lab)
+    control.write(f"{CONFIG}/config.yml", IDENTITY, 0o600)
+    control.write(f"{CONFIG}/keys.yml", KEY_STORE, 0o600)
+    options = ("--node", "2.1-rust", "--workers", "2", "--endpoint", "192.168.0.200", "--config", CONFIG)
+    qmesh(control, "init", *options)
+    qmesh(control, "render-config", "--write")
+    invite(control, member, "--workers", "2", "--node-files")
+    qmesh(member, "join", "invitation", "--node-files")
+    assert member.read(f"{STATE}/node/keys.yml") == KEY_STORE
+    follow(control, member)
+    expect_well(member, besides={"announce-missing"})
+
+
+READERS: Final = 3001
+
+
+def ask_the_agent(lab: Lab) -> None:
+    """Commands of the other version ask an agent: as between the package's new files and its restart."""
+    control = make_control(lab)
+    member = make_member(lab, control, 201, 4)
+    expect_facts(control, member)
+    by = ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={READERS}"]
+    control.write("/etc/group", f"{control.read('/etc/group')}readers:x:{READERS}:\n")
+    qmesh(control, "set", "--readers", "readers")
+    wait_until(lambda: control.run([*by, "qmesh", "status"], check=False).returncode == 0, SOON_S)
+    control.version, member.version = member.version, control.version  # the agents run on as they are
+    expect_well(control, member, besides={"agent-outdated"})
+    for words in (["status"], ["status", "--json"], ["check", "--json"], ["log"], ["metrics"]):
+        for prefix in ([], by):
+            done = control.run([*prefix, "qmesh", *words], check=False)
+            assert done.returncode in {0, 1}, (words, prefix, done.stderr)
+            assert done.stdout, (words, prefix)
+    expect_facts(control, member)
+
+
+def take_over(machine: Machine) -> None:
+    """Have the version that is installed there take the place of what runs. 0.1.0 has no command for it."""
+    if "restart" in qmesh(machine, "--help").stdout:
+        qmesh(machine, "restart")
+    else:
+        stop_agent(machine)
+        start_agent(machine)
+        qmesh(machine, "apply")
+    assert has_agent(machine)
+
+
+def update_in_place(lab: Lab) -> None:
+    """One machine after the other gets the other version and keeps its state, and goes back."""
+    control = make_control(lab)
+    b, c = make_member(lab, control, 201, 4), make_member(lab, control, 202, 2)
+    invited = lab.machine("machine-g", "192.168.0.206")
+    invite(control, invited, "--workers", "1")
+    before = {name: qmesh(control, *words).stdout for name, words in WHAT_STAYS.items()}
+    others = (b.version, control.version)
+    for turn in others:
+        for machine in (b, c, control):
+            machine.version = turn
+            take_over(machine)
+        expect_facts(control, b, c)
+        follow(control, b, c)
+        expect_well(control, b, c)
+        assert {name: qmesh(control, *words).stdout for name, words in WHAT_STAYS.items()} == before
+    qmesh(invited, "join", "invitation")
+    qmesh(control, "set", "machine-b", "--workers", "2")
+    follow(control, b, c, invited)
+
+
+WHAT_STAYS: Final = {
+    "events": ("log", "--json"),
+    "invitations": ("invite", "--list"),
+    "hosts": ("export", "hosts"),
+}
+
+
 class Row(NamedTuple):
     """Something that machines of a mesh do with each other."""
 
@@ -213,11 +315,15 @@ ROWS: Final = (
     Row("join", join_online),
     Row("join by files", join_by_files),
     Row("check --all", check_all),
+    Row("set, pause, resume", make_changes),
     Row("rotate-key", rotate_key),
     Row("invite --replace", replace_machine),
     Row("remove, join again", remove_machine),
     Row("handover there and back", hand_over),
     Row("backup, restore", back_up_and_restore),
+    Row("node-files", fetch_node_files),
+    Row("commands and the agent", ask_the_agent),
+    Row("update and go back", update_in_place),
 )
 MACHINES: Final = ("machine-a", "machine-b", "machine-c")
 OTHERS: Final = {
