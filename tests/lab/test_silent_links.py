@@ -14,6 +14,7 @@ import pytest
 from tests.support.lab.cluster import (
     CONFIG,
     STATE,
+    copy_state,
     facts,
     invite,
     make_cluster,
@@ -145,7 +146,7 @@ def test_a_machine_whose_state_went_back_behind_its_new_key_is_told_so(lab: Lab)
     member = make_member(lab, control, 201, 2)
     watch(control)
     wait_until(lambda: "10.77.0.1" in control.run(["ss", "-Hltn"]).stdout, 30)
-    member.run(["cp", "-a", STATE, "/root/old"])
+    copy_state(member, "/root/old")
     qmesh(member, "rotate-key")
     stop_agent(member)
     member.run(["sh", "-c", f"cp -a /root/old/private.key /root/old/membership.json {STATE}"])

@@ -12,6 +12,7 @@ from tests.support.lab.cluster import (
     CONFIG,
     HOLDER,
     STATE,
+    copy_state,
     count,
     facts,
     find_only,
@@ -72,7 +73,7 @@ def test_a_file_that_is_lost_is_no_state_that_is_gone(lab):
 def test_a_machine_has_one_agent_whatever_the_state_directory(lab):
     control = make_control(lab)
     agent = find_only(control, AGENT)
-    control.run(["cp", "-a", STATE, "/root/other"])
+    copy_state(control, "/root/other")
     said = refusal(control, "agent", "--state", "/root/other", code=3)
     assert f"runs already (process {agent}, of {STATE})" in said
     assert find_only(control, AGENT) == agent
@@ -138,7 +139,7 @@ def record(machine: Machine, path: str) -> dict[str, dict[str, float]]:
 
 def test_state_that_is_put_back_is_taken_up_again(lab):
     control = make_control(lab)
-    control.run(["cp", "-a", STATE, "/root/copy"])
+    copy_state(control, "/root/copy")
     before = tables(control)
     control.run(["sh", "-c", f"find {STATE} -mindepth 1 -delete"])
     wait_until(lambda: not control.processes(AGENT), 30)

@@ -140,6 +140,15 @@ def has_agent(machine: Machine) -> bool:
     return is_locked(machine.path(f"{STATE}/agent.lock"))
 
 
+def copy_state(machine: Machine, there: str) -> None:
+    """Copy the state of a machine with an agent, as it is at one moment: files come and go with each look."""
+    machine.freeze(AGENT)
+    try:
+        machine.run(["cp", "-a", STATE, there])
+    finally:
+        machine.thaw(AGENT)
+
+
 def peers_of(machine: Machine) -> list[str]:
     """The public keys of the peers that have an address of the mesh: retired ones have none."""
     lines = machine.run(["wg", "show", "qmesh0", "allowed-ips"]).stdout.splitlines()

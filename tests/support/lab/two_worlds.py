@@ -8,6 +8,7 @@ from tests.support.lab.cluster import (
     AGENT,
     CONFIG,
     STATE,
+    copy_state,
     facts,
     invite,
     qmesh,
@@ -71,7 +72,7 @@ def _restore_control(machines: Machines) -> None:
 def _put_key_back(machines: Machines) -> None:
     """As a restored disk of a member does, of before it had another key."""
     member = machines["member"]
-    member.run(["cp", "-a", STATE, _SNAPSHOT])
+    copy_state(member, _SNAPSHOT)
     qmesh(member, "rotate-key", timeout=60)
     assert member.kill(_AGENTS)
     member.run(["sh", "-c", f"cp -a {_SNAPSHOT}/private.key {_SNAPSHOT}/membership.json {STATE}"])
