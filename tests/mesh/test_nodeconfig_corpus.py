@@ -111,7 +111,7 @@ def inventory(node: Profile) -> Inventory:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False))
 def test_law_an_edit_of_any_file_changes_nothing_outside_the_list(random):
     text, wanted = random_edit(random)
