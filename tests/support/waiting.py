@@ -116,5 +116,8 @@ def idle(seconds: float) -> None:
 
 
 def some_time(least_s: float, most_s: float) -> None:
-    """Let time pass until a moment that nobody chose, for a crash."""
-    time.sleep(random.uniform(least_s, most_s))  # noqa: S311 - no secret
+    """Let time pass until a moment that nobody chose, for a crash: seconds of an idle machine.
+
+    On a slow one all crashes would else be before what is to be cut off.
+    """
+    time.sleep(patience(random.uniform(least_s, most_s)))  # noqa: S311 - no secret
