@@ -174,6 +174,27 @@ def test_one_that_lacks_what_no_list_has_does_not_begin_anew_for_ever(member):
     assert done.stdout.split() == ["qmesh.nowhere", "False", "False"], done.stderr
 
 
+USES = """
+import base64, contextlib, sys
+from qmesh.host.machine_facts import core_speed
+from qmesh.mesh.protocol import aead, enrolment
+from qmesh.mesh.values import Secret
+before = set(sys.modules)
+key = Secret(base64.b64encode(bytes(32)).decode())
+enrolment.derive_public_key(key)
+enrolment.derive_invitation_keys(bytes(32))
+aead.decrypt_message(aead.encrypt_message(b"text", key, about=b"x", nonce=bytes(12)), key, about=b"x")
+core_speed.measure_core_speed(0.0)
+print({name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)
+"""
+
+
+def test_a_library_imports_nothing_when_a_key_is_used_first():
+    script = f"{PROGRAMS['member']}\n{USES}"
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 def test_late_imports_are_seen():
     path = CHECKOUT / "qmesh/agent/control_client.py"
     assert late_imports(path) == {"qmesh.host.api.client"}

@@ -22,6 +22,7 @@ from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
 
 _OF_ALL: Final = (
+    "cryptography.hazmat.backends.openssl.backend",  # which the library imports when a key is used first
     "qmesh.agent.audit.foreign_firewalls",
     "qmesh.host.api.client",
     "qmesh.host.api.packet_probe",
