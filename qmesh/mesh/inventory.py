@@ -17,7 +17,7 @@ import msgspec
 
 from qmesh.errors import BadInput
 from qmesh.mesh.machine import Cores, Machine, PendingKey, build_unknown_machine_error
-from qmesh.mesh.networks import IPNetwork, network_capacity, parse_ip_network, refuse_endpoint_inside
+from qmesh.mesh.networks import is_host_address, refuse_endpoint_inside
 from qmesh.mesh.values import (
     CONTROL_PORTS,
     MOST_REVISION,
@@ -25,7 +25,6 @@ from qmesh.mesh.values import (
     Port,
     Profile,
     normalize_ip_network,
-    parse_ip_address,
     quote_text,
     validate_port,
 )
@@ -77,7 +76,6 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"network {quote_text(self.network)} is not canonical",
                 hint=f"write it as {normalize_ip_network(self.network)}",
             )
-        network = parse_ip_network(self.network)
         if not 0 <= self.revision <= MOST_REVISION:
             raise BadInput(
                 f"the mesh has no revision {self.revision}", hint=f"it goes from 0 to {MOST_REVISION}"
@@ -86,13 +84,13 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         _refuse_duplicates("tunnel address", list_tunnel_addresses(self))
         _refuse_duplicates("public key", _list_public_keys(self))
         for machine in self.machines:
-            _refuse_address_outside(machine.name, machine.address, network)
+            _refuse_address_outside(machine.name, machine.address, self.network)
             for endpoint in machine.endpoints:
                 refuse_endpoint_inside(self.network, endpoint.host)
         for each in self.stand_ins:
             self.machine(each.machine)
             if each.address is not None:
-                _refuse_address_outside(each.machine, each.address, network)
+                _refuse_address_outside(each.machine, each.address, self.network)
         for name in (self.control, self.successor or self.control):
             if self.machine(name).state != "active":
                 raise BadInput(
@@ -374,17 +372,16 @@ def admit_machine(inventory: Inventory, name: str, *, public_key: str, workers: 
 
 
 def _refuse_duplicates(what: str, values: Iterable[str]) -> None:
-    repeated = [value for value, count in Counter(values).items() if count > 1]
-    if repeated:
+    counted = list(values)
+    if len(set(counted)) < len(counted):
+        repeated = next(value for value, count in Counter(counted).items() if count > 1)
         raise BadInput(
-            f"two machines have the {what} {repeated[0]}", hint=f"each machine needs a {what} of its own"
+            f"two machines have the {what} {repeated}", hint=f"each machine needs a {what} of its own"
         )
 
 
-def _refuse_address_outside(name: str, text: str, network: IPNetwork) -> None:
-    address = parse_ip_address(text)
-    offset = 0 if address is None else int(address) - int(network.network_address)
-    if not 1 <= offset <= network_capacity(network) or (":" in text) != (network.version == 6):
+def _refuse_address_outside(name: str, text: str, network: str) -> None:
+    if not is_host_address(text, network):
         raise BadInput(
             f"tunnel address {text} of {name} is no host address of {network}",
             hint="let qmesh choose the address",

@@ -147,3 +147,15 @@ def parse_ip_network(text: str) -> IPNetwork:
 def network_capacity(network: IPNetwork) -> int:
     """How many machines fit: all but the network's first address, and IPv4's broadcast."""
     return int(network.num_addresses) - (2 if network.version == 4 else 1)
+
+
+@lru_cache(1 << 15)
+def is_host_address(text: str, network: str) -> bool:
+    """Whether a machine can have an address in a network of canonical text.
+
+    Of thousands of machines each is asked about whenever one comes.
+    """
+    address, within = parse_ip_address(text), parse_ip_network(network)
+    if address is None or (":" in text) != (within.version == 6):
+        return False
+    return 1 <= int(address) - int(within.network_address) <= network_capacity(within)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import lru_cache
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -161,8 +162,12 @@ def _list_mesh_values(inventory: Inventory) -> tuple[object, ...]:
     return tuple(getattr(inventory, name) for name in _OF_THE_MESH)
 
 
+@lru_cache(1 << 14)
 def parse_machine(row: MachineRow) -> Machine:
-    """A row of `machines` as a value. Raises BadInput where it is none."""
+    """A row of `machines` as a value. Raises BadInput where it is none.
+
+    A mesh is read again and again, and most of its machines are as they were.
+    """
     return Machine(
         name=row.name,
         public_key=row.public_key,
