@@ -34,6 +34,7 @@ from qmesh.agent.commands.set import set_machine
 from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
+from qmesh.host.api.handlers import SentRedemption
 from qmesh.host.registry import Registry, sqlite
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
@@ -374,11 +375,11 @@ class Commands(RuleBasedStateMachine):
             message = msgspec.structs.replace(message, workers=workers + 1)
         sender = "10.77.0.7" if forged == "sender" else issued.address
         after = self._redeemed(issued, key, workers, is_forged=bool(forged))
-        try:
-            answer = self.node.redeem(msgspec.json.encode(message), sender=sender)
-        except EnrolmentRefused:
+        (answer,) = self.node.redeem_all([SentRedemption(msgspec.json.encode(message), sender)])
+        if isinstance(answer, EnrolmentRefused):
             assert after is None
             return
+        assert isinstance(answer, bytes)
         assert after is not None
         self.mesh = after
         self._is_membership(answer)

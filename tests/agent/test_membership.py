@@ -6,7 +6,7 @@ import base64
 import contextlib
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,8 +22,9 @@ from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.agent.membership import update_membership
 from qmesh.agent.node.node_keys import KeyReporter
-from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
+from qmesh.errors import ContradictedByMember, EnrolmentRefused, QmeshError, RemovedFromMesh
 from qmesh.host import files
+from qmesh.host.api.handlers import SentRedemption
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State
@@ -71,10 +72,10 @@ class Control:
         self.shown: list[tuple[bytes, str]] = []
         self.whole = answer if whole is None else whole
 
-    def redeem(self, body: bytes, *, sender: str) -> bytes:
+    def redeem_all(self, sent: Sequence[SentRedemption]) -> list[bytes | QmeshError]:
         raise NotImplementedError
 
-    def finish_redemption(self) -> None:
+    def finish_redemption(self, *, sender: str) -> None:
         raise NotImplementedError
 
     def offer_key(self, body: bytes, *, sender: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import sqlite3
 import time
@@ -14,11 +15,12 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent.daemon import membership_api
+from qmesh.agent.daemon import membership_api, unanswered
 from qmesh.agent.daemon.loop_events import LookRequests
 from qmesh.agent.daemon.membership_api import ControlNode
 from qmesh.agent.node import identity_files
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host.api.handlers import SentRedemption
 from qmesh.host.registry import IssuedInvitation, Registry, sqlite
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import Settings
@@ -37,6 +39,7 @@ from qmesh.mesh.protocol.key_digests import NodeIdentity, compute_digests, encry
 from qmesh.mesh.protocol.member_note import MemberNote
 from qmesh.mesh.protocol.membership import (
     HOLDS,
+    SignedMembership,
     apply_update,
     encrypt_held_revision,
     read_update,
@@ -212,25 +215,94 @@ def test_a_used_redemption_said_again_costs_one_select(state: State, monkeypatch
         address = registry.inventory().machine("machine-c").address
     message = build_redemption(derived, public_key=key(2), workers=4, endpoint=None)
     body = msgspec.json.encode(message)
-    first = node.redeem(body, sender=address)
-    node.finish_redemption()
+    sent = SentRedemption(body, address)
+    (first,) = node.redeem_all([sent])
+    assert node.list_unanswered() == {address}
+    node.finish_redemption(sender=address)
+    assert not node.list_unanswered()
     statements = traced(monkeypatch)
     monkeypatch.setattr(membership_api, "sign_membership", None)
     for _ in range(3):
         statements.clear()
-        assert node.redeem(body, sender=address) is node.redeem(body, sender=address)
-        node.finish_redemption()
+        (one,), (other,) = node.redeem_all([sent]), node.redeem_all([sent])
+        assert one is other
+        node.finish_redemption(sender=address)
         assert [text.split()[0] for text in statements if is_work(text)] == ["SELECT", "SELECT"]
-    assert node.redeem(body, sender=address) == first
+    assert node.redeem_all([sent]) == [first]
     assert looks == [None]
 
-    other = msgspec.structs.replace(message, public_key=key(3))
+    another = msgspec.structs.replace(message, public_key=key(3))
     unknown = msgspec.structs.replace(message, identifier="0" * 32)
-    for refused in (other, unknown):
+    for refused in (another, unknown):
         statements.clear()
-        with pytest.raises(EnrolmentRefused):
-            node.redeem(msgspec.json.encode(refused), sender=address)
+        (answer,) = node.redeem_all([SentRedemption(msgspec.json.encode(refused), address)])
+        assert isinstance(answer, EnrolmentRefused)
         assert [text.split()[0] for text in statements if is_work(text)] == ["SELECT"]
+
+
+def invited(state: State, *names: str) -> list[SentRedemption]:
+    """What these machines send."""
+    now, found = int(time.time()), []
+    with Registry(state.registry_file) as registry:
+        for number, name in enumerate(names):
+            issued = invite(registry, name, now=now)
+            body = msgspec.json.encode(message(issued, key(100 + number)))
+            found.append(SentRedemption(body, issued.machine.address))
+    return found
+
+
+def test_those_that_come_together_have_one_membership_which_is_signed_once(
+    state: State, node: ControlNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = invited(state, *(f"machine-{number}" for number in range(5)))
+    signed: list[None] = []
+
+    def count(*given: Any) -> SignedMembership:
+        signed.append(None)
+        return sign_membership(*given)
+
+    monkeypatch.setattr(membership_api, "sign_membership", count)
+    wrong = sent[3]._replace(sender="10.77.0.200")
+    answers = node.redeem_all([*sent[:3], SentRedemption(b"{", B), wrong, *sent[4:], sent[0]])
+    assert len(signed) == 1
+    refused = [each for each in answers if isinstance(each, EnrolmentRefused)]
+    assert [answers.index(each) for each in refused] == [3, 4]
+    (whole,) = {each for each in answers if isinstance(each, bytes)}
+    inventory = json.loads(apply_update(read_update(whole), None).payload)
+    assert [each["name"] for each in inventory["machines"]][2:] == [f"machine-{n}" for n in (0, 1, 2, 4)]
+    assert all(isinstance(each, bytes) for each in node.redeem_all(sent))
+
+
+def test_a_look_at_the_machine_comes_once_an_answer_was_taken(state: State) -> None:
+    looks: list[None] = []
+    node = ControlNode(state, changed=lambda: looks.append(None), turns=Looking(lambda: None))
+    sent = invited(state, "machine-c", "machine-d")
+    node.redeem_all(sent)
+    assert node.list_unanswered() == {each.sender for each in sent}
+    assert not looks
+    for each, left in zip(sent, ({sent[1].sender}, set()), strict=True):
+        node.finish_redemption(sender=each.sender)
+        assert node.list_unanswered() == left
+    assert looks == [None, None]
+    node.finish_redemption(sender=sent[0].sender)
+    assert looks == [None, None]
+
+
+def test_who_does_not_take_its_answer_is_waited_for_for_a_short_time(
+    state: State, node: ControlNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.redeem_all(invited(state, "machine-c"))
+    assert node.list_unanswered()
+    now = time.monotonic() + unanswered.TAKEN_S
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert not node.list_unanswered()
+
+
+def test_where_all_are_refused_nobody_is_waited_for(state: State, node: ControlNode) -> None:
+    (sent,) = invited(state, "machine-c")
+    wrong = sent._replace(sender="10.77.0.200")
+    assert isinstance(node.redeem_all([wrong])[0], EnrolmentRefused)
+    assert not node.list_unanswered()
 
 
 def test_a_key_that_is_offered_again_costs_no_look_at_the_machine(state: State) -> None:
@@ -500,7 +572,7 @@ def test_a_control_node_that_is_an_older_copy_gives_out_nothing_once_a_member_ha
         with pytest.raises(EnrolmentRefused, match="an older copy: machine-b holds revision"):
             each.find_membership_update(newer_than=held.revision + 11, whole=False, sender=B)
         with pytest.raises(EnrolmentRefused, match="an older copy"):
-            each.redeem(b"{}", sender=B)
+            each.redeem_all([SentRedemption(b"{}", B)])
 
 
 def test_what_a_command_gave_out_a_moment_ago_contradicts_nothing(state: State, node: ControlNode) -> None:
@@ -534,7 +606,7 @@ def test_no_member_keeps_the_others_from_hearing_of_a_handover(state: State) -> 
 def test_a_member_that_asks_for_no_membership_is_known_after_three_minutes(
     state: State, node: ControlNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = time.monotonic()
+    now = float(int(time.monotonic()))  # seconds are added to it without a rest
     monkeypatch.setattr(time, "monotonic", lambda: now)
     assert node.list_unasked() == ()
     now += SILENT_S - 1

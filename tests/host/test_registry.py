@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.host.registry import Event, Registry, rows
+from qmesh.host.registry import Event, RedemptionRequest, Registry, rows
 from qmesh.mesh.changes import (
     pause_machine,
     remove_machine,
@@ -318,12 +318,8 @@ def test_who_did_it_is_noted_and_of_a_join_who_invited_and_whence_it_came(path):
     with Registry(path) as registry:
         came = iter(["198.51.100.7:51820"])
         for _ in range(2):  # the second one asks nobody
-            registry.redeem(
-                message(issued, key(1)),
-                sender="10.77.0.2",
-                now=NOW + 5,
-                endpoint=lambda: next(came),
-            )
+            asked = [RedemptionRequest(message(issued, key(1)), "10.77.0.2")]
+            registry.redeem_all(asked, now=NOW + 5, find_endpoint=lambda _: next(came))
         registry.expire_invitations(now=NOW)
         events = registry.events()
     assert [(event.what, event.user) for event in events] == [

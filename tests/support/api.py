@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from qmesh.errors import QmeshError
+from qmesh.host.api.handlers import SentRedemption
 
 HERE = "127.0.0.1"
 PORT = 51820
@@ -24,12 +27,18 @@ class Agent:
         self.leaving: frozenset[str] = frozenset()
         self.refreshed = 0
 
-    def redeem(self, body: bytes, *, sender: str) -> bytes:
-        self.asked.append(("redeem", body, sender))
-        return self._redeem(body)
+    def redeem_all(self, sent: Sequence[SentRedemption]) -> list[bytes | QmeshError]:
+        self.asked += [("redeem", *each) for each in sent]
+        return [self._answer_redemption(each.body) for each in sent]
 
-    def finish_redemption(self) -> None:
-        self.asked.append(("redeemed",))
+    def _answer_redemption(self, body: bytes) -> bytes | QmeshError:
+        try:
+            return self._redeem(body)
+        except QmeshError as error:
+            return error
+
+    def finish_redemption(self, *, sender: str) -> None:
+        self.asked.append(("redeemed", sender))
 
     def find_membership_update(
         self,

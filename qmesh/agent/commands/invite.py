@@ -8,7 +8,7 @@ import time
 import msgspec
 
 from qmesh.agent.local import Local
-from qmesh.agent.packet_origin import find_peer_endpoint
+from qmesh.agent.packet_origin import PeerEndpoints
 from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
@@ -142,7 +142,7 @@ def _not_open_error(here: Local, name: str, spent: SpentInvitation | None) -> Ba
     if not spent.is_member:
         return BadInput(f"{said}{_describe_origin(joined)}; it is no longer a member", hint="see `qmesh log`")
     machine = here.inventory.machine(name)
-    now = find_peer_endpoint(here.settings.interface, machine.address)
+    now = PeerEndpoints(here.settings.interface).find(machine.address)
     return BadInput(
         f"{said}{_describe_origin(joined)}; it is {machine.address},"
         f" {f'at {now}' if now else 'not connected'} now",

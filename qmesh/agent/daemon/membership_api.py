@@ -8,15 +8,17 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from qmesh.agent.daemon.loop_events import LookRequests
+from qmesh.agent.daemon.unanswered import UnansweredMachines
 from qmesh.agent.node.identity_files import read_files_for
-from qmesh.agent.packet_origin import find_peer_endpoint
+from qmesh.agent.packet_origin import PeerEndpoints
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError
+from qmesh.host.api.handlers import SentRedemption
 from qmesh.host.log.events import report_event
-from qmesh.host.registry import Registry, load_image
+from qmesh.host.registry import RedemptionRequest, Registry, load_image
 from qmesh.host.state.directory import State
 from qmesh.mesh.inventory import Inventory, list_members
 from qmesh.mesh.links.activity import SILENT_S
@@ -72,7 +74,7 @@ class ControlNode:
         self._facts: dict[str, bytes] = {}
         self._notes: dict[str, MemberNote] = {}
         self._verified_reports: dict[str, bytes] = {}
-        self._is_redeemed = False
+        self._unanswered = UnansweredMachines()
         settings = state.settings()
         self._own, self._interface = settings.name, settings.interface
         self._verification_key = settings.verification_key
@@ -88,30 +90,54 @@ class ControlNode:
         self._inventory, self._digest = inventory, read_membership_content(signed).digest
         self._conflict = state.membership_conflict.read()
 
-    def redeem(self, body: bytes, *, sender: str) -> bytes:
-        """Admit a machine; answers with the membership that has it."""
+    def redeem_all(self, sent: Sequence[SentRedemption]) -> list[bytes | QmeshError]:
+        """Admit machines; each is answered with the membership that has all of them, or refused."""
         if self._conflict is not None:
             raise _build_conflict_error(self._conflict)
-        message = read_redemption(body)
+        refused: dict[SentRedemption, QmeshError | None] = {}
         with Registry(self._state.registry_file) as registry:
-            # Said again, as by one whose answer was lost, it costs no more than to see that.
-            known = registry.find_redeemed_revision(message)
-            if known is None or known != self._history.revision:
+            wanted = self._find_unredeemed(registry, sent, refused)
+            if wanted:
+                find_endpoint = PeerEndpoints(self._interface).find
+                senders = {each.sender for each in wanted}
+                self._unanswered.add(senders)
                 with self._turn:
-                    inventory = registry.redeem(
-                        message,
-                        sender=sender,
-                        now=int(time.time()),
-                        endpoint=lambda: find_peer_endpoint(self._interface, sender),
+                    inventory, refusals = registry.redeem_all(
+                        list(wanted.values()), now=int(time.time()), find_endpoint=find_endpoint
                     )
-                self._advance_history(inventory)
-                self._is_redeemed = True
+                    if inventory.revision != self._history.revision:
+                        self._advance_history(inventory)  # by then who looks has nothing to do
+                refused.update(zip(wanted, refusals, strict=True))
+                self._unanswered.discard(senders - {each.sender for each in wanted if refused[each] is None})
         with self._lock:
-            return self._history.encode_update(None)
+            whole = self._history.encode_update(None)
+        return [refused.get(each) or whole for each in sent]
 
-    def finish_redemption(self) -> None:
-        if self._is_redeemed:
-            self._is_redeemed = False
+    def _find_unredeemed(
+        self,
+        registry: Registry,
+        sent: Sequence[SentRedemption],
+        refused: dict[SentRedemption, QmeshError | None],
+    ) -> dict[SentRedemption, RedemptionRequest]:
+        """Those that are not members in the newest membership. Others cost no more than to see that."""
+        wanted = {}
+        for each in sent:
+            try:
+                message = read_redemption(each.body)
+                known = registry.find_redeemed_revision(message)
+            except EnrolmentRefused as error:
+                refused[each] = error
+                continue
+            if known is None or known != self._history.revision:
+                wanted[each] = RedemptionRequest(message, each.sender)
+        return wanted
+
+    def list_unanswered(self) -> frozenset[str]:
+        """The addresses of machines whose answer to a redemption is under way."""
+        return self._unanswered.list_addresses()
+
+    def finish_redemption(self, *, sender: str) -> None:
+        if self._unanswered.discard([sender]):
             self._changed()
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
@@ -165,7 +191,7 @@ class ControlNode:
             private_key=secrets.token_bytes(32),
         )
         with Registry(self._state.registry_file) as registry:
-            endpoint = find_peer_endpoint(self._interface, sender)
+            endpoint = PeerEndpoints(self._interface).find(sender)
             registry.record_files_fetched(machine, now=int(time.time()), endpoint=endpoint)
         report_event(
             "node-files-fetched", "%s has fetched the node's files", machine.name, machine=machine.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -14,6 +13,7 @@ import msgspec
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host.api.exchange import HttpRequest, RequestTooLarge, Response
 from qmesh.host.api.handlers import FindingsCollector, MembershipHandler
+from qmesh.host.api.jobs import JobPool, RedemptionTurns
 from qmesh.host.api.messages import (
     ASKED_FINDINGS,
     CONFLICTS,
@@ -34,8 +34,6 @@ from qmesh.mesh.protocol.versions import ProtocolsApart, decode_protocol, encode
 
 T = TypeVar("T")
 
-MAX_JOBS: Final = 8
-"""Threads that work for peers at once; fewer for one of them, see `connections`."""
 _MESSAGEPACK: Final = "application/vnd.msgpack"
 _JSON: Final = "application/json"
 _PADDING: Final = "application/octet-stream"
@@ -81,55 +79,6 @@ class NewsWaiters:
         self.wake_waiters()
 
 
-class JobPool:
-    """What may block, in threads: so many at once, and of one peer so few that others have their turn."""
-
-    def __init__(self) -> None:
-        self._jobs = asyncio.Semaphore(MAX_JOBS)
-
-    async def run_job(self, question: HttpRequest, do: Callable[[], T]) -> T:
-        """The result, once it is this peer's turn. Raises what `do` does, and ClientDisconnected."""
-        async with question.peer.jobs, self._jobs:
-            if question.hung_up.done():
-                raise ClientDisconnected
-            return await run_in_thread(do)
-
-
-class ClientDisconnected(QmeshError):
-    """The client closed the connection before its answer."""
-
-    def __init__(self) -> None:
-        super().__init__("the connection is closed", hint="run the same command again")
-
-
-async def run_in_thread(do: Callable[[], T]) -> T:
-    """The result of something that may block. Raises what it does.
-
-    Its thread keeps no process alive; one that waits for this and is cancelled leaves it to end by itself.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[T, None] | tuple[None, BaseException]] = loop.create_future()
-
-    def deliver_result(found: tuple[T, None] | tuple[None, BaseException]) -> None:
-        if not done.done():
-            done.set_result(found)
-
-    def run() -> None:
-        found: tuple[T, None] | tuple[None, BaseException]
-        try:
-            found = do(), None
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            found = None, error
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(deliver_result, found)
-
-    threading.Thread(target=run, name="membership work", daemon=True).start()
-    result, error = await done
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]  # it is the result's where there is no error
-
-
 class Routes:
     """What each question is answered with.
 
@@ -152,6 +101,7 @@ class Routes:
         self._look = look
         self._collector = collector
         self._work = JobPool()
+        self.redemptions = RedemptionTurns(answers.redeem_all)
         self._routes: dict[str, tuple[str, Callable[[HttpRequest], Awaitable[Response]]]] = {
             REDEMPTIONS: ("POST", self._redeem),
             KEYS: ("POST", self._answer_with(answers.offer_key)),
@@ -182,8 +132,9 @@ class Routes:
         return _say_protocol(await found(question))
 
     async def _redeem(self, question: HttpRequest) -> Response:
-        answer = await self._run_handler(question, self._answers.redeem)
-        return Response(200, answer, _MESSAGEPACK, self._answers.finish_redemption)
+        answer = await self.redemptions.redeem(question)
+        sender = question.peer.address
+        return Response(200, answer, _MESSAGEPACK, lambda: self._answers.finish_redemption(sender=sender))
 
     def _answer_with(self, do: Callable[..., bytes | None]) -> Callable[[HttpRequest], Awaitable[Response]]:
         async def answer(question: HttpRequest) -> Response:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
+from qmesh.errors import QmeshError
 from qmesh.mesh.audit.members import Silence
 from qmesh.mesh.protocol.findings_report import FindingsReport
+
+
+class SentRedemption(NamedTuple):
+    """A redemption as it arrived. sender: the tunnel address that it came from."""
+
+    body: bytes
+    sender: str
 
 
 class MembershipHandler(Protocol):
     """What the service asks of the agent. Memberships are the MessagePack of an Update."""
 
-    def redeem(self, body: bytes, *, sender: str) -> bytes:
-        """Admit a machine; the whole membership. Raises EnrolmentRefused."""
+    def redeem_all(self, sent: Sequence[SentRedemption]) -> list[bytes | QmeshError]:
+        """Admit machines, by one durable write; for each the whole membership, or what it is refused with.
 
-    def finish_redemption(self) -> None:
-        """Called once the answer to a redemption is on its way: the throwaway peer may go."""
+        Raises QmeshError where none could be admitted.
+        """
+
+    def finish_redemption(self, *, sender: str) -> None:
+        """Called once the answer to a redemption was taken, or can't be: the throwaway peer may go."""
 
     def offer_key(self, body: bytes, *, sender: str) -> None:
         """Know the key to which a member changes, and have WireGuard know it. Raises EnrolmentRefused."""

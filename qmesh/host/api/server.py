@@ -14,8 +14,9 @@ from qmesh.errors import KernelRefused, MachineRefused, QmeshError
 from qmesh.host.api.client import send_request
 from qmesh.host.api.collection import AWAY_S, WAIT_S, CollectedReport, encode_line
 from qmesh.host.api.connections import Connections
-from qmesh.host.api.dispatch import NewsWaiters, Routes, build_error_response, run_in_thread
+from qmesh.host.api.dispatch import NewsWaiters, Routes, build_error_response
 from qmesh.host.api.handlers import FindingsCollector, MembershipHandler
+from qmesh.host.api.jobs import run_in_thread
 from qmesh.host.api.messages import (
     HEALTH,
     ControlNodeUnavailable,
@@ -31,6 +32,10 @@ from qmesh.mesh.systemd.instructions import describe_agent_log
 
 BETWEEN_NEWS_S: Final = 0.2
 """Seconds between two times that all who wait are told, at least: a hundred changes are told as a few."""
+NEWS_APART: Final = 3
+"""The same, in times of how long telling them took: those who join must have their turns in between."""
+JOINS_FIRST_S: Final = 0.5
+"""Seconds that news waits for those who join just now, at most: they are the next news."""
 BETWEEN_LOOKS_S: Final = 0.02
 """Seconds between two looks at the registry, at least, where questions come faster."""
 _STOP_S: Final = 10.0
@@ -74,13 +79,21 @@ class _Server:
         self._told = told
         self._collection = collection
         self._news = NewsWaiters()
+        self._routes: Routes | None = None
+        self._looks = 0
         self._looking: asyncio.Task[None] | None = None
         self._next_look: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._publishing = asyncio.Lock()
         self._next = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self.should_exit = False
         self.failure: BaseException | None = None
+
+    @property
+    def work_done(self) -> int:
+        """How many looks at the registry and turns of redemptions have come to an end."""
+        return self._looks + (0 if self._routes is None else self._routes.redemptions.ended)
 
     def announce_change(self) -> None:
         """Wake all clients that wait. From any thread; before the start there are none."""
@@ -93,7 +106,7 @@ class _Server:
         self._loop = asyncio.get_running_loop()
         address = self._listening.getsockname()[0]
         collector = None if self._collection is None else self._collection.collector
-        routes = Routes(
+        routes = self._routes = Routes(
             self._answers, self._news, address=address, look=self.refresh_membership, collector=collector
         )
         self._connections = Connections(self._listening, routes.dispatch_request, build_error_response)
@@ -210,6 +223,7 @@ class _Server:
             await asyncio.sleep(BETWEEN_LOOKS_S)
         self._looking, self._next_look = self._next_look, None  # what changes from here on, another look sees
         await run_in_thread(self._answers.refresh_membership)
+        self._looks += 1
 
     async def publish_membership(self) -> None:
         """Look for a newer membership, and have all know who wait; many at once are one look."""
@@ -218,13 +232,18 @@ class _Server:
         await asyncio.shield(self._telling)
 
     async def _publish_membership(self) -> None:
-        now = asyncio.get_running_loop().time()
-        await asyncio.sleep(max(0.0, self._next - now))
-        self._next = asyncio.get_running_loop().time() + BETWEEN_NEWS_S
-        self._telling = None  # what changes from here on, another look sees
-        with contextlib.suppress(QmeshError):  # the agent says what is wrong with its registry
-            await self.refresh_membership()
-        self._news.wake_waiters()
+        loop = asyncio.get_running_loop()
+        async with self._publishing:
+            await asyncio.sleep(max(0.0, self._next - loop.time()))
+            if self._routes is not None:
+                await self._routes.redemptions.wait_until_idle(JOINS_FIRST_S)
+            self._telling = None  # what changes from here on, another look sees
+            with contextlib.suppress(QmeshError):  # the agent says what is wrong with its registry
+                await self.refresh_membership()
+            began = loop.time()
+            self._news.wake_waiters()
+            await asyncio.sleep(0)  # by then each has its answer, or as much of it as it takes at once
+            self._next = began + max(BETWEEN_NEWS_S, NEWS_APART * (loop.time() - began))
 
     async def _wait_for_departed(self) -> None:
         """Wait until those who were members have taken the news, and hung up."""
@@ -334,6 +353,11 @@ class Service:
     def announce_change(self) -> None:
         """Have all who wait know that the membership may be another. From any thread."""
         self._server.announce_change()
+
+    @property
+    def work_done(self) -> int:
+        """A number that grows for as long as it works for peers. From any thread."""
+        return self._server.work_done
 
     @property
     def is_alive(self) -> bool:

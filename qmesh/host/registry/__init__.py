@@ -16,7 +16,12 @@ image        the same in memory, for a backup
 from qmesh.host.registry.events import Event
 from qmesh.host.registry.handover import Readiness
 from qmesh.host.registry.image import RegistryImage, load_image
-from qmesh.host.registry.invitations import IssuedInvitation, OpenInvitation, SpentInvitation
+from qmesh.host.registry.invitations import (
+    IssuedInvitation,
+    OpenInvitation,
+    RedemptionRequest,
+    SpentInvitation,
+)
 from qmesh.host.registry.node_files import FileRequester
 from qmesh.host.registry.rows import MachineOptions
 from qmesh.host.registry.store import KeyedMachine, Registry, RegistryNews
@@ -29,6 +34,7 @@ __all__ = [
     "MachineOptions",
     "OpenInvitation",
     "Readiness",
+    "RedemptionRequest",
     "Registry",
     "RegistryImage",
     "RegistryNews",

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.registry import rows
 from qmesh.host.registry.events import (
     Event,
+    append_event,
     find_last_invitation_event,
     find_last_join_event,
     record_event,
 )
-from qmesh.host.registry.sqlite import select, select_one
+from qmesh.host.registry.sqlite import savepoint, select, select_one
 from qmesh.mesh.changes import refuse_control_replacement, set_announced_host
 from qmesh.mesh.events.mesh_events import EventKind
-from qmesh.mesh.inventory import add_machine
+from qmesh.mesh.inventory import Inventory, add_machine
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.admission import (
     Admission,
@@ -143,38 +147,98 @@ def find_redeemed_revision(connection: sqlite3.Connection, message: Redemption) 
     return revision if is_answered_again(known, message.public_key) else None
 
 
-def redeem(
-    connection: sqlite3.Connection, message: Redemption, sender: str | None, now: int
-) -> tuple[str, EventKind] | None:
-    """Admit the sender, as `Registry.redeem` says; what happened to which machine, if that was just now."""
+class RedemptionRequest(NamedTuple):
+    """A redemption that has come.
+
+    sender: the tunnel address that WireGuard vouches for; None for a message that came as a file, which its
+        proof alone vouches for.
+    """
+
+    message: Redemption
+    sender: str | None
+
+
+class Admitting(NamedTuple):
+    """What is noted of machines that are admitted.
+
+    now: Unix time in seconds. user: who did it, None where that is the user who made the invitation.
+    find_endpoint: where packets from a tunnel address come from; asked only of who becomes a member now.
+    """
+
+    now: int
+    user: str | None
+    find_endpoint: Callable[[str], str | None]
+
+
+def redeem_all(
+    connection: sqlite3.Connection, requests: Sequence[RedemptionRequest], noted: Admitting
+) -> tuple[Inventory, list[EnrolmentRefused | None]]:
+    """As `Registry.redeem_all`. Who is refused changes nothing, also not for the others."""
+    inventory = rows.read_inventory(connection)
+    refusals: list[EnrolmentRefused | None] = []
+    for request in requests:
+        refusal = None
+        try:
+            with savepoint(connection):
+                inventory = _redeem(connection, inventory, request, noted)
+        except EnrolmentRefused as error:
+            refusal = error
+        except (BadInput, sqlite3.IntegrityError) as error:
+            reason = error.message if isinstance(error, BadInput) else str(error)
+            refusal = EnrolmentRefused(
+                f"the control node refused: {reason}", hint="run `qmesh status` on the control node"
+            )
+        refusals.append(refusal)
+    return rows.read_inventory(connection), refusals
+
+
+def _redeem(
+    connection: sqlite3.Connection, inventory: Inventory, request: RedemptionRequest, noted: Admitting
+) -> Inventory:
+    """Admit one who asks; the mesh after that. inventory: the mesh as it is."""
+    message, sender = request
+    if expire_invitations(connection, noted.now):
+        inventory = rows.read_inventory(connection)
     if find_redeemed_revision(connection, message) is not None:
-        return None
+        return inventory
     name, secret = select_one(
         connection,
         tuple[str, bytes],
         "SELECT machine, secret FROM invitations WHERE identifier = ?",
         (message.identifier,),
     )
-    verify_redemption_proof(message, secret)  # before anything is read that grows with the mesh
+    verify_redemption_proof(message, secret)  # before anything is done that grows with the mesh
     made = find_last_invitation_event(connection, name)
     admission = admit_redeemer(
-        rows.read_inventory(connection),
+        inventory,
         name,
         secret,
         message,
         sender=sender,
         made_at=None if made is None else made.at,
-        now=now,
+        now=noted.now,
     )
     if admission.replaces:
-        rows.change_key(connection, admission.inventory, name, admission.preshared_key, now=now)
+        rows.change_key(connection, admission.inventory, name, admission.preshared_key, now=noted.now)
     else:
         _update_admitted(connection, admission)
     connection.execute(
         "UPDATE invitations SET outcome = 'redeemed', redeemed_by = ?, secret = NULL WHERE identifier = ?",
         (message.public_key, message.identifier),
     )
-    return name, "replaced" if admission.replaces else "joined"
+    joined = Event(
+        at=noted.now,
+        command="admit" if sender is None else "join",
+        what="replaced" if admission.replaces else "joined",
+        machine=name,
+        revision=admission.inventory.revision,
+        user=noted.user or (None if made is None else made.user),
+        address=admission.machine.address,
+        endpoint=None if sender is None else noted.find_endpoint(sender),
+        public_key=message.public_key,
+    )
+    append_event(connection, joined)
+    return admission.inventory
 
 
 def _update_admitted(connection: sqlite3.Connection, admission: Admission) -> None:

@@ -52,6 +52,20 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def savepoint(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of the block or nothing of it, within a transaction that goes on in either case."""
+    connection.execute("SAVEPOINT one")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # as in `_end_transaction`
+            connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+        raise
+    connection.execute("RELEASE one")
+
+
+@contextlib.contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
     """What is read in the block is as of one moment. It waits for no other process, and writes nothing."""
     connection.execute("BEGIN")

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
@@ -27,16 +27,13 @@ from qmesh.host.registry import (
     sqlite,
 )
 from qmesh.host.registry.events import (
-    Event,
-    append_event,
-    find_last_invitation_event,
     find_last_time,
     list_events,
     list_new_events,
     record_event,
     set_event_user,
 )
-from qmesh.host.registry.invitations import OpenInvitation
+from qmesh.host.registry.invitations import OpenInvitation, RedemptionRequest
 from qmesh.host.registry.sqlite import select, select_one
 from qmesh.host.registry.upgrade_backup import describe_way_back, write_upgrade_backup
 from qmesh.host.system import disk_reserve
@@ -282,46 +279,29 @@ class Registry:
         with sqlite.translate_errors(self._path):
             return invitations.find_redeemed_revision(self._connection, message)
 
-    def redeem(
+    def redeem_all(
         self,
-        message: Redemption,
+        requests: Sequence[RedemptionRequest],
         *,
-        sender: str | None,
         now: int,
-        endpoint: Callable[[], str | None] = lambda: None,
-    ) -> Inventory:
-        """Make the sender a member, or find that it already is: the same message twice is once (E4).
+        find_endpoint: Callable[[str], str | None] = lambda _: None,
+    ) -> tuple[Inventory, list[EnrolmentRefused | None]]:
+        """Make members of those who ask, in one durable write for all; what each is refused with, or None.
 
-        sender: the tunnel address that WireGuard vouches for; None for a message that came as a file, which
-            its proof alone vouches for.
-        endpoint: where its packets come from; asked only where it becomes a member now.
-        Raises EnrolmentRefused for an unknown, used, withdrawn, expired or unproven invitation.
+        One that is a member already is found to be one: the same message twice is once (E4).
+
+        find_endpoint: where packets from a tunnel address come from; asked only of who becomes a member now.
+        An unknown, used, withdrawn, expired or unproven invitation is refused.
         """
-        try:
-            with self._open_transaction() as connection:
-                invitations.expire_invitations(connection, now)
-                happened = invitations.redeem(connection, message, sender, now)
-                inventory = rows.read_inventory(connection)
-                if happened is not None:
-                    name, what = happened
-                    invited = find_last_invitation_event(connection, name)
-                    joined = Event(
-                        at=now,
-                        command="admit" if sender is None else "join",
-                        what=what,
-                        machine=name,
-                        revision=inventory.revision,
-                        user=self._user or (None if invited is None else invited.user),
-                        address=inventory.machine(name).address,
-                        endpoint=endpoint(),
-                        public_key=message.public_key,
-                    )
-                    append_event(connection, joined)
-        except (sqlite.Conflict, BadInput) as error:
-            reason = error.reason if isinstance(error, sqlite.Conflict) else error.message
-            raise EnrolmentRefused(
-                f"the control node refused: {reason}", hint="run `qmesh status` on the control node"
-            ) from None
+        noted = invitations.Admitting(now, self._user, find_endpoint)
+        with self._open_transaction() as connection:
+            return invitations.redeem_all(connection, requests, noted)
+
+    def redeem(self, message: Redemption, *, sender: str | None, now: int) -> Inventory:
+        """The same of one. Raises EnrolmentRefused."""
+        inventory, (refusal,) = self.redeem_all([RedemptionRequest(message, sender)], now=now)
+        if refusal is not None:
+            raise refusal
         return inventory
 
     def offer_key(self, public_key: str, *, sender: str, now: int) -> bool:
