@@ -139,6 +139,7 @@ def measure(control: Machine, name: str, runs: int, size: str) -> list[Figure]:
     said = control.run(["python", "-c", MEASURE, str(runs), name], timeout=300).stdout
     taken, of_typer, answer = json.loads(said)
     errors = [found for found in answer.get("findings", ()) if found["severity"] == "error"]
+    errors = [found for found in errors if found["code"] != "service-silent"]  # no agent runs there
     assert not errors, errors[:3]
     wall, processor = (statistics.median(one[place] for one in taken) for place in (0, 1))
     floor, least = (statistics.median(one[place] for one in of_typer) for place in (0, 1))
