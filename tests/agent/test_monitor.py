@@ -6,6 +6,7 @@ import contextlib
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from qmesh.agent.daemon.membership_server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.supervisor import LOOK, Troubles
 from qmesh.errors import MachineRefused
+from qmesh.host.api.messages import ServiceUnresponsive
 from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
 from qmesh.host.system.heartbeat import Pulse
@@ -147,3 +149,45 @@ def test_a1_a_service_whose_registry_has_gone_with_its_role_is_no_trouble(monito
     service._running = ("place", failing, "control node")
     monitor._probe_service()
     assert len(service._troubles.list_troubles()) == troubles
+
+
+class Unresponsive(MembershipService):
+    """A service that does not answer this machine."""
+
+    work_done = 0
+    serves = True
+
+    def probe(self, *, wait_s: float) -> None:
+        raise ServiceUnresponsive(f"it does not answer in {wait_s} s")
+
+
+@pytest.fixture
+def unresponsive(tmp_path) -> Unresponsive:
+    return Unresponsive(
+        State(tmp_path / "state"), look=nothing, turns=LookRequests(nothing), troubles=Troubles(nothing)
+    )
+
+
+def test_a1_a_service_that_works_for_others_is_slow_and_not_begun_anew(monitor, unresponsive, monkeypatch):
+    """Where many join at once, all of them would lose their turn."""
+    monitor._service = unresponsive
+    for done in range(1, 9):
+        unresponsive.work_done = done
+        monitor._probe_service()
+    assert not unresponsive.is_suspect
+
+    now = time.monotonic() + monitoring.SLOWEST_S
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for done in range(9, 11):
+        unresponsive.work_done = done
+        monitor._probe_service()
+    assert unresponsive.is_suspect
+
+
+def test_a1_a_service_that_does_nothing_is_begun_anew(monitor, unresponsive):
+    monitor._service, unresponsive.work_done = unresponsive, 5
+    monitor._probe_service()  # what it did before nobody asked counts once
+    monitor._probe_service()
+    assert not unresponsive.is_suspect
+    monitor._probe_service()
+    assert unresponsive.is_suspect

@@ -8,7 +8,7 @@ import re
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from qmesh.host.network import dns, links
 from qmesh.host.registry import IssuedInvitation, Registry
 from qmesh.host.state.directory import State
 from qmesh.mesh.changes import remove_machine
+from qmesh.mesh.desired import host_network
 from qmesh.mesh.links.retirement import compute_retired_address
 from qmesh.mesh.plan.steps import Step
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys, derive_public_key
@@ -62,10 +63,14 @@ class Control:
 
         return counted
 
-    def watch_anew(self, audit_s: Callable[[int], float] = observe.audit_interval_s) -> None:
-        """With other intervals between audits, which are long otherwise."""
+    def watch_anew(
+        self,
+        audit_s: Callable[[int], float] = observe.audit_interval_s,
+        unanswered: Collection[str] = (),
+    ) -> None:
+        """With other intervals between audits, which are long otherwise, or such as have no answer yet."""
         self.watch.notices.close()
-        self.watch = MachineWatch(self.state, audit_s=audit_s)
+        self.watch = MachineWatch(self.state, audit_s=audit_s, list_unanswered=lambda: unanswered)
 
     def look(self) -> list[str]:
         """The kinds of the steps that one look took."""
@@ -160,6 +165,63 @@ def test_a_change_of_one_member_is_one_message_of_one_peer(directory, monkeypatc
     assert control.look() == ["remove-peer", "set-peer"]
     assert control.asked == ["remove_peers 1", "set_peers 1"]
     assert control.left() == ()
+
+
+def test_who_has_not_taken_its_answer_keeps_its_peer_until_then(directory, monkeypatch):
+    """Of many that join at once, a look for the first must not cut off the answers to the others."""
+    control = Control(directory, monkeypatch)
+    unanswered: set[str] = set()
+    control.watch_anew(lambda _: 1e6, unanswered)
+    control.settle()
+    first, second = control.invite("machine-b"), control.invite("machine-c")
+    control.settle()
+    unanswered.add(second.machine.address)
+    keys = {control.redeem(first), control.redeem(second)}
+
+    assert control.look() == ["remove-peer", "set-peer"]
+    assert control.watch.event == last_event(control)
+    throwaway = derive_invitation_keys(second.secret).public_key
+    assert throwaway in peers()
+    assert len(keys & peers()) == 1
+    assert control.look() == []
+
+    control.invite("machine-d")
+    assert control.look() == ["set-peer"]
+    unanswered.clear()
+    assert control.look() == ["remove-peer", "set-peer"]
+    assert keys < peers()
+    assert throwaway not in peers()
+    assert control.left() == ()
+
+
+def test_one_that_is_removed_while_its_answer_is_under_way_has_no_peer(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    issued = control.invite("machine-b")
+    control.watch_anew(lambda _: 1e6, {issued.machine.address})
+    control.settle()
+    control.redeem(issued)
+    assert control.look() == []
+    with Registry(control.state.registry_file) as registry:
+        registry.change_mesh(
+            lambda mesh: remove_machine(mesh, "machine-b"),
+            command="remove",
+            what="removed",
+            machine="machine-b",
+            now=int(time.time()),
+        )
+    control.settle()
+    found = wireguard.find_backend(NAME).read(NAME).peers
+    assert not [peer for peer in found if host_network(issued.machine.address) in peer.allowed_ips]
+    assert control.left() == ()
+
+
+def peers() -> set[str]:
+    return {peer.public_key for peer in wireguard.find_backend(NAME).read(NAME).peers}
+
+
+def last_event(control: Control) -> int | None:
+    with Registry(control.state.registry_file) as registry:
+        return registry.last_event_number()
 
 
 def test_who_joins_is_reached_where_it_says(directory, monkeypatch):

@@ -103,7 +103,6 @@ class Agent:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._watch = MachineWatch(state)
         self._calls = LoopEvents(lambda: self._watch.notices.sockets)
         self._turns = LookRequests(self._calls.request_look)
         self._here: Local | None = None
@@ -116,6 +115,7 @@ class Agent:
         self._service = MembershipService(
             state, look=self._calls.request_look, turns=self._turns, troubles=self._troubles
         )
+        self._watch = MachineWatch(state, list_unanswered=self._service.list_unanswered)
         self._monitor = Monitor(
             state,
             self._service,

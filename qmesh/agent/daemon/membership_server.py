@@ -70,6 +70,12 @@ class MembershipService:
         return None if running is None else running[1].pulse
 
     @property
+    def work_done(self) -> int:
+        """As `Service.work_done`; 0 where none runs."""
+        running = self._running
+        return 0 if running is None else running[1].work_done
+
+    @property
     def has_handed_over(self) -> bool:
         """Whether the mesh has another control node, and this one serves until that is heard."""
         return self._running is not None and self._running[2].has_handed_over
@@ -93,6 +99,11 @@ class MembershipService:
         """As `ControlNode.list_unasked`. From any thread."""
         running = self._running
         return () if running is None else running[2].list_unasked()
+
+    def list_unanswered(self) -> frozenset[str]:
+        """As `ControlNode.list_unanswered`. From any thread."""
+        running = self._running
+        return frozenset() if running is None else running[2].list_unanswered()
 
     def list_revisions(self) -> dict[str, int]:
         """As `ControlNode.list_revisions`. From any thread."""

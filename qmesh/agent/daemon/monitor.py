@@ -25,6 +25,8 @@ PROBED_S: Final = 2.0
 """Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
 _STARTABLE_S: Final = 60
 """Seconds that systemd gives an agent more, again and again, that is starting and finds nothing wrong."""
+SLOWEST_S: Final = 60.0
+"""Seconds after its last answer for which a service that works for others may be too slow to answer."""
 STARTING_S: Final = 0.1
 """Seconds between two questions to a service that has just begun: who started the agent waits for it."""
 SLOW_S: Final = 5.5
@@ -60,6 +62,8 @@ class Monitor:
         self._watchdog = Watchdog(pulses, troubles, begin_anew)
         self._silent: dict[str, int] = {}
         self._probe_at = 0.0
+        self._work_done = 0
+        self._answered_at = time.monotonic()
         self._watchdog_s = 0
         self._longest_s = 0.0
         self._look_ended = time.monotonic()
@@ -101,7 +105,7 @@ class Monitor:
         try:
             self._service.probe(wait_s=PROBED_S)
         except ServiceUnresponsive as error:
-            if self._note_silence(SERVICE, error):
+            if not self._is_service_slow() and self._note_silence(SERVICE, error):
                 self._service.is_suspect = True
                 self._look()
         except MachineRefused as error:  # another one would not mend that
@@ -110,6 +114,12 @@ class Monitor:
             pass  # it was just ended
         else:
             self._silent.pop(SERVICE, None)
+            self._answered_at = time.monotonic()
+
+    def _is_service_slow(self) -> bool:
+        """Whether it got something done for others since it was asked last, who would lose it."""
+        before, self._work_done = self._work_done, self._service.work_done
+        return self._work_done > before and time.monotonic() < self._answered_at + SLOWEST_S
 
     def _probe_holder(self) -> None:
         """Not by way of the loop: whatever that waits for, the guard is held."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import msgspec
@@ -104,9 +104,16 @@ class MachineWatch:
     links: what has come by each tunnel, as of the last look at everything.
     counters: of the tunnel's peers, by public key, as of the same; None before, and while a change is undone.
     audit_s: seconds between two audits of a control node of so many machines.
+    list_unanswered: the addresses whose peers are in use still, and get their new keys at a later look.
     """
 
-    def __init__(self, state: State, *, audit_s: Callable[[int], float] = audit_interval_s) -> None:
+    def __init__(
+        self,
+        state: State,
+        *,
+        audit_s: Callable[[int], float] = audit_interval_s,
+        list_unanswered: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         self.notices = Notices()
         self.noticed: Notice | None = None
         self.event: int | None = None
@@ -116,6 +123,7 @@ class MachineWatch:
         self._refused = RefusedHandshakes()
         self._state = state
         self._audit_s = audit_s
+        self._list_unanswered = list_unanswered
         self._held: _ConvergedState | None = None
         self._changing: tuple[frozenset[str], float] = frozenset(), 0.0
         self._return_at = 0.0
@@ -274,6 +282,14 @@ class MachineWatch:
             for name, known in news.machines.items()
             if known is None or known.machine.public_key != audited.keys.get(name)
         }
+        unanswered = self._list_unanswered()
+        waiting = {
+            name
+            for name, known in changed.items()
+            if known is not None and known.machine.address in unanswered and name in audited.keys
+        }
+        for name in waiting:
+            del changed[name]
         gone = [
             Peer(public_key=audited.keys[name], allowed_ips=()) for name in changed if name in audited.keys
         ]
@@ -285,7 +301,9 @@ class MachineWatch:
                 audited.keys.pop(name, None)
             else:
                 audited.keys[name] = known.machine.public_key
-        self.event = audited.event = news.event
+        self.event = news.event
+        if not waiting:  # else the next look sees these events again, and does what is left to do
+            audited.event = news.event
         return steps
 
 
