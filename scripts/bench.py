@@ -84,7 +84,13 @@ ROWS: Final = {
     "node": Row(({"rows": 99},), ({"rows": 1},)),
     "join": Row(({"runs": 50, "phased_runs": 15},), ({"runs": 1, "phased_runs": 1},)),
     "floor": Row(({"runs": 21},), ({"runs": 1},)),
-    "joins": Row(({"members": 200, "tunnels": 30},), ({"members": 2, "tunnels": 1},)),
+    "joins": Row(
+        (
+            {"old": 0, "members": 200, "rounds": 5, "tunnels": 30},
+            {"old": 2000, "members": 200, "rounds": 3, "tunnels": 0},
+        ),
+        ({"old": 1, "members": 2, "rounds": 1, "tunnels": 1},),
+    ),
     "news": Row(({"members": 2000, "changes": 40},), ({"members": 2, "changes": 1},)),
     "informed": Row(({"machines": 50, "times": 10},), ({"machines": 1, "times": 1},)),
     "floods": Row(({"seconds": 60, "kinds": 99},), ({"seconds": 0.5, "kinds": 2},)),
