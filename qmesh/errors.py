@@ -18,7 +18,9 @@ Exit code 1 is no error: it is a result that says no (drift, a finding).
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 JOIN_ANEW: Final = (
     "run `qmesh invite NAME --replace` on the control node, then `qmesh join` here with that invitation"
@@ -107,6 +109,18 @@ class Interrupted(QmeshError):
     """The user said stop: Ctrl-C."""
 
     exit_code = 130
+
+    def __init__(self) -> None:
+        super().__init__("interrupted", hint="run the same command again: it starts over or goes on")
+
+
+def build_bug_error(error: Exception) -> QmeshError:
+    """An error that nobody foresaw, as one of ours, in one line."""
+    return QmeshError(
+        f"qmesh itself failed: {describe_unexpected_error(error)}",
+        hint="run it again with QMESH_TRACEBACK=1, and report what that shows; `qmesh check` shows this"
+        " machine's state",
+    )
 
 
 def describe_unexpected_error(error: Exception) -> str:

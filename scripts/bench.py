@@ -113,6 +113,7 @@ ROWS: Final = {
         ({"members": 500, "rest_s": 130}, {"members": 5000, "rest_s": 170}),
         ({"members": 1, "rest_s": 0.5}, {"members": 2, "rest_s": 0.5}),
     ),
+    "holder": Row(({"runs": 31},), ({"runs": 1},)),
 }
 OF_THE_KERNEL: Final = ("tunnel", "packets")
 """The rows in which it matters whose WireGuard it is."""

@@ -22,7 +22,7 @@ RESIDENT = [
     for module in MODULES
     if not module.is_relative_to(PACKAGE / "cli")
     and (not module.is_relative_to(PACKAGE / "agent/commands") or module.stem == "ready")
-    and module.name not in {"events.py", "log_file.py", "node_units.py"}
+    and module.name not in {"events.py", "log_handlers.py", "node_units.py"}
 ]
 """What the agent, the holder, `undo` and `ready` may run: all but what only a command that is typed says.
 

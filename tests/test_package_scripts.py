@@ -15,8 +15,8 @@ import pytest
 
 from qmesh.host.registry.schema import VERSION
 from qmesh.mesh.guard.scripts import render_load_script
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.systemd.units import add_mark
-from qmesh.mesh.values import format_port_ranges
 from tests.support import factories
 from tests.support.lab.packages import NAMES, SCRIPTS
 

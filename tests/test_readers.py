@@ -32,7 +32,7 @@ ELSEWHERE = {
     "mesh/foreign/xtables/targets.py": "the same",
     "host/page/page_files.py": "files of the package itself",
     "host/page/question_process.py": "a number from its own other process",
-    "host/firewall/held_table.py": "a comment in the kernel's message, any octets of which will do",
+    "host/lean/owned_table.py": "the number of a message that was parsed",
     "host/write_obstacle.py": "a file's name out of an error",
     "host/owned_path.py": "what the kernel tells of a descriptor",
     "host/config_directory.py": "what the kernel tells of a descriptor; octets go on to nodefile",
@@ -154,10 +154,7 @@ def test_octets_are_decoded_in_one_place():
     """Each decoder has a dozen ways to say no, and whoever calls it himself forgets some."""
     decoders = {"msgspec.json.decode", "msgspec.msgpack.decode", "msgspec.convert", "json.loads", "yaml.load"}
     found = {name for name, text in modules() if decoders & calls_in(text)}
-    assert found == {
-        "mesh/decode.py",
-        "host/network/reserved_ports.py",
-    }  # which import little
+    assert found == {"mesh/decode.py"}
 
 
 def test_rows_are_read_in_one_place():

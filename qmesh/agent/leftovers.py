@@ -19,8 +19,8 @@ from qmesh.host.system import installed_files, leftover_processes
 from qmesh.host.system.leftover_processes import Leftovers
 from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.guard.tables import TABLE
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.state import Guard
-from qmesh.mesh.values import format_port_ranges
 
 _NAMES = {"agent": "its agent", "hold": "the process that holds its guard", "undo": "a process that undoes"}
 

@@ -21,6 +21,7 @@ from qmesh.agent.facts import gather_peer_facts
 from qmesh.agent.local import Local, linux_for, load_local, with_tunnel_and_guard
 from qmesh.errors import BadInput, KernelRefused, MachineRefused, QmeshError
 from qmesh.host.firewall import guard_snapshot
+from qmesh.host.lean import service_notice
 from qmesh.host.linux import Linux
 from qmesh.host.log.events import report_event
 from qmesh.host.network import ports
@@ -193,14 +194,14 @@ def run_rollback(state: State) -> None:
     with _hold_rollback_lock(state):
         undoing = state.rollback_record.read()
         if undoing is not None and undoing.boot == boot_clock.now().boot:
-            processes.notify("READY=1")
+            service_notice.notify("READY=1")
         while undoing is not None and not undoing.undone:
             if undoing.is_due(boot_clock.now()):
                 _roll_back_or_retry(state)
             else:
                 time.sleep(min(POLL_S, undoing.remaining_s(boot_clock.now())))
             undoing = state.rollback_record.read()
-        processes.notify("READY=1")
+        service_notice.notify("READY=1")
 
 
 @contextlib.contextmanager

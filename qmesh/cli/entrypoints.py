@@ -15,10 +15,6 @@ def _run_resident(name: str, state: Path) -> None:
         from qmesh.agent.daemon.main import run_agent  # noqa: PLC0415 - see above
 
         run_agent(state)
-    elif name == "hold":
-        from qmesh.host.firewall.holder import run_holder  # noqa: PLC0415 - see above
-
-        run_holder(state)
     else:
         from qmesh.agent.daemon import late_imports  # noqa: PLC0415 - see above
         from qmesh.agent.preconditions import check_user  # noqa: PLC0415 - see above
@@ -32,7 +28,10 @@ def _run_resident(name: str, state: Path) -> None:
 
 def run(name: str, state: Path) -> int:
     """Be one of them until a signal ends it; returns the exit code."""
-    from qmesh.host.log.log_file import NAME, configure_logging  # noqa: PLC0415 - see above
+    if name == "hold":  # as units of earlier versions start it
+        exec_resident(name, state)
+    from qmesh.host.log.log_handlers import configure_logging  # noqa: PLC0415 - see above
+    from qmesh.host.log.log_outlets import NAME  # noqa: PLC0415 - see above
     from qmesh.host.log.machine_name import read_machine_name  # noqa: PLC0415 - see above
 
     os.chdir("/")  # the directory that it was typed in may be any user's, and may be unmounted one day

@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from qmesh.cli.terminal import print_stderr
-from qmesh.errors import Interrupted, QmeshError, describe_unexpected_error
-from qmesh.mesh.printable import escape_line, render_json
+from qmesh.errors import Interrupted, QmeshError, build_bug_error
+from qmesh.mesh.printable import escape_line
 
 if TYPE_CHECKING:
     import logging
@@ -23,6 +23,8 @@ def report_error(error: QmeshError, *, as_json: bool, answer: object = None) -> 
     if answer is not None:
         facts["answer"] = answer
     if as_json:
+        from qmesh.mesh.printable_json import render_json  # noqa: PLC0415 - a hall that only prints help has no use
+
         print_stderr(render_json(facts))
     elif _is_stderr_journal():
         from qmesh.host.log.events import report_event  # noqa: PLC0415 - under systemd alone
@@ -51,30 +53,20 @@ def report_exception(error: BaseException, *, as_json: bool) -> int:
         return report_interrupt(as_json=as_json)
     if os.environ.get("QMESH_TRACEBACK") or not isinstance(error, Exception):
         raise error
-    return report_error(_build_bug_error(error), as_json=as_json)
+    return report_error(build_bug_error(error), as_json=as_json)
 
 
 def report_interrupt(*, as_json: bool) -> int:
     """Print that the command was interrupted; returns the exit code."""
     if sys.stderr.isatty():
         print_stderr("")  # behind the terminal's ^C
-    error = Interrupted("interrupted", hint="run the same command again: it starts over or goes on")
-    return report_error(error, as_json=as_json)
-
-
-def _build_bug_error(error: Exception) -> QmeshError:
-    """An error of ours that nobody foresaw, in one line."""
-    return QmeshError(
-        f"qmesh itself failed: {describe_unexpected_error(error)}",
-        hint="run it again with QMESH_TRACEBACK=1, and report what that shows; `qmesh check` shows this"
-        " machine's state",
-    )
+    return report_error(Interrupted(), as_json=as_json)
 
 
 def _build_talk_handler() -> logging.Handler:
     """Lines for whoever reads standard error; entries with fields where that is systemd's journal."""
     if _is_stderr_journal():
-        from qmesh.host.log.log_file import JournalHandler  # noqa: PLC0415 - under systemd alone
+        from qmesh.host.log.log_handlers import JournalHandler  # noqa: PLC0415 - under systemd alone
 
         return JournalHandler("")
     import logging  # noqa: PLC0415 - a list of the commands says nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qmesh.agent.local import JoinResult
 from qmesh.cli.core_text import describe_cores
 from qmesh.cli.port_text import describe_own_ports
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 
 def render_join_result(standing: JoinResult) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.reachability.open_ports import MachinePorts, OpenPorts
-from qmesh.mesh.values import format_port_ranges
 
 _MOST_NAMED: Final = 3
 

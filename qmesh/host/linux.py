@@ -22,12 +22,8 @@ from qmesh.host.network.kernel_routes.tunnel import (
 )
 from qmesh.host.state.directory import State
 from qmesh.mesh.guard.parse import build_observed_guard
-from qmesh.mesh.guard.scripts import (
-    render_change_script,
-    render_held_script,
-    render_load_script,
-    render_unload_script,
-)
+from qmesh.mesh.guard.script_text import render_unload_script
+from qmesh.mesh.guard.scripts import render_change_script, render_held_script, render_load_script
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.plan.steps import (
     AddAddress,

@@ -12,9 +12,10 @@ from typing import Final
 import msgspec
 
 from qmesh.mesh.inventory import Inventory, worker_ports
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.reachability.announcements import list_missing_announcements
 from qmesh.mesh.reachability.unsupported_options import list_unsupported_options
-from qmesh.mesh.values import format_port_ranges, name_cores
+from qmesh.mesh.values import name_cores
 
 STEPS: Final = (128, 1024, 2048)
 """Workers above which each proof costs the cluster more (PolySize), before node 2.1."""

@@ -10,13 +10,14 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
 import msgspec
 
 from qmesh.errors import BadInput
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -310,36 +311,6 @@ def _split_endpoint(text: str) -> tuple[str, str | None]:
 Lack: TypeAlias = Literal["table", "held table", "boot file"]
 
 
-def list_port_ranges(ports: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Ascending ports as first-to-last ranges: `(1, 2, 3, 7)` gives `((1, 3), (7, 7))`."""
-    ranges: list[tuple[int, int]] = []
-    for port in ports:
-        if ranges and ranges[-1][1] == port - 1:
-            ranges[-1] = (ranges[-1][0], port)
-        else:
-            ranges.append((port, port))
-    return tuple(ranges)
-
-
-def format_port_ranges(ports: Iterable[int], separator: str = ", ") -> str:
-    """Ascending ports as people and nftables write them: `40000-40002, 40007`."""
-    return separator.join(
-        str(first) if first == last else f"{first}-{last}" for first, last in list_port_ranges(ports)
-    )
-
-
 def name_cores(cores: Collection[int]) -> str:
     """Core numbers with their noun: `core 4`, `cores 4-7`."""
     return f"core{'s' * (len(cores) > 1)} {format_port_ranges(cores)}"
-
-
-def parse_port_ranges(text: str) -> frozenset[int]:
-    """The ports of `22,40000-40002`, as the kernel and nftables write them. Raises ValueError."""
-    found: set[int] = set()
-    for part in filter(None, text.split(",")):
-        first, _, last = part.partition("-")
-        ports = range(int(first), int(last or first) + 1)
-        if ports.stop > 65536:
-            raise ValueError("a list of ports has one that is none")
-        found.update(ports)
-    return frozenset(found)

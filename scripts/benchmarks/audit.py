@@ -18,7 +18,7 @@ from benchmarks import sample
 from benchmarks.agent import processor_s
 from benchmarks.measuring import Figure
 
-from qmesh.host.firewall.tables_and_chains import read_table_attributes
+from qmesh.host.lean.nftables_messages import read_table_attributes
 from qmesh.host.system import background
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.own_command import build_command_line

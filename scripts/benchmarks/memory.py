@@ -14,7 +14,7 @@ from benchmarks.measuring import Figure
 from tests.support.lab.cluster import make_control, make_member
 from tests.support.lab.machines import Lab
 
-KINDS = {"agent": "agent", "hold": "holder of the guard", "wireguard-go": "tunnel, userspace"}
+KINDS = {"agent": "agent", "hold.py": "holder of the guard", "wireguard-go": "tunnel, userspace"}
 """A word of each process's command line, and what it is."""
 MEASURE = """
 import json, os, sys

@@ -19,7 +19,8 @@ from benchmarks.measuring import Figure
 from qmesh.host import wireguard
 from qmesh.host.firewall import nftables
 from qmesh.host.network import links
-from qmesh.mesh.guard.scripts import render_held_script, render_load_script, render_release_script
+from qmesh.mesh.guard.script_text import render_release_script
+from qmesh.mesh.guard.scripts import render_held_script, render_load_script
 from qmesh.mesh.protocol.enrolment import derive_public_key
 from qmesh.mesh.state import Guard, Peer
 from qmesh.mesh.values import Endpoint, Secret

@@ -19,7 +19,8 @@ from benchmarks.measuring import Figure
 from benchmarks.packets import STATEFUL
 
 from qmesh.host.firewall import nftables
-from qmesh.mesh.guard.scripts import render_held_script, render_load_script, render_release_script
+from qmesh.mesh.guard.script_text import render_release_script
+from qmesh.mesh.guard.scripts import render_held_script, render_load_script
 from qmesh.mesh.state import Guard
 
 NAMESPACE = "beyond"

@@ -23,15 +23,15 @@ from qmesh.mesh.values import Endpoint
 from tests.support.checkout import CHECKOUT
 
 LOAD = "from qmesh.agent.daemon import late_imports; late_imports.load_modules()"
+COMMON = "; import qmesh.cli, qmesh.cli.entrypoints, qmesh.cli.errors, qmesh.host.log.log_handlers"
 MEMBER = "import qmesh.agent.daemon.main; from qmesh.agent.daemon import late_imports as late;"
 PROGRAMS = {
-    "agent": f"import qmesh.agent.daemon.main; {LOAD}",
-    "member": f"{MEMBER} late._import_modules(late._OF_ALL)",
-    "hold": "import qmesh.host.firewall.holder",
-    "undo": f"import qmesh.agent.rollback; {LOAD}",
+    "agent": f"import qmesh.agent.daemon.main; {LOAD}{COMMON}",
+    "member": f"{MEMBER} late._import_modules(late._OF_ALL){COMMON}",
+    "hold": "import qmesh.host.lean.hold",
+    "undo": f"import qmesh.agent.rollback; {LOAD}{COMMON}",
 }
-"""As `qmesh.cli.entrypoints` loads them."""
-COMMON = "; import qmesh.cli, qmesh.cli.entrypoints, qmesh.cli.errors, qmesh.host.log.log_file"
+"""As `qmesh.cli.entrypoints` loads them; who holds the guard is a program of its own."""
 BEFORE = {"qmesh.cli", "qmesh.cli.entrypoints"}
 """Modules that import within functions what is loaded before any of it runs, or by another process."""
 
@@ -40,7 +40,7 @@ BEFORE = {"qmesh.cli", "qmesh.cli.entrypoints"}
 def loaded(name: str) -> dict[str, str]:
     """The modules of such a process at its start, with their files; of Python itself none."""
     script = (
-        f"{PROGRAMS[name]}{COMMON}; import json, sys;"
+        f"{PROGRAMS[name]}; import json, sys;"
         "print(json.dumps({name: getattr(it, '__file__', None) or '' for name, it in sys.modules.items()}))"
     )
     said = subprocess.run([sys.executable, "-I", "-c", script], check=True, capture_output=True, text=True)

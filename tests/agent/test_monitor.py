@@ -19,8 +19,8 @@ from qmesh.agent.daemon.supervisor import LOOK, Troubles
 from qmesh.errors import MachineRefused
 from qmesh.host.api.messages import ServiceUnresponsive
 from qmesh.host.firewall import holder_client
+from qmesh.host.pulse import Pulse
 from qmesh.host.state.directory import State
-from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.systemd.units import WATCHDOG_S
 from tests.support.waiting import wait_until
 

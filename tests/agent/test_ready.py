@@ -17,7 +17,7 @@ import pytest
 
 from qmesh.agent.commands.ready import ReadyResult, wait_until_listening, wait_until_startable
 from qmesh.errors import BadInput, MachineRefused
-from qmesh.host.firewall.held_table import HeldTable
+from qmesh.host.lean.owned_table import HeldTable
 from qmesh.mesh.guard.tables import HELD, TABLE
 from tests.support.waiting import wait_until, within
 

@@ -12,7 +12,7 @@ import pytest
 from qmesh.agent.daemon import supervisor
 from qmesh.agent.daemon.supervisor import WELL, AgentPart, Retries, Troubles, Watchdog
 from qmesh.errors import MachineRefused
-from qmesh.host.system.heartbeat import Pulse
+from qmesh.host.pulse import Pulse
 from tests.support.waiting import wait_until
 
 

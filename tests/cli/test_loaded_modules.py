@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from qmesh.cli.app import COMMANDS
+from qmesh.host.system import processes
+from qmesh.mesh.own_command import build_holder_line
 from tests.support.checkout import CHECKOUT
 
 OF_PYTHON = {"asyncio", "multiprocessing", "sqlite3", "ssl", "unittest"}
@@ -78,17 +80,34 @@ NEVER = {
         "pyroute2",
         "unittest",
     },
-    "qmesh.host.firewall.holder": {
-        "typer",
-        "rich",
-        "pydantic",
-        "pyroute2",
-        "cryptography",
-        "yaml",
-        *OF_PYTHON,
-    },
 }
-"""What the processes that live as long as their machine never load at their start."""
+"""What the agent never loads at its start."""
+HOLDER = {
+    *(
+        "__future__",
+        "__main__",
+        "abc",
+        "builtins",
+        "codecs",
+        "encodings",
+        "genericpath",
+        "io",
+        "marshal",
+        "os",
+    ),
+    *(
+        "posix",
+        "posixpath",
+        "stat",
+        "sys",
+        "time",
+        "types",
+        "zipimport",
+    ),  # what a bare interpreter has, and `os`
+    *("ctypes", "errno", "fcntl", "select", "struct", "zlib"),
+    "qmesh",
+}
+"""All that the process loads which holds the guard, besides what begins with `_`."""
 
 LOADER = """
 import importlib, json, os, sys
@@ -153,6 +172,24 @@ def test_each_command_has_its_row():
 def test_what_lives_long_has_nothing_of_the_command_line(name):
     loaded = loaded_by_each()[name]
     assert not NEVER[name] & (loaded | {each.partition(".")[0] for each in loaded})
+
+
+def test_who_holds_the_guard_loads_next_to_nothing():
+    """Started as it is: without the site's packages, and by the path that its program adds."""
+    words = build_holder_line(sys.executable, processes.HOLDER_PROGRAM, "/nowhere")
+    program = (
+        "import sys; before = set(sys.modules); path = sys.argv[1];"
+        "code = compile(open(path).read(), path, 'exec');"
+        "exec(code, {'__name__': 'program', '__file__': path, '__package__': None});"
+        "print(*set(sys.modules) - before)"
+    )
+    at = words.index(processes.HOLDER_PROGRAM)
+    done = subprocess.run(
+        [*words[:at], "-c", program, words[at]], capture_output=True, text=True, check=True, cwd="/"
+    )
+    loaded = done.stdout.split()
+    assert "qmesh.host.lean.owned_table" in loaded
+    assert {name.partition(".")[0] for name in loaded if name[0] != "_"} - HOLDER == set()
 
 
 def test_a_library_that_is_new_is_seen():

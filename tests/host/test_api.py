@@ -554,12 +554,12 @@ def test_a_body_that_breaks_off_is_no_error(caplog):
 SERVE = """
 import signal, socket, sys
 from pathlib import Path
-from qmesh.host.log import log_file
+from qmesh.host.log import log_handlers
 from qmesh.host.api.server import Service
 from tests.support.api import Agent, HERE, PORT, told_by
 def fail(_):
     raise RuntimeError("5ec2e7 " + "x" * 500)
-log_file.configure_logging(Path(sys.argv[1]), "fra-1")
+log_handlers.configure_logging(Path(sys.argv[1]), "fra-1")
 Service(Agent(redeem=fail), address=HERE, port=PORT, interface="lo", told=told_by()).start()
 print("ready", flush=True)
 signal.pause()

@@ -297,3 +297,32 @@ def test_a_directory_in_the_place_of_the_guards_file_leaves_no_descriptor_open(t
         with pytest.raises(StateUnreadable, match="cannot be read"):
             keeper.read_script(tmp_path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_g3_at_rest_no_table_is_listed_and_a_change_without_a_notice_is_seen(state, monkeypatch):
+    monkeypatch.setattr(keeper, "WHOLE_S", 0.0)
+    listed: list[str] = []
+    real = nftables.read_table
+
+    def read_table(name: str) -> str | None:
+        listed.append(name)
+        return real(name)
+
+    monkeypatch.setattr(nftables, "read_table", read_table)
+    nftables.run(render_load_script(WHOLE))
+    files.write(state.guard_file, render_load_script(WHOLE).encode())
+    with kept(state) as found:
+        monkeypatch.setattr(found._notices, "take_notice", lambda: None)
+        assert not found.ensure_loaded()
+        assert listed.pop() == TABLE
+        for _ in range(3):
+            assert not found.ensure_loaded()
+        assert listed == []
+        nft("add table inet other")
+        assert not found.ensure_loaded()
+        assert listed == [TABLE]
+        for harm in HARMS:
+            nft(harm)
+            assert found.ensure_loaded(), harm
+            assert is_loaded(WHOLE)
+            assert not found.ensure_loaded()

@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from qmesh.host import pulse
+from qmesh.host.pulse import Pulse
 from qmesh.host.system import heartbeat
-from qmesh.host.system.heartbeat import Pulse
 from tests.support.waiting import comes_true, patience
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(heartbeat, "STUCK_S", patience(0.4))
-    monkeypatch.setattr(heartbeat, "ENDLESS_S", 3600.0)
+    monkeypatch.setattr(pulse, "STUCK_S", patience(0.4))
+    monkeypatch.setattr(pulse, "ENDLESS_S", 3600.0)
 
 
 @contextlib.contextmanager
@@ -86,7 +87,7 @@ def test_one_that_beats_waits_as_it_said_or_works_does_not_hang(do):
 
 
 def test_a1_one_that_works_without_an_end_hangs(monkeypatch):
-    monkeypatch.setattr(heartbeat, "ENDLESS_S", 0.5)
+    monkeypatch.setattr(pulse, "ENDLESS_S", 0.5)
     with thread(work) as found:
         assert becomes_stuck(found, 30)
 

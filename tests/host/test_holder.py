@@ -20,8 +20,8 @@ import pytest
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host import files
 from qmesh.host.firewall import held_table, holder, holder_client, nftables
-from qmesh.host.firewall.held_table import HeldTable
 from qmesh.host.firewall.tables_and_chains import list_tables
+from qmesh.host.lean.owned_table import HeldTable
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.host.system.processes import is_locked
@@ -356,6 +356,7 @@ def test_a_state_directory_with_a_long_name_is_no_hindrance(tmp_path):
 
 def test_it_is_small(state):
     holder_client.hold_guard(state, guard(40003))
-    status = Path(f"/proc/{process()}/status").read_text()
+    memory = Path(f"/proc/{process()}/smaps_rollup").read_text()
 
-    assert int(status.partition("VmRSS:")[2].split()[0]) < 25_000
+    own = sum(int(line.split()[1]) for line in memory.splitlines() if line.startswith("Private_"))
+    assert own < 8_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,26 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmesh.host.log import log_file
+from qmesh.host.log import rate_limit
 from qmesh.host.log.journal import JournalSocket, encode_fields, is_stderr_journal
 from qmesh.host.log.log_lines import EventFormatter, LineFormatter
 from qmesh.host.log.machine_name import SETTINGS, read_machine_name
+from tests.support.journal import decode
 
 NAMES = st.from_regex(r"[A-Z][A-Z0-9_]{0,20}", fullmatch=True)
-
-
-def decode(datagram: bytes) -> dict[str, str]:
-    """An entry as journald reads it."""
-    fields = {}
-    while datagram:
-        line, _, rest = datagram.partition(b"\n")
-        name, equals, value = line.partition(b"=")
-        if not equals:
-            (length,) = struct.unpack("<Q", rest[:8])
-            value, rest = rest[8 : 8 + length], rest[8 + length + 1 :]
-        fields[name.decode()] = value.decode()
-        datagram = rest
-    return fields
 
 
 @given(st.dictionaries(NAMES, st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
@@ -104,10 +90,10 @@ import logging, os, sys, threading
 from pathlib import Path
 found = os.fstat(2)
 os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
-from qmesh.host.log import journal, log_file
+from qmesh.host.log import journal, log_handlers
 from qmesh.host.log.events import report_event
 journal.SOCKET = sys.argv[1]
-log_file.configure_logging(Path("/nowhere/agent.log"), "fra-1")
+log_handlers.configure_logging(Path("/nowhere/agent.log"), "fra-1")
 exec(sys.argv[2])
 """
 
@@ -170,8 +156,8 @@ def test_a_flood_is_bounded_and_is_not_waited_for_where_nothing_takes_it(journal
     entries = read_entries(journal)
     size = len(told) + sum(len(encode_fields(entry)) for entry in entries)
     assert entries
-    assert len(max(entries, key=lambda entry: len(entry["MESSAGE"]))["MESSAGE"]) <= log_file.MOST_LINE + 100
-    assert size < 3 * log_file.BURST
+    assert len(max(entries, key=lambda entry: len(entry["MESSAGE"]))["MESSAGE"]) <= rate_limit.MOST_LINE + 100
+    assert size < 3 * rate_limit.BURST
     assert all(line.startswith(("<3>", "<4>", "<6>")) for line in told.splitlines())
 
 
@@ -181,7 +167,7 @@ Path(sys.argv[1]).rename(sys.argv[1] + ".old")
 report_event("guard-open", "still the same socket")
 import socket
 again = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-log_file.logging.getLogger().handlers[0]._journal.close()
+log_handlers.logging.getLogger().handlers[0]._journal.close()
 report_event("guard-open", "nothing listens")
 again.bind(sys.argv[1])
 report_event("guard-open", "another one listens")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.host.log import log_file
-from qmesh.host.log.log_file import BURST, PER_S, SAME, SAME_S, RateLimit
+from qmesh.host.log import log_outlets, rate_limit
+from qmesh.host.log.rate_limit import BURST, PER_S, SAME, SAME_S, RateLimit
 from tests.support.waiting import patience, wait_until
 
 
@@ -50,17 +50,17 @@ def test_of_texts_that_are_never_the_same_so_many_octets_are_said():
 def test_texts_are_not_remembered_for_ever():
     limit = RateLimit(Clock())
     admitted(limit, [str(number) for number in range(100_000)])
-    assert len(limit._texts) == log_file._MOST_TEXTS
+    assert len(limit._texts) == rate_limit._MOST_TEXTS
 
 
 SPEAK = """
 import logging, os, sys, threading, warnings
 from pathlib import Path
-from qmesh.host.log import log_file
-log_file.MOST_OCTETS = int(sys.argv[2])
+from qmesh.host.log import log_handlers, log_outlets, rate_limit
+log_outlets.MOST_OCTETS = int(sys.argv[2])
 if len(sys.argv) > 4:
-    log_file.SAME = log_file.BURST = 10**9
-log_file.configure_logging(Path(sys.argv[1]), "fra-1")
+    rate_limit.SAME = rate_limit.BURST = 10**9
+log_handlers.configure_logging(Path(sys.argv[1]), "fra-1")
 exec(sys.argv[3])
 """
 
@@ -69,7 +69,7 @@ def speak(
     log: Path,
     program: str,
     *,
-    octets: int = log_file.MOST_OCTETS,
+    octets: int = log_outlets.MOST_OCTETS,
     endless: bool = False,
     out: Path | None = None,
 ) -> None:
@@ -99,12 +99,12 @@ for number in range(10_000):
 
 
 def test_what_other_libraries_say_ten_thousand_times_leaves_a_few_lines(tmp_path):
-    log = tmp_path / log_file.NAME
+    log = tmp_path / log_outlets.NAME
     speak(log, OTHERS)
     text = log.read_text()
     assert len(text) < 10_000
     assert "nobody wants" not in text
-    assert text.count("somebody has hung up") == log_file.SAME
+    assert text.count("somebody has hung up") == rate_limit.SAME
     assert text.count("ConnectionError: hung up") == 1
 
 
@@ -123,13 +123,13 @@ os.write(2, b"a library in C\\n")
 
 
 def test_all_that_a_process_says_is_in_its_log_in_lines_that_end(tmp_path):
-    log = tmp_path / log_file.NAME
+    log = tmp_path / log_outlets.NAME
     speak(log, ONCE)
     text = log.read_text()
     for said in ("hello there", "no UTF-8", "ZeroDivisionError", "a library in C"):
         assert said in text
     assert "5ec2e7" not in text
-    assert len(text) < log_file.MOST_LINE + 5_000
+    assert len(text) < rate_limit.MOST_LINE + 5_000
 
 
 FILL = """
@@ -140,36 +140,36 @@ os.write(1, b"at the end\\n")
 
 
 def test_a_log_is_two_files_of_so_many_octets_for_root_alone(tmp_path):
-    log = tmp_path / log_file.NAME
+    log = tmp_path / log_outlets.NAME
     speak(log, FILL, octets=20_000, endless=True)
     files = sorted(tmp_path.iterdir())
-    assert files == [log, log_file.rotated_path(log)]
+    assert files == [log, Path(log_outlets.build_rotated_path(str(log)))]
     assert all(10_000 < path.stat().st_size <= 20_000 + 20 for path in files[1:])
     assert all(path.stat().st_size <= 20_000 + 20 for path in files)
     assert log.stat().st_mode & 0o777 == 0o600
-    whole = log_file.rotated_path(log).read_text() + log.read_text()
+    whole = Path(log_outlets.build_rotated_path(str(log))).read_text() + log.read_text()
     numbers = [int(line.split()[5]) for line in whole.splitlines() if " line " in line]
     assert numbers == list(range(numbers[0], 2000))
     assert log.read_text().endswith("at the end\n")
 
 
 def test_a_log_that_is_large_already_is_put_aside(tmp_path):
-    log = tmp_path / log_file.NAME
+    log = tmp_path / log_outlets.NAME
     log.write_text("x" * 100_000)
     speak(log, "logging.getLogger('qmesh').info('hello')", octets=20_000)
-    assert log_file.rotated_path(log).read_text() == "x" * 100_000
+    assert Path(log_outlets.build_rotated_path(str(log))).read_text() == "x" * 100_000
     assert log.read_text().endswith("hello\n")
 
 
 def test_what_is_no_log_of_ours_is_left_as_it_is(tmp_path):
-    log, other = tmp_path / log_file.NAME, tmp_path / "other"
+    log, other = tmp_path / log_outlets.NAME, tmp_path / "other"
     speak(log, FILL, octets=20_000, endless=True, out=other)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
     assert other.read_text().count(" line ") == 2000
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path):
-    log, target = tmp_path / log_file.NAME, tmp_path / "target"
+    log, target = tmp_path / log_outlets.NAME, tmp_path / "target"
     target.write_text("mine\n")
     program = f"""
 logging.getLogger('qmesh').info('before')
@@ -191,7 +191,7 @@ log.info("after it was put aside by another")
 
 
 def test_who_has_the_same_log_goes_on_in_the_new_one(tmp_path):
-    log = tmp_path / log_file.NAME
+    log = tmp_path / log_outlets.NAME
     with log.open("ab") as output:
         words = [sys.executable, "-c", SPEAK, str(log), "20000", WAIT]
         waiting = subprocess.Popen(words, stdout=output, stderr=output)
@@ -202,13 +202,19 @@ def test_who_has_the_same_log_goes_on_in_the_new_one(tmp_path):
         finally:
             waiting.kill()
     # In the old one where the new is not there yet, at just that moment.
-    assert "after it was put aside" in log.read_text() + log_file.rotated_path(log).read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {log.name, log_file.rotated_path(log).name}
+    assert (
+        "after it was put aside"
+        in log.read_text() + Path(log_outlets.build_rotated_path(str(log))).read_text()
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        log.name,
+        Path(log_outlets.build_rotated_path(str(log))).name,
+    }
 
 
 def test_a_log_that_somebody_removed_is_not_made_anew_until_it_is_full(tmp_path):
     """Else what ends last would leave one behind in a directory that was cleared."""
-    log = tmp_path / log_file.NAME
+    log = tmp_path / log_outlets.NAME
     speak(log, f"os.unlink({str(log)!r}); logging.getLogger('qmesh').info('hello')")
     assert list(tmp_path.iterdir()) == []
 
@@ -216,8 +222,8 @@ def test_a_log_that_somebody_removed_is_not_made_anew_until_it_is_full(tmp_path)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_ends_nobody(tmp_path):
     program = "logging.getLogger('qmesh').info('hello'); os.mkdir(sys.argv[1] + '.well')"
-    speak(tmp_path / log_file.NAME, program, out=Path("/dev/full"))
-    assert [path.name for path in tmp_path.iterdir()] == [f"{log_file.NAME}.well"]
+    speak(tmp_path / log_outlets.NAME, program, out=Path("/dev/full"))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{log_outlets.NAME}.well"]
 
 
 def test_who_reads_nothing_of_it_keeps_nobody_waiting(tmp_path):

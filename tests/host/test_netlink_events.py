@@ -7,8 +7,7 @@ import subprocess
 import pytest
 
 from qmesh.host.firewall import nftables
-from qmesh.host.firewall.table_events import Notice
-from qmesh.host.network.netlink_events import Notices
+from qmesh.host.network.netlink_events import Notice, Notices
 from tests.support.network import nft
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]

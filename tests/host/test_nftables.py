@@ -19,7 +19,8 @@ from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
 from qmesh.host.firewall import nftables
 from qmesh.mesh.guard.parse import parse_table
 from qmesh.mesh.guard.render import render_table
-from qmesh.mesh.guard.scripts import render_change_script, render_load_script, render_unload_script
+from qmesh.mesh.guard.script_text import render_unload_script
+from qmesh.mesh.guard.scripts import render_change_script, render_load_script
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.state import AlteredGuard, Guard
 from qmesh.mesh.values import InterfaceKind

@@ -16,7 +16,7 @@ import qmesh
 from qmesh.errors import MachineRefused
 from qmesh.host.firewall import foreign_rulesets
 from qmesh.host.state.directory import State
-from qmesh.host.system import background, programs, systemd
+from qmesh.host.system import background, processes, programs, systemd
 from qmesh.host.wireguard import userspace
 from qmesh.mesh.systemd.units import render_undo_unit, render_unit_files
 from tests.support import trap
@@ -34,6 +34,7 @@ def commands() -> dict[str, list[str]]:
     """Every command line of every unit but the node's own, as systemd reads it, by unit and setting."""
     where = paths(
         python=sys.executable,
+        holder=processes.HOLDER_PROGRAM,
         state=STATE,
         guard_file=f"{STATE}/guard.nft",
         held_file=f"{STATE}/held.nft",
@@ -79,7 +80,9 @@ def ended(argv: list[str]) -> str:
 
 def test_all_units_that_start_python_are_among_them():
     assert len(OF_PYTHON) == 6  # agent, hold, undo; ready of the control process, and twice of a worker
-    assert {argv[4] for argv in map(COMMANDS.get, OF_PYTHON) if argv} == {"agent", "hold", "undo", "ready"}
+    ours = {argv[4] for argv in map(COMMANDS.get, OF_PYTHON) if argv and argv[2:4] == ["-m", "qmesh"]}
+    assert ours == {"agent", "undo", "ready"}
+    assert sum(processes.HOLDER_PROGRAM in argv for argv in COMMANDS.values()) == 1
 
 
 @pytest.mark.lab
@@ -123,7 +126,7 @@ from qmesh.cli.entrypoints import exec_resident
 exec_resident("hold", Path("/run/state"))""",
     "an agent whose thread hangs": """
 from qmesh.agent.daemon import supervisor
-from qmesh.host.system.heartbeat import Pulse
+from qmesh.host.pulse import Pulse
 supervisor.restart_agent_process("part", Pulse(), supervisor.Troubles(lambda _: None), Path("/run/state"))""",
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import MachineRefused
+from qmesh.host.lean import service_notice
 from qmesh.host.state.directory import State
 from qmesh.host.system import background, processes, systemd
 from qmesh.mesh.systemd.units import (
@@ -176,8 +177,8 @@ def listener(request, tmp_path, monkeypatch):
 
 
 def test_who_started_the_service_is_told(listener):
-    processes.notify("READY=1")
-    processes.notify("STOPPING=1")
+    service_notice.notify("READY=1")
+    service_notice.notify("STOPPING=1")
 
     assert [listener.recv(100), listener.recv(100)] == [b"READY=1", b"STOPPING=1"]
 
@@ -188,15 +189,15 @@ def test_where_nobody_listens_nothing_happens(monkeypatch, address):
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
 
-    processes.notify("READY=1")
+    service_notice.notify("READY=1")
 
 
 def test_what_waits_for_the_agent_hears_it(monkeypatch):
     with background._open_ready_socket() as (ready, address):
         directory = Path(address).parent
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-        processes.notify("STATUS=starting")
-        processes.notify("STATUS=here\nREADY=1")
+        service_notice.notify("STATUS=starting")
+        service_notice.notify("STATUS=here\nREADY=1")
         with subprocess.Popen(["sleep", "1000"]) as agent:
             try:
                 assert background._wait_for_ready(ready, agent, patience(5))

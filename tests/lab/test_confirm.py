@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.lab.cluster import (
     AGENT,
+    HOLDER,
     STATE,
     UNDOING,
     checked,
@@ -140,7 +141,7 @@ def test_a_control_node_that_was_put_back_follows_its_mesh_and_keeps_the_guard_t
     control = make_control(lab)
     make_member(lab, control, 201, 4)
     stop_agent(control)
-    assert control.kill("qmesh hold")  # which would mend it
+    assert control.kill(HOLDER)  # which would mend it
     control.run(["nft", "add", "rule", "inet", "qmesh", "arrived_at", "tcp", "dport", "9", "drop"])
     qmesh(control, "apply", "--confirm", "600")
     assert "dport 9" not in as_it_is(control)["rules"]

@@ -74,7 +74,8 @@ def test_r1_nothing_of_a_users_directory_is_run_by_agent_holder_undo_or_ready(la
     typed(machine, program, "apply", "--confirm", "300")
     for running in (AGENT, HOLDER, UNDOING):
         assert where(machine, running) == {"/"}
-        assert all(" -I -m qmesh " in each for each in machine.processes(running).values())
+        isolated = " -I -S " if running == HOLDER else " -I -m qmesh "
+        assert all(isolated in each for each in machine.processes(running).values())
     typed(machine, program, "confirm")
     ready = ("ready", "1", "--config", CONFIG, "--timeout", "30")
     assert "core 1 can start" in typed(machine, *build_command_line(python, *ready))

@@ -46,6 +46,7 @@ from qmesh.mesh.node_processes.unconnected import UnconnectedMachine
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.protocol.versions import SpokenProtocol
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
@@ -58,7 +59,7 @@ from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost, UnstartedUnit
 from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.systemd.units import WORKERS as UNITS
-from qmesh.mesh.values import PROFILES, Endpoint, Secret, format_port_ranges
+from qmesh.mesh.values import PROFILES, Endpoint, Secret
 from tests.support.finding_codes import findings_in_the_code
 from tests.support.machine_facts import FACTS as TOLD
 

@@ -14,6 +14,7 @@ from qmesh.mesh.changes import pause_machine, remove_machine, resume_machine, se
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.nodeconfig import build_desired_settings
+from qmesh.mesh.ports.port_ranges import parse_port_ranges
 from qmesh.mesh.systemd.change_steps import (
     NodeStep,
     describe_step,
@@ -21,7 +22,7 @@ from qmesh.mesh.systemd.change_steps import (
     list_handover_steps,
 )
 from qmesh.mesh.systemd.instructions import NodeHost
-from qmesh.mesh.values import CONTROL_FIRST, PROFILES, Profile, parse_port_ranges
+from qmesh.mesh.values import CONTROL_FIRST, PROFILES, Profile
 from tests.support.factories import cluster
 
 UNITS = "/etc/systemd/system"

@@ -15,8 +15,6 @@ from msgspec.structs import replace
 from qmesh.mesh.guard.access import can_reach_port
 from qmesh.mesh.guard.parse import (
     build_observed_guard,
-    is_complete_script,
-    is_script_loaded,
     parse_held_table,
     parse_load_script,
     parse_table,
@@ -30,14 +28,18 @@ from qmesh.mesh.guard.render import (
     render_held_table,
     render_table,
 )
-from qmesh.mesh.guard.scripts import (
+from qmesh.mesh.guard.script_text import (
+    is_complete_script,
+    is_script_loaded,
     rename_held_table,
+    render_release_script,
+    render_unload_script,
+)
+from qmesh.mesh.guard.scripts import (
     render_change_script,
     render_held_header,
     render_held_script,
     render_load_script,
-    render_release_script,
-    render_unload_script,
 )
 from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, OWN_TABLES, STAGED, STAND_IN, TABLE
 from qmesh.mesh.state import AlteredGuard, Guard

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from qmesh.cli import terminal
 from qmesh.host.log.log_lines import LineFormatter
-from qmesh.mesh.printable import escape_line, escape_text, render_json
+from qmesh.mesh.printable import escape_line, escape_text
+from qmesh.mesh.printable_json import render_json
 
 ANYTHING = st.text(st.characters())
 HOSTILE = "\x1b]0;x\x07\x9b31m\x7f\r\u202e\u2066\u200f\u2028\u2029\ufeff\u00ad\U000e0041\x00\x85"

@@ -100,6 +100,7 @@ RestartSec=2
 User=root
 {NODES}"""
 READY = "+/opt/qmesh/bin/python -I -m qmesh ready"
+HOLDS = "/opt/qmesh/lib/python3.11/site-packages/qmesh/host/lean/hold.py"
 CONFIG = "/root/ceremonyclient/node/.config"
 
 UNITS = {
@@ -135,7 +136,7 @@ ExecStopPost=-+/usr/sbin/nft -f /var/lib/qmesh/guard.nft
 Description=qmesh guard held: its second table, which no flush removes
 Documentation=man:nft(8)
 DefaultDependencies=no
-RequiresMountsFor=/var/lib/qmesh/held.nft /opt/qmesh/bin/python
+RequiresMountsFor=/var/lib/qmesh/held.nft /opt/qmesh/bin/python {HOLDS}
 After=local-fs.target systemd-sysctl.service qmesh-guard.service
 Before=network-pre.target shutdown.target
 Wants=network-pre.target
@@ -146,7 +147,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart=/opt/qmesh/bin/python -I -m qmesh hold --state /var/lib/qmesh
+ExecStart=/opt/qmesh/bin/python -X utf8 -I -S {HOLDS} --state /var/lib/qmesh
 Restart=always
 RestartSec=1
 TimeoutStartSec=60
@@ -370,9 +371,8 @@ def test_a_path_is_escaped_as_its_setting_wants_it(path: str, whole: str, word: 
     assert settings(units[AFTER_FLUSH], "ExecReload") == [f"-+/usr/sbin/nft -f {argument}"]
     assert settings(units[HOLDER], "ConditionPathExists") == [whole]
     assert settings(units[HOLDER], "ReadWritePaths")[-1] == word
-    for name, command in ((AGENT, "agent"), (HOLDER, "hold")):
-        expected = f"/opt/qmesh/bin/python -I -m qmesh {command} --state {argument}"
-        assert settings(units[name], "ExecStart") == [expected]
+    for name, start in ((AGENT, "-I -m qmesh agent"), (HOLDER, f"-X utf8 -I -S {HOLDS}")):
+        assert settings(units[name], "ExecStart") == [f"/opt/qmesh/bin/python {start} --state {argument}"]
     for name, core in ((CONTROL_PROCESS, ""), (WORKER, " --core %i")):
         assert settings(units[name], "ExecStart") == [f"/usr/local/bin/node --config {argument}{core}"]
         assert settings(units[name], "WorkingDirectory") == [whole.rpartition("/")[0] + "/"]

@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 
 from qmesh.errors import BadInput
 from qmesh.mesh.machine import Cores, Machine, validate_worker_count
+from qmesh.mesh.ports.port_ranges import format_port_ranges, list_port_ranges, parse_port_ranges
 from qmesh.mesh.state import Peer
 from qmesh.mesh.values import (
     PROFILES,
     Endpoint,
     Secret,
-    format_port_ranges,
-    list_port_ranges,
     normalize_ip_address,
     normalize_ip_network,
-    parse_port_ranges,
     quote_text,
     validate_interface_name,
     validate_machine_name,

@@ -13,6 +13,7 @@ from qmesh.mesh.systemd.units import (
 def paths(**named: Any) -> Paths:
     values: dict[str, Any] = {
         "python": "/opt/qmesh/bin/python",
+        "holder": "/opt/qmesh/lib/python3.11/site-packages/qmesh/host/lean/hold.py",
         "state": "/var/lib/qmesh",
         "guard_file": "/var/lib/qmesh/guard.nft",
         "held_file": "/var/lib/qmesh/held.nft",

@@ -18,7 +18,7 @@ import msgspec
 from qmesh.agent.node import node_config, node_directory
 from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import config_directory
-from qmesh.host.firewall import tables_and_chains
+from qmesh.host.lean import nftables_messages
 from qmesh.host.log.events import report_event
 from qmesh.host.network import local_addresses, sockets, tcp_probe
 from qmesh.host.system import process_end
@@ -199,7 +199,7 @@ def _answers(address: str, port: int) -> bool:
 
 
 def _check_guard() -> QmeshError | None:
-    if any(tables_and_chains.has_table("inet", name) for name in (TABLE, HELD_IN_KERNEL)):
+    if any(nftables_messages.has_table("inet", name) for name in (TABLE, HELD_IN_KERNEL)):
         return None
     return MachineRefused(
         "no guard is loaded: worker ports would be open to everyone",

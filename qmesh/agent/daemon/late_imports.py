@@ -28,6 +28,7 @@ _OF_ALL: Final = (
     "qmesh.host.api.packet_probe",
     "qmesh.host.firewall.drop_counters",
     "qmesh.mesh.node_keys.key_store",
+    "qmesh.mesh.printable_json",
 )
 _OF_METRICS: Final = ("qmesh.host.metrics.http_server",)
 _OF_NOTIFICATIONS: Final = ("qmesh.agent.notifications.notifier",)

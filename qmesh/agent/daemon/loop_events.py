@@ -8,8 +8,9 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from socket import socket
 from typing import Final
+
+from qmesh.host.lean.bare_socket import BareSocket
 
 LOOK_S: Final = 5.0
 """Seconds between two looks at the machine, at most."""
@@ -23,7 +24,7 @@ class LoopEvents:
     notices: gives what is readable when the kernel has something to tell.
     """
 
-    def __init__(self, notices: Callable[[], Sequence[socket]]) -> None:
+    def __init__(self, notices: Callable[[], Sequence[BareSocket]]) -> None:
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._notices = notices
         self._stopped = False

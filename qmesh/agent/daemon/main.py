@@ -46,10 +46,11 @@ from qmesh.agent.readers.answers import ReaderAnswers
 from qmesh.agent.readers.service import ReaderService
 from qmesh.agent.rollback import roll_back_if_due
 from qmesh.errors import Busy, MachineRefused, QmeshError, StateUnreadable
+from qmesh.host.lean import service_notice
 from qmesh.host.log.events import report_event
+from qmesh.host.pulse import Pulse
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
-from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.plan.describe import describe_step
@@ -164,7 +165,7 @@ class Agent:
                 while self._wait_for_look() and not self._state.is_gone(home):
                     self._run_iteration()
             finally:
-                processes.notify("STOPPING=1")
+                service_notice.notify("STOPPING=1")
                 for part in (
                     *self._parts.values(),
                     self._asking,
@@ -279,10 +280,10 @@ class Agent:
         is_served = self._service.serves or not (here.settings.control and here.settings.up)
         if is_served and not self._monitor.is_ready:
             self._monitor.is_ready = True
-            processes.notify("READY=1")
+            service_notice.notify("READY=1")
 
     def _notify_status(self, text: str) -> None:
-        processes.notify(f"STATUS={text}")
+        service_notice.notify(f"STATUS={text}")
         if text == supervisor.WELL:
             report_event("agent-well", "%s", text)
 

@@ -13,9 +13,9 @@ from qmesh.agent.local import Local
 from qmesh.errors import Busy, KernelRefused, QmeshError
 from qmesh.host.log.events import report_event
 from qmesh.host.network import links
+from qmesh.host.pulse import Pulse
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_notify
-from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.protocol.member_note import MemberNote
 

@@ -12,10 +12,11 @@ from qmesh.agent.daemon.supervisor import DISK, HOLDER, Troubles, Watchdog, desc
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host.api.messages import ServiceUnresponsive
 from qmesh.host.firewall import holder_client
+from qmesh.host.lean import service_notice
 from qmesh.host.log.events import report_event
+from qmesh.host.pulse import Pulse
 from qmesh.host.state.directory import State
-from qmesh.host.system import disk_reserve, heartbeat, processes
-from qmesh.host.system.heartbeat import Pulse
+from qmesh.host.system import disk_reserve, heartbeat
 from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.systemd.units import WATCHDOG_S
 
@@ -77,7 +78,7 @@ class Monitor:
             self._watchdog.check_pulses()
             self._extend_watchdog_if_slow()
             if not self.is_ready and not self._troubles.list_troubles():  # slow, and nothing else
-                processes.notify(f"EXTEND_TIMEOUT_USEC={_STARTABLE_S * 1_000_000}")
+                service_notice.notify(f"EXTEND_TIMEOUT_USEC={_STARTABLE_S * 1_000_000}")
             if self._service.is_starting or time.monotonic() >= self._probe_at:
                 self._probe_at = time.monotonic() + PROBE_S
                 self._probe_service()
@@ -87,7 +88,7 @@ class Monitor:
     def feed_watchdog(self, took_s: float) -> None:
         """Feed systemd's watchdog: the loop has come to the end of a look. took_s: seconds that it took."""
         self._longest_s = max(took_s, 0.9 * self._longest_s)
-        processes.notify("WATCHDOG=1")
+        service_notice.notify("WATCHDOG=1")
         self._set_watchdog_timeout(WATCHDOG_S + int(_LOOKS * self._longest_s))
         self._look_ended = time.monotonic()
 
@@ -99,7 +100,7 @@ class Monitor:
         """Have systemd wait so long for the end of the next look."""
         if seconds != self._watchdog_s:
             self._watchdog_s = seconds
-            processes.notify(f"WATCHDOG_USEC={seconds * 1_000_000}")
+            service_notice.notify(f"WATCHDOG_USEC={seconds * 1_000_000}")
 
     def _probe_service(self) -> None:
         try:

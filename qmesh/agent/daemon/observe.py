@@ -21,9 +21,8 @@ from qmesh.agent.facts import resolve_names
 from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.rollback import find_active_rollback, maintain_rollback
 from qmesh.errors import Busy
-from qmesh.host.firewall.table_events import Notice
 from qmesh.host.linux import Linux, Outline
-from qmesh.host.network.netlink_events import Notices
+from qmesh.host.network.netlink_events import Notice, Notices
 from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes

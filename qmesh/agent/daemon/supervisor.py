@@ -16,10 +16,11 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import MachineRefused, QmeshError
+from qmesh.host.lean import service_notice
 from qmesh.host.log.events import report_event
+from qmesh.host.pulse import Pulse
 from qmesh.host.system import processes
 from qmesh.host.system.agent_health import Restart, Trouble
-from qmesh.host.system.heartbeat import Pulse
 from qmesh.mesh.decode import Malformed, decode_json
 
 LOOK: Final = "look at this machine"
@@ -209,7 +210,7 @@ def restart_agent_process(part: str, pulse: Pulse, troubles: Troubles, directory
     """
     reason = f"it hung for {pulse.silent_s:.0f} s"
     report_event("agent-hung", "%s: %s, so the agent restarts", part, reason, trace=pulse.format_stack())
-    processes.notify(f"STATUS=restarts: {part}: {reason}")
+    service_notice.notify(f"STATUS=restarts: {part}: {reason}")
     troubles.note_restart(part, reason)
     exec_agent(troubles, directory)
 

@@ -12,7 +12,8 @@ from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import NodePorts
 from qmesh.mesh.nodeconfig import list_wide_ports
-from qmesh.mesh.values import NODE_PORTS, format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.values import NODE_PORTS
 
 
 def update_node_ports(state: State, here: Local) -> bool:

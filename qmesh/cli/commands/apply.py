@@ -10,7 +10,7 @@ import typer
 
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.errors import BadInput
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 if TYPE_CHECKING:
     from qmesh.agent.commands.apply import TrialResult

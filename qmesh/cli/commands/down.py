@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 log = logging.getLogger("qmesh")
 

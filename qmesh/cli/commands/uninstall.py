@@ -12,8 +12,9 @@ import typer
 from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.cli.prompts import ask_question
 from qmesh.errors import BadInput
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.printable import escape_line
-from qmesh.mesh.values import format_port_ranges, quote_text
+from qmesh.mesh.values import quote_text
 
 if TYPE_CHECKING:
     from qmesh.agent.commands.uninstall import StateLoss, UninstallResult

@@ -11,7 +11,7 @@ from qmesh.cli.screen.spans import Span
 from qmesh.cli.status_text.figures import format_bytes, format_duration
 from qmesh.cli.status_text.problems import judge_handshake, judge_state, judge_workers
 from qmesh.mesh.machine_facts.facts import MachineFacts
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 
 class Column(NamedTuple):

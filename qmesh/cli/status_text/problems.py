@@ -15,7 +15,8 @@ from qmesh.agent.commands.status import (
 from qmesh.cli.screen.spans import Style
 from qmesh.cli.status_text.figures import format_duration
 from qmesh.mesh.node_processes.silence import SILENCE_WORDS
-from qmesh.mesh.values import format_port_ranges, name_cores
+from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.values import name_cores
 
 UNHEARD_S: Final = 180.0
 """Seconds after which a handshake is too old for packets to pass: WireGuard's own limit."""

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from qmesh.host.lean import socket_path
 from qmesh.host.system import unix_socket
 from qmesh.host.system.agent_notify import FINDINGS_SOCKET
 from qmesh.mesh.audit.members import Silence
@@ -59,7 +60,7 @@ def collect_reports(directory: Path, *, wait_s: float = WAIT_S + 10.0) -> Iterat
     until = time.monotonic() + wait_s
     try:
         with (
-            unix_socket.open_socket_path(directory, FINDINGS_SOCKET) as path,
+            socket_path.open_socket_path(directory, FINDINGS_SOCKET) as path,
             socket.socket(socket.AF_UNIX) as connection,
         ):
             connection.settimeout(5.0)

@@ -23,8 +23,8 @@ from qmesh.host.api.messages import (
     ServiceUnresponsive,
     quote_refusal,
 )
+from qmesh.host.pulse import Pulse
 from qmesh.host.system import agent_notify, heartbeat
-from qmesh.host.system.heartbeat import Pulse
 from qmesh.host.system.systemd import is_systemd_running
 from qmesh.mesh.audit.members import Silence
 from qmesh.mesh.protocol.findings_report import FindingsReport

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Final
 
 from qmesh.host.firewall.rule_messages import parse_rules
-from qmesh.host.firewall.tables_and_chains import NFTABLES, NUMBERS, dump_messages
+from qmesh.host.lean.nftables_messages import NFTABLES, NUMBERS, dump_messages
 from qmesh.host.network.netlink_messages import build_attribute
 from qmesh.mesh.guard.tables import HELD_IN_KERNEL, TABLE
 from qmesh.mesh.metrics.drops import count_dropped_packets

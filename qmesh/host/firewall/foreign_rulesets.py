@@ -16,6 +16,7 @@ from qmesh.host.firewall import ipset_messages, rule_messages, tables_and_chains
 from qmesh.host.firewall.legacy_iptables import list_legacy_tables
 from qmesh.host.firewall.rule_messages import SetReader, decode_name
 from qmesh.host.firewall.tables_and_chains import ChainHeader
+from qmesh.host.lean import nftables_messages
 from qmesh.host.network.netlink import open_socket, translate_errors
 from qmesh.host.network.netlink_messages import send_request
 from qmesh.mesh.foreign.lookups import Answers, Element, Question
@@ -39,9 +40,9 @@ def read_rulesets() -> Listing:
     Raises MachineRefused where something could not be looked at.
     """
     for attempt in range(1, _ATTEMPTS + 1):
-        before = tables_and_chains.read_generation()
+        before = nftables_messages.read_generation()
         found = _read_once()
-        if tables_and_chains.read_generation() == before or attempt == _ATTEMPTS:
+        if nftables_messages.read_generation() == before or attempt == _ATTEMPTS:
             return found
     raise AssertionError  # the last attempt returns
 

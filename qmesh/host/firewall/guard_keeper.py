@@ -7,27 +7,29 @@ The keeper does not parse a guard: the file has the same text as nft's listing o
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import time
-from pathlib import Path
-from typing import Final
 
 from qmesh.errors import StateUnreadable
 from qmesh.host.firewall import nftables
 from qmesh.host.firewall.table_events import RuleNotices
-from qmesh.mesh.guard.parse import is_complete_script, is_script_loaded
-from qmesh.mesh.guard.scripts import render_unload_script
+from qmesh.host.lean import nftables_messages
+from qmesh.mesh.guard.script_text import is_complete_script, is_script_loaded, render_unload_script
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.printable import escape_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from qmesh.host.lean.bare_socket import BareSocket
 
 SCRIPT: Final = "guard.nft"
 """Its file in the state directory."""
 LOOK_S: Final = 2.0
 """Seconds between two looks, at most: the kernel tells of tables, not of files."""
 WHOLE_S: Final = 10.0
-"""Seconds after which a look is at the table too, though nothing was told of it and the file is the same."""
+"""Seconds after which a look is at tables too, though nothing was told of them and the file is the same."""
 BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 
@@ -35,27 +37,27 @@ BREATH_S: Final = 0.02
 class GuardKeeper:
     """Of one state directory's guard; to be closed. Raises OSError where the kernel tells no notices.
 
-    by: who has changed one of the guard's tables before the last look, as `Notice` has it.
+    changed_by: who has changed one of the guard's tables before the last look, as `RuleNotices` has it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.changed_by = ""
         # How often the table was not as the file, which had not changed: other programs did that.
         self._start = f"{os.getpid()}-{time.monotonic_ns()}"
         self._alterations = 0
         self._altered_by = ""
-        self._path = directory / SCRIPT
+        self._path = f"{os.fspath(directory)}/{SCRIPT}"
         self._notices = RuleNotices()
         self._looked = 0.0
-        # The file that the table was found to be as, and until when that counts.
-        self._found: tuple[tuple[int, int, int] | None, float] = None, 0.0
+        # The file that the table was found to be as, until when that counts, and the tables' generation then.
+        self._found: tuple[tuple[int, int, int] | None, float, int | None] = None, 0.0, None
 
     def close(self) -> None:
         """Keep it no more."""
         self._notices.socket.close()
 
     @property
-    def socket(self) -> socket.socket:
+    def socket(self) -> BareSocket:
         """To wait for: readable when there is something to look at."""
         return self._notices.socket
 
@@ -66,16 +68,22 @@ class GuardKeeper:
         """
         time.sleep(max(0.0, self._looked + BREATH_S - time.monotonic()))
         noticed = self._notices.take_notice()
-        self.changed_by = "" if noticed is None else noticed.changed_by
+        self.changed_by = noticed or ""
         stamp, found = _read_stamp(self._path), self._found
-        if noticed is None and stamp == found[0] and time.monotonic() < found[1]:
-            return False
-        self._found = found[0], 0.0
+        if noticed is None and stamp == found[0]:
+            if time.monotonic() < found[1]:
+                return False
+            # Where no table was changed at all, none is listed: that is most of what rest would cost.
+            if found[2] is not None and nftables_messages.read_generation() == found[2]:
+                self._found = stamp, time.monotonic() + WHOLE_S, found[2]
+                return False
+        self._found = found[0], 0.0, None
         try:
+            generation = nftables_messages.read_generation()  # before: what changes meanwhile is seen later
             was_loaded = self._load_if_changed()
         finally:
             self._looked = time.monotonic()
-        self._found = stamp, self._looked + WHOLE_S
+        self._found = stamp, self._looked + WHOLE_S, None if was_loaded else generation
         if was_loaded and stamp is not None and stamp == found[0] == _read_stamp(self._path):
             self._alterations += 1
             self._altered_by = self.changed_by
@@ -100,15 +108,16 @@ class GuardKeeper:
         return True
 
 
-def _read_stamp(path: Path) -> tuple[int, int, int] | None:
+def _read_stamp(path: str) -> tuple[int, int, int] | None:
     """What is another once the file was written; None where there is none."""
-    with contextlib.suppress(OSError):
-        found = path.lstat()
-        return found.st_ino, found.st_ctime_ns, found.st_size
-    return None
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns, found.st_size
 
 
-def read_script(path: Path) -> str | None:
+def read_script(path: str | os.PathLike[str]) -> str | None:
     """The text of a file of nftables commands; None where there is none. Raises StateUnreadable."""
     try:
         with open(path, encoding="utf-8", opener=_open_no_link) as file:

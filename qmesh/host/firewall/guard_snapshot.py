@@ -7,8 +7,8 @@ from pathlib import Path
 from qmesh.host import files
 from qmesh.host.firewall import held_table, holder_client, nftables
 from qmesh.host.state.directory import State
-from qmesh.mesh.guard.parse import is_script_loaded
-from qmesh.mesh.guard.scripts import render_load_script, render_unload_script
+from qmesh.mesh.guard.script_text import is_script_loaded, render_unload_script
+from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.rollback import GuardSnapshot
 from qmesh.mesh.state import NodeState

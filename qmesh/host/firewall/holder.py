@@ -6,28 +6,31 @@ rules removes the first table and leaves this one (`qmesh.host.firewall.held_tab
 guard: it loads a file of nftables commands when it starts, and again when it is told to. It also restores
 the first table from that table's own file (`qmesh.host.firewall.guard_keeper`), at once when the kernel
 reports a change, even while the agent waits. It starts before the network at boot, and then reserves
-the worker ports as well. It runs as long as its machine, and imports little.
+the worker ports as well. It runs as long as its machine, and imports next to nothing (`qmesh.host.lean`);
+`qmesh.host.lean.hold` is its program.
 """
 
 from __future__ import annotations
 
-import contextlib
+import _socket
 import ctypes
+import os
 import select
-import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
 
 from qmesh import __version__
 from qmesh.errors import KernelRefused, MachineRefused, QmeshError, StateUnreadable
-from qmesh.host.firewall import guard_keeper
+from qmesh.host.firewall import guard_keeper, nftables
 from qmesh.host.firewall.guard_keeper import GuardKeeper
-from qmesh.host.firewall.held_table import SCRIPT, HeldTable
-from qmesh.host.log.events import report_event
+from qmesh.host.lean import process_lock, service_notice, socket_path
+from qmesh.host.lean.bare_socket import BareSocket
+from qmesh.host.lean.owned_table import SCRIPT, HeldTable
+from qmesh.host.log.plain_log import PlainLog
 from qmesh.host.network import reserved_ports
-from qmesh.host.system import processes, unix_socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 SOCKET: Final = "hold.sock"
 LOCK: Final = "hold.lock"
@@ -47,29 +50,35 @@ _NAME: Final = b"qmesh-hold"  # at most 15 octets; `nft list` shows it as the ta
 _SET_NAME: Final = 15  # PR_SET_NAME
 
 
-def run_holder(directory: Path) -> None:
+def run_holder(state: str | os.PathLike[str], log: PlainLog | None = None) -> None:
     """Hold and keep the guard until a signal or `END`. Raises MachineRefused when it cannot be loaded.
 
-    directory: the state directory.
+    state: the state directory. Its lock is this process's until it has gone: whoever ends it waits for that.
     """
-    with processes.acquire_process_lock(directory / LOCK, until_exit=True) as alone:
-        if not alone:
-            raise MachineRefused(
-                "another process holds the guard already",
-                hint="nothing to do: `pgrep -a qmesh-hold` shows that process",
-            )
-        ctypes.CDLL(None).prctl(_SET_NAME, _NAME, 0, 0, 0)
-        table = _open_table()
-        _load_script(directory, table)
-        reserved_ports.restore_ports(directory)
-        with _open_socket(directory) as listening:
-            if not (directory / SCRIPT).exists():
+    directory = os.fspath(state)
+    descriptor = process_lock.open_lock_file(f"{directory}/{LOCK}")
+    if not process_lock.acquire_lock(descriptor):
+        os.close(descriptor)
+        raise MachineRefused(
+            "another process holds the guard already",
+            hint="nothing to do: `pgrep -a qmesh-hold` shows that process",
+        )
+    ctypes.CDLL(None).prctl(_SET_NAME, _NAME, 0, 0, 0)
+    table = _open_table()
+    _load_script(directory, table)
+    reserved_ports.restore_ports(directory)
+    with BareSocket(_socket.AF_UNIX, _socket.SOCK_STREAM) as listening:
+        socket_path.listen_at(listening, directory, SOCKET)
+        try:
+            if not os.access(f"{directory}/{SCRIPT}", os.F_OK):
                 return  # it was ended before it could be told so
-            holding = _HolderLoop(directory, listening, table)
+            holding = _HolderLoop(directory, listening, table, log or PlainLog(directory))
             holding.keep_first_table()
-            processes.notify("READY=1")
+            service_notice.notify("READY=1")
             while holding.run_once():
                 pass
+        finally:
+            socket_path.remove_socket(directory, SOCKET)
 
 
 def _open_table() -> HeldTable:
@@ -82,33 +91,24 @@ def _open_table() -> HeldTable:
         ) from None
 
 
-def _load_script(directory: Path, table: HeldTable) -> None:
-    script = guard_keeper.read_script(directory / SCRIPT)
+def _load_script(directory: str, table: HeldTable) -> None:
+    path = f"{directory}/{SCRIPT}"
+    script = guard_keeper.read_script(path)
     if script is None:
-        raise StateUnreadable(
-            f"{directory / SCRIPT} is missing", hint="run `qmesh apply`, which writes it again"
-        )
+        raise StateUnreadable(f"{path} is missing", hint="run `qmesh apply`, which writes it again")
     table.replace(script)
-
-
-@contextlib.contextmanager
-def _open_socket(directory: Path) -> Iterator[socket.socket]:
-    with unix_socket.listen(directory, SOCKET) as listening:
-        try:
-            yield listening
-        finally:
-            (directory / SOCKET).unlink(missing_ok=True)
 
 
 class _HolderLoop:
     """What the process does from when it is ready on, step by step."""
 
-    def __init__(self, directory: Path, listening: socket.socket, table: HeldTable) -> None:
+    def __init__(self, directory: str, listening: BareSocket, table: HeldTable, log: PlainLog) -> None:
         self._directory = directory
+        self._log = log
         self._table = table
         self._listening = listening
         self._keeper: GuardKeeper | None = None
-        self._callers: dict[socket.socket, float] = {}
+        self._callers: dict[BareSocket, float] = {}
         self._said: tuple[str, float] = "", 0.0
 
     def run_once(self) -> bool:
@@ -117,11 +117,13 @@ class _HolderLoop:
         kept = [] if self._keeper is None else [self._keeper.socket]
         waiting = [self._listening, *self._callers, *kept]
         ready = set(select.select(waiting, [], [], guard_keeper.LOOK_S)[0])
+        if not ready:
+            nftables.release_memory()
         goes_on = True
         for caller in [each for each in self._callers if each in ready]:
             goes_on &= self._answer_caller(caller)
         if self._listening in ready:
-            caller, _ = self._listening.accept()
+            caller = self._listening.accept_caller()
             caller.settimeout(_TAKEN_S)
             self._callers[caller] = time.monotonic() + ANSWER_TIMEOUT_S
         for caller in [each for each, until in self._callers.items() if until < time.monotonic()]:
@@ -151,29 +153,34 @@ class _HolderLoop:
         """In the log; the same again and again but every few seconds."""
         if self._said[0] != line or self._said[1] < time.monotonic():
             self._said = line, time.monotonic() + _SAID_S
-            report_event(code, "%s", line)
+            self._log.report_event(code, line)
 
-    def _answer_caller(self, caller: socket.socket) -> bool:
+    def _answer_caller(self, caller: BareSocket) -> bool:
         """Do what a caller asks for; False when that is to end."""
         asked = b""
-        with contextlib.suppress(OSError):  # a caller who goes away is none to answer
+        try:  # a caller who goes away is none to answer
             asked = caller.recv(16)
-            answer = ""
-            if asked == ALTERATIONS and self._keeper is not None:
-                answer = self._keeper.describe_alterations()
-            if asked == VERSION:
-                answer = __version__
-            if asked == LOAD:
-                try:
-                    _load_script(self._directory, self._table)
-                except QmeshError as error:
-                    answer = error.message
-            if asked == END:  # who asked finds nothing left of it
-                (self._directory / SOCKET).unlink(missing_ok=True)
-            caller.sendall(f"{answer}\n".encode())
+            caller.sendall(f"{self._do_command(asked)}\n".encode())
+        except OSError:
+            pass
         self._close_caller(caller)
         return asked != END
 
-    def _close_caller(self, caller: socket.socket) -> None:
+    def _do_command(self, asked: bytes) -> str:
+        """Do it; the answer. Raises OSError."""
+        if asked == ALTERATIONS and self._keeper is not None:
+            return self._keeper.describe_alterations()
+        if asked == VERSION:
+            return __version__
+        if asked == LOAD:
+            try:
+                _load_script(self._directory, self._table)
+            except QmeshError as error:
+                return error.message
+        if asked == END:  # who asked finds nothing left of it
+            socket_path.remove_socket(self._directory, SOCKET)
+        return ""
+
+    def _close_caller(self, caller: BareSocket) -> None:
         del self._callers[caller]
         caller.close()

@@ -11,9 +11,11 @@ from typing import Final
 from qmesh.errors import KernelRefused
 from qmesh.host import files
 from qmesh.host.firewall import guard_keeper, held_table, holder, nftables
+from qmesh.host.lean import owned_table, socket_path
 from qmesh.host.state.directory import State
-from qmesh.host.system import background, heartbeat, leftover_processes, processes, unix_socket
-from qmesh.mesh.guard.scripts import render_held_script, render_release_script
+from qmesh.host.system import background, heartbeat, leftover_processes, processes
+from qmesh.mesh.guard.script_text import render_release_script
+from qmesh.mesh.guard.scripts import render_held_script
 from qmesh.mesh.guard.tables import HELD, STAND_IN
 from qmesh.mesh.state import Guard
 
@@ -57,7 +59,7 @@ def restart_holder(state: State) -> None:
     script = guard_keeper.read_script(state.held_file)
     if script is None:
         return
-    with held_table.stage_table(script, STAND_IN):
+    with owned_table.stage_table(script, STAND_IN):
         background.stop_holder()
         processes.terminate_lock_owner(state.hold_lock_file, timeout_s=STARTED_S)
         _start_holder(state)
@@ -134,7 +136,7 @@ def _request_line(state: State, what: bytes, wait_s: float) -> str | None:
     """The line with which the process answers; None when there is none. Raises KernelRefused."""
     try:
         with (
-            unix_socket.open_socket_path(state.directory, holder.SOCKET) as path,
+            socket_path.open_socket_path(state.directory, holder.SOCKET) as path,
             socket.socket(socket.AF_UNIX) as connection,
         ):
             connection.settimeout(wait_s)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import threading
-from functools import cache
-from typing import Any, Final
+import _thread
 
 from qmesh.errors import KernelRefused, MissingProgram, NeedsRoot
-from qmesh.host.firewall import nft_library, tables_and_chains
+from qmesh.host.firewall import nft_library
+from qmesh.host.lean import nftables_messages
 
-_turn: Final = threading.RLock()
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from qmesh.host.firewall.nft_library import NftContext
+
+_turn: Final = _thread.allocate_lock()
 """The library's context is one thread's at a time."""
+_loaded: list[NftContext] = []
+"""The library, once it was needed."""
 
 
-@cache
-def _load_library() -> Any:
-    try:
-        return nft_library.load()
-    except OSError:
-        raise MissingProgram(
-            "libnftables is not installed",
-            hint="run `apt-get install nftables libnftables1`, then the same command again",
-        ) from None
+def _load_library() -> NftContext:
+    with _turn:
+        try:
+            if not _loaded:
+                _loaded.append(nft_library.load())
+        except OSError:
+            raise MissingProgram(
+                "libnftables is not installed",
+                hint="run `apt-get install nftables libnftables1`, then the same command again",
+            ) from None
+    return _loaded[0]
 
 
 def require_nftables() -> None:
@@ -30,7 +39,7 @@ def require_nftables() -> None:
     libnftables 1.0.6 reads every set of every table to list tables, which may take a minute: it is not asked.
     """
     _load_library()
-    tables_and_chains.list_tables()
+    nftables_messages.dump_messages(nftables_messages.GET_TABLE)
 
 
 def run(script: str) -> str:
@@ -42,11 +51,18 @@ def run(script: str) -> str:
         raise KernelRefused(
             "the guard's nftables script is damaged", hint="run `qmesh apply`, which writes its files again"
         )
+    library = _load_library()
     with _turn:
-        code, output, error = _load_library().cmd(script.encode())
-    if code == 0:
+        is_done, output, error = library.run(script.encode())
+    if is_done:
         return decode_output(output)
     raise build_nft_error(decode_output(error))
+
+
+def release_memory() -> None:
+    """Keep nothing for commands to come: for a process that rests until something happens."""
+    for library in _loaded:
+        library.release_memory()
 
 
 def decode_output(octets: bytes) -> str:
@@ -76,10 +92,10 @@ def read_table(name: str) -> str | None:
     Raises as `run` does: could not look is never nothing there.
     """
     _load_library()  # where there is none, that is said although no table is there
-    while tables_and_chains.has_table("inet", name):
+    while nftables_messages.has_table("inet", name):
         try:
             return run(f"list table inet {name}")
         except KernelRefused:  # gone between the two looks, or truly unreadable: look once more
-            if tables_and_chains.has_table("inet", name):
+            if nftables_messages.has_table("inet", name):
                 raise
     return None

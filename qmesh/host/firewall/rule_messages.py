@@ -12,7 +12,8 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Self
 
-from qmesh.host.firewall.tables_and_chains import (
+from qmesh.host.firewall.tables_and_chains import translate_parse_errors
+from qmesh.host.lean.nftables_messages import (
     NETFILTER,
     NFTABLES,
     NUMBERS,
@@ -22,7 +23,6 @@ from qmesh.host.firewall.tables_and_chains import (
     index_attributes,
     parse_family,
     parse_text,
-    translate_parse_errors,
 )
 from qmesh.host.network.netlink_messages import ACK, build_attribute, send_request
 from qmesh.mesh.foreign.attributes import parse_attributes

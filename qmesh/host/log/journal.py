@@ -6,14 +6,16 @@ systemd.exec(5); sd-daemon(3) for the prefix of a line.
 
 from __future__ import annotations
 
-import logging
+import _socket
 import os
-import socket
 import struct
-from collections.abc import Mapping
-from typing import Final
 
-from qmesh.host.log.log_lines import find_code, find_priority
+from qmesh.host.lean.bare_socket import BareSocket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
 
 SOCKET: Final = "/run/systemd/journal/socket"
 IDENTIFIER: Final = "qmesh"
@@ -28,22 +30,25 @@ def is_stderr_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
-def build_fields(record: logging.LogRecord, message: str, trace: str, machine: str) -> dict[str, str]:
+def build_fields(
+    message: str, *, code: str, priority: int, machine: str, place: tuple[str, int, str], trace: str = ""
+) -> dict[str, str]:
     """The fields of one entry.
 
-    message: one line. trace: a traceback of several, or nothing.
-    machine: this machine's name; empty where it is not known.
+    message: one line. trace: a traceback of several, or nothing. place: file, line and function of the code.
+    priority: as syslog(3) has it. machine: that it is about; empty where that is not known.
     """
+    file, line, function = place
     fields = {
         "MESSAGE": message,
-        "PRIORITY": str(find_priority(record)),
+        "PRIORITY": str(priority),
         "SYSLOG_IDENTIFIER": IDENTIFIER,
-        "QMESH_CODE": find_code(record),
-        "QMESH_MACHINE": getattr(record, "qmesh_machine", None) or machine,
+        "QMESH_CODE": code,
+        "QMESH_MACHINE": machine,
         "QMESH_TRACEBACK": trace,
-        "CODE_FILE": record.pathname,
-        "CODE_LINE": str(record.lineno),
-        "CODE_FUNC": record.funcName or "",
+        "CODE_FILE": file,
+        "CODE_LINE": str(line),
+        "CODE_FUNC": function,
     }
     return {name: value for name, value in fields.items() if value}
 
@@ -65,7 +70,7 @@ class JournalSocket:
 
     def __init__(self, path: str | None = None) -> None:
         self._path = path or SOCKET
-        self._socket: socket.socket | None = None
+        self._socket: BareSocket | None = None
 
     def send(self, fields: Mapping[str, str]) -> bool:
         """Send one entry without waiting; whether the journal has taken it."""
@@ -73,7 +78,7 @@ class JournalSocket:
         for _ in range(2):
             try:
                 if self._socket is None:
-                    self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                    self._socket = BareSocket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
                     self._socket.settimeout(0)
                     self._socket.connect(self._path)
                 self._socket.send(datagram)

@@ -1,33 +1,29 @@
 """This machine's name in its mesh, for those that log before they know anything else.
 
-It imports little, for the process that holds the guard.
+It imports next to nothing, for the process that holds the guard.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final
+import os
 
-import msgspec
+from qmesh.host.lean.json_field import find_field, parse_text
 
-from qmesh.errors import BadInput
-from qmesh.mesh.decode import decode_json
-from qmesh.mesh.values import validate_machine_name
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 SETTINGS: Final = "machine.json"
 """The file in the state directory that has it."""
+_OF_NAMES: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+"""As `validate_machine_name` has it: none of them needs to be escaped anywhere."""
 
 
-class _Named(msgspec.Struct):
-    """Of the settings the name alone, whatever else is in them."""
-
-    name: str
-
-
-def read_machine_name(directory: Path) -> str:
+def read_machine_name(directory: str | os.PathLike[str]) -> str:
     """The name by the settings; empty where these do not tell. directory: the state directory."""
     try:
-        found = decode_json((directory / SETTINGS).read_bytes(), _Named)
-        return validate_machine_name(found.name)
-    except (OSError, BadInput):
+        with open(f"{os.fspath(directory)}/{SETTINGS}", "rb") as file:
+            name = parse_text(find_field(file.read(), "name"))
+    except OSError:
         return ""
+    return name if _OF_NAMES.issuperset(name) and len(name) < 64 else ""

@@ -5,14 +5,25 @@ Source: rtnetlink(7). Checked on Linux 6.1, 6.18 and 7.3.
 
 from __future__ import annotations
 
-import socket
 from typing import Final
 
-from qmesh.host.firewall.table_events import Notice, RuleNotices, open_netlink_socket, receive_datagrams
+import msgspec
+
+from qmesh.host.firewall.table_events import RuleNotices, open_netlink_socket, receive_datagrams
+from qmesh.host.lean.bare_socket import BareSocket
 from qmesh.host.network.netlink import translate_errors
 
 _ROUTE_PROTOCOL: Final = 0  # NETLINK_ROUTE
 _GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Something that concerns this machine's tunnel or guard may have changed.
+
+    changed_by: who changed the guard's tables, as `RuleNotices` has it; empty where they are unchanged.
+    """
+
+    changed_by: str = ""
 
 
 class Notices:
@@ -29,11 +40,12 @@ class Notices:
             each.close()
 
     @property
-    def sockets(self) -> tuple[socket.socket, socket.socket]:
+    def sockets(self) -> tuple[BareSocket, BareSocket]:
         """To wait for: readable when there is something to take."""
         return self._links, self._rules.socket
 
     def take_notice(self) -> Notice | None:
         """What came since the last time, as one; None when none of it concerns qmesh."""
         of_links = Notice() if any(True for _ in receive_datagrams(self._links)) else None
-        return self._rules.take_notice() or of_links
+        changed_by = self._rules.take_notice()
+        return of_links if changed_by is None else Notice(changed_by)

@@ -9,13 +9,16 @@ import errno
 import os
 import select
 import struct
-from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
 
 from qmesh.errors import KernelRefused
 from qmesh.host.system import heartbeat
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Final, TypeVar
+
+    T = TypeVar("T")
 
 _REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 """Flags of a request: to have an acknowledgement, or all that there is."""

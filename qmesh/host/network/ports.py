@@ -27,8 +27,8 @@ from qmesh.host.network.sysctl_files import read_configured_ports
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 from qmesh.host.system import processes
+from qmesh.mesh.ports.port_ranges import format_port_ranges, parse_port_ranges
 from qmesh.mesh.sysctls import describe_outer_sysctl
-from qmesh.mesh.values import format_port_ranges, parse_port_ranges
 
 _MOUNT: Final = "mount /proc: `mount -t proc proc /proc`"
 
@@ -54,7 +54,7 @@ def parse_reserved_ports(text: str) -> frozenset[int]:
 def read_ephemeral_range() -> tuple[int, int]:
     """The first and the last port that the kernel gives to outgoing connections. Raises KernelRefused."""
     try:
-        first, last = kernels.EPHEMERAL.read_text(encoding="ascii").split()
+        first, last = Path(kernels.EPHEMERAL).read_text(encoding="ascii").split()
         return int(first), int(last)
     except (OSError, ValueError) as error:
         raise KernelRefused(f"{kernels.EPHEMERAL} cannot be read: {error}", hint=_MOUNT) from None
@@ -97,7 +97,7 @@ def _find_ports_of_others(before: PortReservations, now: frozenset[int]) -> froz
 def _write_reserved_ports(ports: Iterable[int]) -> None:
     text = format_port_ranges(sorted(ports), ",")
     try:
-        kernels.SYSCTL.write_text(text + "\n")
+        Path(kernels.SYSCTL).write_text(text + "\n")
     except OSError as error:
         raise KernelRefused(
             f"{kernels.SYSCTL} cannot be written: {error.strerror}", hint=describe_outer_sysctl(text)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from qmesh.mesh.values import parse_port_ranges
+from qmesh.mesh.ports.port_ranges import parse_port_ranges
 
 DIRECTORIES: Final = tuple(
     Path(each) for each in ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d")

@@ -14,6 +14,7 @@ from typing import Annotated, Final
 import msgspec
 
 from qmesh.errors import MachineRefused
+from qmesh.host.lean import socket_path
 from qmesh.host.notifications.delivery_result import DeliveryResult
 from qmesh.host.system import unix_socket
 from qmesh.mesh.decode import Malformed, decode_json
@@ -75,7 +76,7 @@ def request_test(directory: Path, *, wait_s: float) -> ReceiverResults:
 def _ask(directory: Path, until: float) -> bytes:
     """What the agent answers; nothing where it sends no test now. Raises OSError, TimeoutError among them."""
     octets = b""
-    with unix_socket.open_socket_path(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as asking:
+    with socket_path.open_socket_path(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(max(_AGAIN_S, until - time.monotonic()))
         _connect(asking, path, until)
         while part := asking.recv(_MOST_OCTETS):

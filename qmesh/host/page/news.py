@@ -12,7 +12,7 @@ from qmesh.errors import QmeshError
 from qmesh.mesh.page.changes import Change, describe_events, list_changes
 from qmesh.mesh.page.history import AnswerHistory
 from qmesh.mesh.page.picture import PagePicture, build_page_picture
-from qmesh.mesh.printable import render_json
+from qmesh.mesh.printable_json import render_json
 from qmesh.mesh.view.cluster_view import ClusterView
 
 MOST_CHANGES: Final = 200

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from qmesh.errors import MachineRefused, NeedsRoot
+from qmesh.host.lean.socket_path import open_socket_path
 from qmesh.host.readers.place import DIRECTORY, SOCKET
 from qmesh.host.readers.server import ReaderAnswer, read_caller
-from qmesh.host.system.unix_socket import open_socket_path
 from qmesh.mesh.decode import Malformed
 from qmesh.mesh.systemd.instructions import describe_agent_restart
 from qmesh.mesh.view.questions import (

@@ -19,8 +19,9 @@ from qmesh.errors import (
     StateUnreadable,
 )
 from qmesh.host import files
-from qmesh.host.firewall import guard_keeper, held_table, holder
-from qmesh.host.log import log_file, machine_name
+from qmesh.host.firewall import guard_keeper, holder
+from qmesh.host.lean import owned_table
+from qmesh.host.log import log_outlets, machine_name
 from qmesh.host.network import reserved_ports
 from qmesh.host.notifications import notify_socket
 from qmesh.host.readers import place as readers_place
@@ -41,7 +42,8 @@ from qmesh.host.state.documents import (
 from qmesh.host.state.key_files import KeyFiles
 from qmesh.host.state.lock import build_busy_error, refuse_other_owner, try_lock, wait_for_lock
 from qmesh.host.system import agent_health, agent_notify
-from qmesh.mesh.guard.parse import is_complete_script, parse_table_header
+from qmesh.mesh.guard.parse import parse_table_header
+from qmesh.mesh.guard.script_text import is_complete_script
 from qmesh.mesh.links.retirement import KeyRetirement, RetiredKeys
 from qmesh.mesh.node_keys.differences import KeyDifferences
 from qmesh.mesh.node_processes.record import ProcessRecord
@@ -71,12 +73,12 @@ class State:
         self.upgrade_backup_file = directory / UPGRADE_BACKUP
         self.membership_file = directory / "membership.json"
         self.guard_file = directory / guard_keeper.SCRIPT
-        self.held_file = directory / held_table.SCRIPT
+        self.held_file = directory / owned_table.SCRIPT
         self.agent_socket = directory / agent_notify.SOCKET
         self.findings_socket = directory / agent_notify.FINDINGS_SOCKET
         self.hold_socket = directory / holder.SOCKET
         self.hold_lock_file = directory / holder.LOCK
-        self.log_file = directory / log_file.NAME
+        self.log_file = directory / log_outlets.NAME
         self.agent_lock_file = directory / "agent.lock"
         self.health_socket = directory / agent_health.SOCKET
         self.questions_socket = directory / readers_place.SOCKET

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from qmesh.host.lean import socket_path
 from qmesh.host.system import unix_socket
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.links.activity import LinkReport
@@ -110,7 +111,7 @@ def parse_health(octets: bytes) -> Health:
 
 def _receive_health(directory: Path, until: float) -> bytes:
     octets = b""
-    with unix_socket.open_socket_path(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as connection:
+    with socket_path.open_socket_path(directory, SOCKET) as path, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(max(0.01, until - time.monotonic()))
         connection.connect(path)
         while part := connection.recv(_PIECE):

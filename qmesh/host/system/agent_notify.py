@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from qmesh.host.lean import socket_path
 from qmesh.host.system import unix_socket
 
 SOCKET: Final = "agent.sock"
@@ -28,7 +29,7 @@ def notify_agent(directory: Path, *, wait_s: float) -> bool:
     """
     with (
         contextlib.suppress(OSError),
-        unix_socket.open_socket_path(directory, SOCKET) as path,
+        socket_path.open_socket_path(directory, SOCKET) as path,
         socket.socket(socket.AF_UNIX) as connection,
     ):
         connection.settimeout(wait_s)

@@ -1,100 +1,50 @@
 """A thread's heartbeat, by which the monitor can tell a thread that waits from one that hangs.
 
 Code that may wait long announces it where it waits, and need not know whether the thread is monitored: in a
-thread without a pulse all of this does nothing.
+thread without a pulse (`qmesh.host.pulse`) all of this does nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import threading
-import time
-import traceback
-from collections.abc import Iterator
-from typing import Final
+import _thread
 
-STUCK_S: Final = 5.0
-"""Seconds without a beat after which a thread that uses no processor time hangs."""
-ENDLESS_S: Final = 60.0
-"""The same for one that does use it: a slow machine is no fault, a loop without an end is."""
-_IN_USE: Final = 0.02
-"""The part of the time for which a thread that works, and does not wait, has a processor at the least."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from qmesh.host.pulse import Pulse
 
-_this = threading.local()
+_this = _thread._local()  # noqa: SLF001 - what threading.local is, without all that is loaded with it
 
 
-class Pulse:
-    """Of one thread at a time: of the one that last called `attach_thread`."""
+def set_pulse(pulse: Pulse | None) -> None:
+    """Have the calling thread beat by that from now on; by none where it is None."""
+    _this.pulse = pulse
 
-    def __init__(self) -> None:
-        self._thread: int | None = None
-        self._processor_time = 0
-        self._begun = self._used = 0.0
-        self.allowed_s = 0.0
-        """Seconds that its thread may wait now, besides `STUCK_S`."""
 
-    def attach_thread(self) -> None:
-        """Be the calling thread's from now on."""
-        _this.pulse = self
-        self._processor_time = time.pthread_getcpuclockid(threading.get_ident())
-        self.beat()
-        self._thread = threading.get_ident()
-
-    def detach_thread(self) -> None:
-        """Belong to no thread: one that has ended does not hang."""
-        self._thread = None
-        _this.pulse = None
-
-    def beat(self, *, allowed_s: float = 0.0) -> None:
-        """Show that the thread goes on. allowed_s: seconds that it may wait now, besides `STUCK_S`."""
-        self.allowed_s = allowed_s
-        self._used = time.clock_gettime(self._processor_time)
-        self._begun = time.monotonic()
-
-    def reset_timer(self) -> None:
-        """Take it for having beaten now, from another thread: all of this process had stopped."""
-        self._begun = time.monotonic()
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the last beat; 0 where it belongs to no thread."""
-        return 0.0 if self._thread is None else time.monotonic() - self._begun
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether its thread hangs."""
-        silent_s, allowed_s = self.silent_s, STUCK_S + self.allowed_s
-        if silent_s <= allowed_s:
-            return False
-        try:
-            used = time.clock_gettime(self._processor_time) - self._used
-        except OSError:  # it has just ended
-            return False
-        return used < _IN_USE * silent_s or silent_s > max(ENDLESS_S, allowed_s)
-
-    def format_stack(self) -> str:
-        """What its thread is at, innermost last."""
-        frame = sys._current_frames().get(self._thread or 0)  # noqa: SLF001 - documented, with that name
-        return "".join(traceback.format_stack(frame)) if frame else "it has ended\n"
+def find_pulse() -> Pulse | None:
+    """That of the calling thread."""
+    found: Pulse | None = getattr(_this, "pulse", None)
+    return found
 
 
 def beat() -> None:
     """Show that the calling thread goes on."""
-    if (pulse := getattr(_this, "pulse", None)) is not None:
+    if (pulse := find_pulse()) is not None:
         pulse.beat(allowed_s=pulse.allowed_s)
 
 
-@contextlib.contextmanager
-def allow_wait(seconds: float) -> Iterator[None]:
+class allow_wait:  # noqa: N801 - it is used as a function
     """Have it known that the calling thread waits in this block, for so long at most."""
-    pulse: Pulse | None = getattr(_this, "pulse", None)
-    if pulse is None:
-        yield
-        return
-    outer_s = pulse.allowed_s
-    pulse.beat(allowed_s=max(seconds, outer_s))
-    try:
-        yield
-    finally:
-        pulse.beat(allowed_s=outer_s)
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._outer_s = 0.0
+        self._pulse = find_pulse()
+
+    def __enter__(self) -> None:
+        if self._pulse is not None:
+            self._outer_s = self._pulse.allowed_s
+            self._pulse.beat(allowed_s=max(self._seconds, self._outer_s))
+
+    def __exit__(self, *_: object) -> None:
+        if self._pulse is not None:
+            self._pulse.beat(allowed_s=self._outer_s)

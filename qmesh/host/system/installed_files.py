@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from qmesh.host import files
-from qmesh.host.log import log_file
+from qmesh.host.log import log_outlets
 from qmesh.host.network import reserved_ports
 from qmesh.host.state.directory import State
 from qmesh.host.system import disk_reserve, systemd
@@ -104,7 +104,7 @@ def _list_state_files(state: State) -> tuple[Path, ...]:
         state.agent_lock_file,
         state.undo_lock_file,
         state.log_file,
-        log_file.rotated_path(state.log_file),
+        Path(log_outlets.build_rotated_path(str(state.log_file))),
         state.directory / reserved_ports.REMEMBERED,
         *(state.directory / name for name in disk_reserve.NAMES),
     )

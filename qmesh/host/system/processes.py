@@ -9,7 +9,6 @@ import math
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,10 +17,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from qmesh.errors import MachineRefused
+from qmesh.host.lean import process_lock
 from qmesh.host.system.process_end import wait_for_readable
 from qmesh.mesh import own_command
 
-_PRIVATE_MODE = 0o600
+HOLDER_PROGRAM: Final = str(Path(__file__).parents[1] / "lean/hold.py")
+"""The program of the process that holds the guard: `qmesh.host.lean.hold`."""
 _SYS_PTRACE = 19
 """A capability's number. Source: linux/capability.h."""
 
@@ -34,7 +35,10 @@ def build_own_command(command: str, directory: Path) -> list[str]:
     command: `agent`, `hold` or `undo`. directory: the state directory.
     """
     strict = [*(["-Xdev"] if sys.flags.dev_mode else []), *(f"-W{each}" for each in sys.warnoptions)]
-    words = (command, "--state", str(directory.absolute()))
+    state = str(directory.absolute())
+    if command == "hold":
+        return list(own_command.build_holder_line(sys.executable, HOLDER_PROGRAM, state, options=strict))
+    words = (command, "--state", state)
     return list(own_command.build_command_line(sys.executable, *words, options=strict))
 
 
@@ -45,50 +49,17 @@ def return_free_memory() -> None:
         trim(0)
 
 
-def notify(message: str) -> None:
-    """Tell the process that started this service how it is: `READY=1`, `STOPPING=1`. Source: sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    with (
-        contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as out,
-        contextlib.suppress(OSError),
-    ):
-        out.sendto(message.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
-
-
 @contextlib.contextmanager
-def acquire_process_lock(lock_file: Path, *, until_exit: bool = False) -> Iterator[bool]:
+def acquire_process_lock(lock_file: Path) -> Iterator[bool]:
     """Be the one process of its kind while the block runs; gives False when another is already.
 
-    until_exit: for as long as this process is there, so that whoever sees the lock free knows it has gone.
     Raises MachineRefused where there can be no such file.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = process_lock.open_lock_file(str(lock_file))
     try:
-        descriptor = os.open(lock_file, flags, _PRIVATE_MODE)
-    except OSError as error:
-        raise MachineRefused(
-            f"{lock_file} cannot be opened: {error.strerror}",
-            hint=f"look at the state directory: `ls -la {lock_file.parent}`; pass another one with --state",
-        ) from None
-    alone = False
-    try:
-        alone = acquire_lock(descriptor)
-        yield alone
+        yield process_lock.acquire_lock(descriptor)
     finally:
-        if not (alone and until_exit):
-            os.close(descriptor)
-
-
-def acquire_lock(descriptor: int) -> bool:
-    """Lock an open file or directory for this process alone; whether that could be had."""
-    for _ in range(100):  # `is_agent_running` holds it for an instant, on a busy machine for longer
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.02)
-    return False
+        os.close(descriptor)
 
 
 def is_locked(lock_file: Path) -> bool:

@@ -15,8 +15,9 @@ from typing import Final
 
 from qmesh.errors import MachineRefused
 from qmesh.host import files
+from qmesh.host.lean import process_lock
 from qmesh.host.log.events import report_event
-from qmesh.host.system import leftover_processes, processes
+from qmesh.host.system import leftover_processes
 
 PLACE: Final = Path("/run/qmesh")
 _NOTICED_S: Final = 20.0
@@ -44,7 +45,7 @@ def acquire_agent_lock() -> Iterator[bool]:
 def _acquire_lock(descriptor: int) -> bool:
     """Whether it is locked now; one whose state is gone is waited for: it notices that and ends."""
     deadline = time.monotonic() + _NOTICED_S
-    while not processes.acquire_lock(descriptor):
+    while not process_lock.acquire_lock(descriptor):
         is_ending = any(each.kind == "agent" for each in leftover_processes.list_orphaned_processes())
         if not is_ending or time.monotonic() > deadline:
             return False

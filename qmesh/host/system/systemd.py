@@ -17,7 +17,7 @@ from typing import NamedTuple
 from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.state.directory import State
-from qmesh.host.system import heartbeat, node_user, programs
+from qmesh.host.system import heartbeat, node_user, processes, programs
 from qmesh.mesh.foreign.other_hooks.unit_filters import UnitFilter
 from qmesh.mesh.systemd.instructions import UNSTARTED, UnstartedUnit
 from qmesh.mesh.systemd.node_arguments import parse_unit_arguments
@@ -62,6 +62,7 @@ def build_unit_paths(
     """Where things are on this machine, for the units."""
     return Paths(
         python=sys.executable,
+        holder=processes.HOLDER_PROGRAM,
         state=str(state.directory.absolute()),
         guard_file=str(state.guard_file.absolute()),
         held_file=str(state.held_file.absolute()),

@@ -10,11 +10,11 @@ from qmesh.mesh.audit.findings import APPLY, Finding, error_finding, warning_fin
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard.render import render_table
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import describe_outer_sysctl
 from qmesh.mesh.systemd.instructions import describe_unit_enabling, describe_unit_restart
 from qmesh.mesh.systemd.units import AGENT
-from qmesh.mesh.values import format_port_ranges
 
 _PLACE: Final = re.compile(r"chain (\w+) \{\s*type filter (hook \w+ priority [^;]+);")
 """A base chain's name, and its hook and priority, as nft lists them."""

@@ -12,9 +12,9 @@ from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error_finding, war
 from qmesh.mesh.audit.links import away_worker_findings, list_quiet_machines
 from qmesh.mesh.audit.silence import advise_on_silence, describe_silence_with_failures
 from qmesh.mesh.audit.surroundings import AuditContext
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.state import Guard, NodeState
 from qmesh.mesh.systemd.instructions import NodeHost, describe_workers_action
-from qmesh.mesh.values import format_port_ranges
 
 
 def listener_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> Iterator[Finding]:

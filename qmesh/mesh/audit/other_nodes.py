@@ -9,7 +9,7 @@ from qmesh.mesh.audit.findings import Finding, error_finding
 from qmesh.mesh.audit.surroundings import NodeReport
 from qmesh.mesh.node_processes.other_nodes import TakenPort
 from qmesh.mesh.node_processes.restart import describe_cores, describe_process
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 
 def taken_port_findings(report: NodeReport) -> Iterator[Finding]:

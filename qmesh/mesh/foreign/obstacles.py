@@ -17,7 +17,7 @@ from qmesh.mesh.foreign.lookups import Lookups
 from qmesh.mesh.foreign.packets import Packet, Traffic
 from qmesh.mesh.foreign.rules import Table, Translation
 from qmesh.mesh.foreign.walk import Budget, Drop, walk_rulesets
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 _ONE_WAY: Final[dict[Traffic, str]] = {
     "wireguard in": "WireGuard's packets come in via",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Final
 
 from qmesh.errors import QmeshError
-from qmesh.mesh.guard.render import FORMAT, OPENINGS, render_held_table, render_table
-from qmesh.mesh.guard.scripts import render_load_script, render_unload_script
-from qmesh.mesh.guard.tables import HELD, TABLE
+from qmesh.mesh.guard.render import FORMAT, render_held_table, render_table
+from qmesh.mesh.guard.script_text import normalize_listing, render_unload_script
+from qmesh.mesh.guard.scripts import render_load_script
+from qmesh.mesh.guard.tables import HELD
+from qmesh.mesh.ports.port_ranges import parse_port_ranges
 from qmesh.mesh.state import AlteredGuard, Guard
-from qmesh.mesh.values import Lack, normalize_ip_address, parse_port_ranges
+from qmesh.mesh.values import Lack, normalize_ip_address
 
 _ANY_FORMAT = re.compile(r'comment "qmesh guard \d+: ')
 _HEADER = re.compile(
@@ -23,12 +24,6 @@ _INTERVAL = re.compile(r"th dport (?P<ports>[0-9]+-[0-9]+) meta l4proto \{ tcp, 
 """Of `arrived_at`, as of each interval there."""
 _SUCCESSOR = re.compile(r"goto asks_service tcp dport \d+ ip6? daddr (?P<address>\S+) goto asks_service")
 """Not in the header: two long addresses are more than nft takes for a comment."""
-_ASKER: Final = rf"[0-9a-f.:]+ {OPENINGS}(?: timeout \w+)?(?: expires \w+)?"
-_ASKERS = re.compile(
-    r"(set askers \{ type ipv[46]_addr size 65535)(?: # count \d+)?( flags dynamic,timeout timeout 2s)"
-    rf"(?: elements = \{{ {_ASKER}(?:, {_ASKER})* \}})?"
-)
-"""The set of who asked lately, as nft lists it: its elements come and go, and are no change of the guard."""
 _HOLDER = re.compile(rf"\A(table inet {HELD} {{) # progname [^\n]*")
 
 
@@ -37,7 +32,7 @@ def parse_table(listing: str) -> Guard | AlteredGuard:
     guard = _parse_parameters(listing)
     return (
         guard
-        if guard is not None and _normalize_listing(render_table(guard)) == _normalize_listing(listing)
+        if guard is not None and normalize_listing(render_table(guard)) == normalize_listing(listing)
         else AlteredGuard(listing)
     )
 
@@ -47,25 +42,11 @@ def parse_load_script(script: str) -> Guard | AlteredGuard:
     return parse_table(script.removeprefix(render_unload_script()))
 
 
-def is_complete_script(script: str) -> bool:
-    """Whether a script may be of `render_load_script`, whatever qmesh wrote it, and has its end."""
-    return script.startswith(f"{render_unload_script()}table inet {TABLE} {{\n") and script.endswith("\n}\n")
-
-
-def is_script_loaded(script: str, listing: str | None) -> bool:
-    """Whether a table is as a `render_load_script` makes it. listing: None where there is no table."""
-    return listing is not None and _normalize_listing(
-        script.removeprefix(render_unload_script())
-    ) == _normalize_listing(listing)
-
-
 def parse_held_table(listing: str) -> Guard | AlteredGuard:
     """Read back what `nft -s list table inet qmesh-held` printed, whichever process holds it."""
     guard = _parse_parameters(listing)
     nobodys = _HOLDER.sub(r"\1", listing)
-    is_whole = guard is not None and _normalize_listing(render_held_table(guard)) == _normalize_listing(
-        nobodys
-    )
+    is_whole = guard is not None and normalize_listing(render_held_table(guard)) == normalize_listing(nobodys)
     return guard if guard is not None and is_whole else AlteredGuard(listing)
 
 
@@ -81,7 +62,7 @@ def _parse_parameters(listing: str) -> Guard | None:
     header = _HEADER.search(listing)
     if header is None:
         return None
-    words = _normalize_listing(listing)
+    words = normalize_listing(listing)
     successor = _SUCCESSOR.search(words)
     try:
         sets = {found["name"]: parse_port_ranges(found["ports"]) for found in _SETS.finditer(words)}
@@ -104,14 +85,6 @@ def _parse_parameters(listing: str) -> Guard | None:
         )
     except (QmeshError, ValueError):
         return None
-
-
-def _normalize_listing(listing: str) -> str:
-    """A listing with its line breaks and indentation folded, as nft versions wrap long sets unlike.
-
-    And without those who asked lately.
-    """
-    return _ASKERS.sub(r"\1\2", " ".join(listing.split()))
 
 
 def build_observed_guard(

@@ -20,14 +20,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from qmesh.mesh.guard.script_text import OPENINGS
 from qmesh.mesh.guard.tables import HELD, TABLE
+from qmesh.mesh.ports.port_ranges import list_port_ranges
 from qmesh.mesh.state import Guard
-from qmesh.mesh.values import list_port_ranges
 
 FORMAT: Final = "qmesh guard 4"
-OPENINGS: Final = "limit rate over 10/second burst 20 packets"
-"""Connections to the membership service that one member may open. One that asks after each change opens five
-a second at most. Further ones wait until TCP tries again. After two seconds the count starts again."""
 MOST_INTERVALS: Final = 4
 """Of a machine: a packet is compared with each of them."""
 MOST_IN_BITMAP: Final = 1000

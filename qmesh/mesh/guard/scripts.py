@@ -12,6 +12,7 @@ from qmesh.mesh.guard.render import (
     render_port_set,
     render_table,
 )
+from qmesh.mesh.guard.script_text import render_release_script, render_unload_script
 from qmesh.mesh.guard.tables import HELD, TABLE
 from qmesh.mesh.state import AlteredGuard, Guard
 
@@ -26,16 +27,6 @@ def render_load_script(guard: Guard) -> str:
 def render_held_script(guard: Guard) -> str:
     """Nftables commands by which a process puts the held table in place of the one it has."""
     return f"{render_release_script()}{render_held_table(guard)}"
-
-
-def render_release_script() -> str:
-    """Nftables commands by which that process takes its table away, whether it has one or not."""
-    return f"add table inet {HELD} {{ flags owner; }}\ndelete table inet {HELD}\n"
-
-
-def rename_held_table(script: str, name: str) -> str:
-    """The same commands, of `render_held_script` or `render_release_script`, for a table of another name."""
-    return script.replace(f"table inet {HELD}", f"table inet {name}")
 
 
 def render_held_header(comment: str) -> str:
@@ -63,8 +54,3 @@ def render_change_script(old: Guard | AlteredGuard | None, new: Guard) -> str:
 
 def _without_elements(guard: Guard) -> str:
     return _ELEMENTS.sub("", render_table(guard))
-
-
-def render_unload_script() -> str:
-    """Nftables commands that take the guard away, whether it is there or not."""
-    return f"add table inet {TABLE}\ndelete table inet {TABLE}\n"

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from qmesh.mesh.imports.proposal import Proposal, ProposedMachine
-from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, format_port_ranges, name_cores
+from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, name_cores
 
 _HEAD = """\
 # Proposed by `qmesh import`. Nothing was changed. Read it, then type these lines as root on the control

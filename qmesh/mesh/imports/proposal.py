@@ -10,7 +10,8 @@ import msgspec
 from qmesh.mesh.imports.join_order import choose_base_port, order_machines
 from qmesh.mesh.imports.machine import ImportedMachines, ListedMachine, has_gap
 from qmesh.mesh.machine import Cores
-from qmesh.mesh.values import Profile, format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.values import Profile
 
 ALL_RESTART = (
     "from the first join on, the guards close the worker ports at the addresses that the control process"

@@ -9,8 +9,8 @@ from qmesh.mesh.inventory import Inventory, Worker
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.node_processes.places import Place, find_other_places, list_accepting_places
 from qmesh.mesh.node_processes.silence import SilenceReason, explain_error
+from qmesh.mesh.ports.port_ranges import list_port_ranges
 from qmesh.mesh.protocol.member_note import MemberNote
-from qmesh.mesh.values import list_port_ranges
 
 MOST_AWAITED: Final = 8
 """Machines that were never heard, and not awaited for long yet, whose workers are dialled all the same."""

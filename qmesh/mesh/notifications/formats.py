@@ -20,7 +20,7 @@ from qmesh.mesh.notifications.outbox import Batch
 from qmesh.mesh.notifications.targets import NotifyTarget
 from qmesh.mesh.notifications.text import Sender, render_text, render_title
 from qmesh.mesh.notifications.url import WebUrl, parse_web_url, unquote_text
-from qmesh.mesh.printable import render_json
+from qmesh.mesh.printable_json import render_json
 from qmesh.mesh.values import SecretStruct
 
 _JSON_TYPE: Final = "application/json"

@@ -12,7 +12,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from qmesh.mesh.notifications.change import ChangeKind, Condition, Key, Phase, ToldChange
-from qmesh.mesh.values import UnixTime, list_port_ranges
+from qmesh.mesh.ports.port_ranges import list_port_ranges
+from qmesh.mesh.values import UnixTime
 
 GATHER_S: Final = 30.0
 """Seconds that a change waits for others of its kind that are about to be told: they are one message then."""

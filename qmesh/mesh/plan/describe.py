@@ -22,8 +22,8 @@ from qmesh.mesh.plan.steps import (
     Step,
     UnloadGuard,
 )
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.state import TunnelRoute
-from qmesh.mesh.values import format_port_ranges
 
 
 def describe_step(step: Step) -> str:

@@ -2,4 +2,5 @@
 
 closed_ports  inventory, a machine's name and what was seen there -> the guard's ports
 port_options  what a user asks for -> the inventory with it, or why not
+port_ranges   ports <-> ranges as text
 """

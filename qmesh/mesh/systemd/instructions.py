@@ -12,8 +12,9 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from qmesh.mesh.ports.port_ranges import format_port_ranges, list_port_ranges
 from qmesh.mesh.systemd.units import AGENT, CONTROL_PROCESS, WORKERS, worker_unit_name
-from qmesh.mesh.values import CONTROL_FIRST, Profile, format_port_ranges, list_port_ranges
+from qmesh.mesh.values import CONTROL_FIRST, Profile
 
 Verb: TypeAlias = Literal["start", "stop", "restart", "enable --now", "disable --now"]
 """As systemctl has it; the last two are `start` and `stop` that hold at boot as well."""

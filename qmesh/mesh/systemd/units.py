@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from qmesh.errors import BadInput
-from qmesh.mesh.own_command import build_command_line
+from qmesh.mesh.own_command import build_command_line, build_holder_line
 from qmesh.mesh.systemd import sandbox
 from qmesh.mesh.systemd.node_arguments import render_node_arguments
 from qmesh.mesh.values import quote_text
@@ -43,6 +43,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     and backslashes, which systemd takes in no name of a program.
 
     python: the interpreter that has qmesh.
+    holder: the program that holds the guard, a file of qmesh.
     state: the state directory.
     guard_file, held_file: the guard as nftables commands, and its second table.
     nft: the nft program.
@@ -53,6 +54,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     python: str
+    holder: str
     state: str
     guard_file: str
     held_file: str
@@ -180,7 +182,7 @@ def _render_holder(paths: Paths) -> str:
 Description=qmesh guard held: its second table, which no flush removes
 Documentation=man:nft(8)
 DefaultDependencies=no
-RequiresMountsFor={_quote_path(paths.held_file)} {_quote_path(paths.python)}
+RequiresMountsFor={_quote_path(paths.held_file)} {_quote_path(paths.python)} {_quote_path(paths.holder)}
 After=local-fs.target systemd-sysctl.service {BOOT_GUARD}
 Before=network-pre.target shutdown.target
 Wants=network-pre.target
@@ -191,7 +193,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStart={_render_qmesh_command(paths, "hold", "--state", paths.state)}
+ExecStart={_render_holder_command(paths)}
 Restart=always
 RestartSec=1
 TimeoutStartSec=60
@@ -352,6 +354,12 @@ def _render_qmesh_command(paths: Paths, command: str, *arguments: str) -> str:
     program, *words = build_command_line(paths.python, command)
     rest = (each if each == "%i" else _quote_argument(each) for each in arguments)
     return " ".join([_quote_path(program), *words, *rest])
+
+
+def _render_holder_command(paths: Paths) -> str:
+    """The command line of the process that holds the guard."""
+    program, *words = build_holder_line(paths.python, paths.holder, paths.state)
+    return " ".join([_quote_path(program), *map(_quote_argument, words)])
 
 
 def _escape_specifiers(path: str) -> str:

@@ -119,8 +119,10 @@ def dial(control: Machine) -> list[str | None]:
     return [entry["by"] if entry["answered"] else None for entry in json.loads(done.stdout)]
 
 
-AGENT, HOLDER, UNDOING, TUNNEL = "qmesh agent", "qmesh hold", "qmesh undo", "wireguard-go"
+AGENT, UNDOING, TUNNEL = "qmesh agent", "qmesh undo", "wireguard-go"
 """How a machine's processes that run on are known, for `processes` and `kill`."""
+HOLDER = "qmesh hold|qmesh/host/lean/hold"
+"""The same; the former of earlier versions."""
 
 
 def stop_agent(machine: Machine, number: int = signal.SIGTERM) -> None:

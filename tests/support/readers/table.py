@@ -46,6 +46,7 @@ from qmesh.host.firewall import (
     table_events,
     tables_and_chains,
 )
+from qmesh.host.lean import nftables_messages
 from qmesh.host.log import machine_name
 from qmesh.host.metrics import caller_owner
 from qmesh.host.network import (
@@ -1630,7 +1631,7 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "tables by netlink",
-            (tables_and_chains,),
+            (tables_and_chains, nftables_messages),
             lambda octets: tables_and_chains.parse_tables([octets]),
             (
                 struct.pack("=IHHII", 36, 2560, 0, 1, 0)

@@ -5,7 +5,6 @@ Source: rtnetlink(7), linux/rtnetlink.h. Of a route that goes with its link or a
 
 from __future__ import annotations
 
-import socket
 from typing import Final
 
 from qmesh.host.firewall.table_events import open_netlink_socket, receive_datagrams
@@ -21,7 +20,7 @@ class RouteNotices:
     """The kernel keeps them until they are taken. Raises OSError where it tells nothing."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket = open_netlink_socket(_ROUTE_PROTOCOL, _GROUPS)
+        self._socket = open_netlink_socket(_ROUTE_PROTOCOL, _GROUPS)
 
     def close(self) -> None:
         """Listen no more."""

@@ -30,7 +30,8 @@ from qmesh.mesh.nodeconfig.lint.problems import (
     summarize_by_kind,
 )
 from qmesh.mesh.nodeconfig.multiaddr import parse_multiaddr
-from qmesh.mesh.values import IPAddress, Profile, format_port_ranges, parse_ip_address
+from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.values import IPAddress, Profile, parse_ip_address
 
 
 def find_list_problems(

@@ -24,7 +24,7 @@ import qmesh.agent.commands.admit
 import qmesh.agent.commands.join.offline  # noqa: F401 - loaded once, for all that are forked from here
 from qmesh.cli import app
 from qmesh.mesh.guard.parse import parse_table_header
-from qmesh.mesh.values import format_port_ranges
+from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 
 def main() -> None:

@@ -36,6 +36,8 @@ from qmesh.cli import main
 
 _ASKING: Final = 63
 """Where a command has the socket by which it asks. No other descriptor of the server is as high."""
+_HOLDER: Final = f"{Path(qmesh.__path__[0])}/host/lean/hold.py"
+"""The program that holds the guard; versions before have none, and a command in its place."""
 _NAMESPACES: Final = ("pid", "mnt", "net", "uts", "ipc")
 _CLONE3 = 435
 _CLONE_PARENT = 0x8000
@@ -141,7 +143,10 @@ def become_resident(wanted: Mapping[str, Any]) -> None:
     """As the command's Popen makes it."""
     os.close(_ASKING)
     os.chdir(wanted["directory"])
-    sys.argv[: sys.argv.index("qmesh") + 1] = [f"{Path(qmesh.__path__[0])}/__main__.py"]
+    if _HOLDER in sys.argv:
+        del sys.argv[: sys.argv.index(_HOLDER)]
+    else:
+        sys.argv[: sys.argv.index("qmesh") + 1] = [f"{Path(qmesh.__path__[0])}/__main__.py"]
     succeed(_libc.prctl(_SET_NAME, Path(sys.executable).name.encode(), 0, 0, 0))
     # Where the kernel has the words, see proc(5); those of the server are more.
     start, end = map(int, Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()[45:47])
@@ -190,6 +195,8 @@ class Resident:
 def run_program() -> NoReturn:
     """Run it, and end as an interpreter does, but for taking apart what was imported: that takes longer."""
     try:
+        if sys.argv[0] == _HOLDER:
+            sys.exit(importlib.import_module("qmesh.host.lean.hold").main(sys.argv[2]))
         main()
     except SystemExit as ended:
         threading._shutdown()  # type: ignore[attr-defined]
