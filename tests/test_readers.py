@@ -31,6 +31,7 @@ ELSEWHERE = {
     "mesh/foreign/xtables/matches.py": "the same",
     "mesh/foreign/xtables/targets.py": "the same",
     "host/page/page_files.py": "files of the package itself",
+    "host/system/forked_work.py": "the numbers of its own open files; the answer is decoded as all else",
     "host/page/question_process.py": "a number from its own other process",
     "host/lean/owned_table.py": "the number of a message that was parsed",
     "host/write_obstacle.py": "a file's name out of an error",

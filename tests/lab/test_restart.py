@@ -16,7 +16,6 @@ from tests.support.lab.cluster import (
     TUNNEL,
     facts,
     find_only,
-    has_agent,
     make_control,
     make_member,
     newcomer,
@@ -93,7 +92,7 @@ def start_counting(machine: Machine) -> Running:
     stop_agent(machine)
     words = ["python", "-X", "importtime", "-I", "-m", "qmesh", "agent", "--state", STATE]
     agent = machine.start(words)
-    wait_until(lambda: has_agent(machine), 30)
+    wait_until(lambda: "agent-started" in agent.error_output(), 30)
     return agent
 
 
