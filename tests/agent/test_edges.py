@@ -226,7 +226,7 @@ def test_what_the_page_says_to_type_leaves_nothing_of_a_program_that_is_gone():
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/var/lib"], check=True)
     run(Path("/var/lib/qmesh"), "init", *INIT)
     there = list_leftovers()
-    assert all(each in there for each in ("inet qmesh", "agent --state", "hold --state", "40000-40001"))
+    assert all(each in there for each in ("inet qmesh", "agent --state", "hold.py --state", "40000-40001"))
     typed = subprocess.run(["sh"], input=read_cleanup(), capture_output=True, text=True, check=False)
     assert "not found" not in typed.stderr
     comes_true(lambda: not list_leftovers().strip(), 1)

@@ -197,7 +197,7 @@ def _list_guard_drifts(random: Random) -> Iterator[Drift]:
     yield spoil("guard-boot", f"rm {STATE}/guard.nft", "guard.nft")
     yield spoil("guard-boot", f"echo >{STATE}/guard.nft", "guard.nft")
     yield spoil("guard-boot", f"sed -i s/40006/40044/ {STATE}/guard.nft", "guard.nft")
-    yield spoil("guard-held", "pkill -KILL -f '[q]mesh hold'", "table inet qmesh-held")
+    yield spoil("guard-held", "pkill -KILL -f '[q]mesh hold|[q]mesh.host.lean.hold'", "table inet qmesh-held")
 
 
 def _list_foreign_drifts(random: Random) -> Iterator[Drift]:

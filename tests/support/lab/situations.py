@@ -156,7 +156,7 @@ FIXED: Final = (
     _tunnel("all rules flushed", OPEN, "nft flush ruleset"),
     _tunnel("a rule inserted into the guard", OPEN, "nft insert rule inet qmesh arrived_at accept"),
     _tunnel("guard's file of the next boot deleted", OPEN, f"rm {STATE}/guard.nft"),
-    _tunnel("guard's holder killed", "nothing yet", "pkill -KILL -f '[q]mesh hold'"),
+    _tunnel("guard's holder killed", "nothing yet", "pkill -KILL -f '[q]mesh hold|[q]mesh.host.lean.hold'"),
     _tunnel(
         "reserved ports emptied", "a worker may not start", "sysctl -qw net.ipv4.ip_local_reserved_ports="
     ),
