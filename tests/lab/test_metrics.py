@@ -121,6 +121,11 @@ def test_drops_of_the_guard_are_counted(cluster):
     assert metrics(member)['qmesh_guard_dropped_packets_total{chain="closed_port"}'] > before
 
 
+def machine_answers(machine: Machine) -> bool:
+    """Whether its agent, which may have just started, answers readers."""
+    return machine.run(["qmesh", "metrics"], check=False).returncode == 0
+
+
 def test_without_an_agent_the_command_looks_itself(cluster):
     _, member, _ = cluster
     stop_agent(member)
@@ -131,6 +136,7 @@ def test_without_an_agent_the_command_looks_itself(cluster):
     assert of(found, "qmesh_agent_last_look_timestamp_seconds") == []
     assert len(of(found, "qmesh_worker_up")) == 4
     assert len(of(found, "qmesh_machine_load", 'machine="machine-b"')) == 1
+    wait_until(lambda: machine_answers(member))
     assert of(metrics(member), "qmesh_agent_last_look_timestamp_seconds")[0] > 1_600_000_000
 
 
