@@ -27,6 +27,8 @@ from qmesh.mesh.values import InterfaceKind, Secret, quote_text
 PROGRAM: Final = "wireguard-go"
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0
+ABANDON_TIMEOUT_S = 2.0
+"""Somebody waits at a terminal. What is slower has hardly begun with its daemon, and is killed."""
 _IF_PARENT_LIVES: Final = '[ "$PPID" = "$1" ] && shift && exec "$@"'
 """It may have ended before the signal was asked for."""
 
@@ -158,12 +160,12 @@ class _Start:
             self._output.close()
             raise _build_start_error(interface, type(error).__name__) from None
 
-    def finish(self) -> None:
+    def finish(self, *, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until the interface is there and its daemon answers. Raises MachineRefused."""
-        with heartbeat.allow_wait(START_TIMEOUT_S):
-            has_ended = wait_for_child(self._process, START_TIMEOUT_S)
+        with heartbeat.allow_wait(timeout_s):
+            has_ended = wait_for_child(self._process, timeout_s)
         self._output.seek(0)
-        printed = _last_line(self._output.read()) if has_ended else f"not done within {START_TIMEOUT_S:.0f} s"
+        printed = _last_line(self._output.read()) if has_ended else f"not done within {timeout_s:.0f} s"
         # The socket was listened on before the daemon's starter ended.
         if self._process.returncode != 0 or not uapi.is_responding(self._interface):
             raise _build_start_error(self._interface, printed)
@@ -178,7 +180,7 @@ class _Start:
     def abandon(self) -> None:
         """Leave neither interface nor daemon behind. A daemon that begins would not see its interface go."""
         with suppress(MachineRefused):
-            self.finish()
+            self.finish(timeout_s=ABANDON_TIMEOUT_S)
         self.close()
         if links.read(self._interface) is not None:
             links.delete(self._interface)
