@@ -86,6 +86,7 @@ def ci(tmp_path):
         (tmp_path / name).write_text("#!/bin/sh\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     shutil.copy(CHECKOUT / ".ci/run", tmp_path / ".ci/run")
+    (tmp_path / "scripts/package").write_text('#!/bin/sh\nmkdir -p "$2"\n', encoding="utf-8")
     root = "shift 2\nfor w; do echo $w: so far; echo ended=$w=$([ $w != pipx ]; echo $?); done\n"
     (tmp_path / "scripts/fresh").write_text("#!/bin/sh\n" + root, encoding="utf-8")
 

@@ -13,23 +13,29 @@ from qmesh.host.system.forked_work import ForkedWork
 from tests.support.waiting import wait_until
 
 
-def list_children() -> list[int]:
+@pytest.fixture
+def others() -> set[int]:
+    """Children of this process that other tests have left to it."""
+    return list_children()
+
+
+def list_children() -> set[int]:
     listed = f"/proc/self/task/{os.getpid()}/children"
     with open(listed, encoding="ascii") as file:  # noqa: PTH123
-        return [int(number) for number in file.read().split()]
+        return {int(number) for number in file.read().split()}
 
 
-def test_it_is_done_by_a_copy_of_the_process_while_this_one_goes_on():
+def test_it_is_done_by_a_copy_of_the_process_while_this_one_goes_on(others):
     with ForkedWork(os.getpid, int) as work:
-        assert list_children()
+        assert list_children() - others
         assert work.collect() != os.getpid()
-    assert not list_children()
+    assert not list_children() - others
 
 
-def test_what_the_work_raises_is_raised_where_it_is_asked_for():
+def test_what_the_work_raises_is_raised_where_it_is_asked_for(others):
     with ForkedWork(lambda: 1 // 0, int) as work, pytest.raises(ZeroDivisionError):
         work.collect()
-    assert not list_children()
+    assert not list_children() - others
 
 
 def test_what_the_copy_does_not_answer_is_done_here():
@@ -44,9 +50,9 @@ def test_what_the_copy_does_not_answer_is_done_here():
         assert work.collect() == 5
 
 
-def test_what_nobody_asks_for_is_ended_with_the_block():
+def test_what_nobody_asks_for_is_ended_with_the_block(others):
     with ForkedWork(lambda: threading.Event().wait(600), bool):
-        (child,) = list_children()
+        (child,) = list_children() - others
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 

@@ -23,6 +23,8 @@ from qmesh.mesh import own_command
 
 HOLDER_PROGRAM: Final = str(Path(__file__).parents[1] / "lean/hold.py")
 """The program of the process that holds the guard: `qmesh.host.lean.hold`."""
+_ENDING_S: Final = 0.01
+"""Seconds between two looks for who has a lock: one that is just ending shows no open files any more."""
 _SYS_PTRACE = 19
 """A capability's number. Source: linux/capability.h."""
 
@@ -91,8 +93,9 @@ def terminate_lock_owner(lock_file: Path, *, timeout_s: float) -> None:
                     ends[number] = os.pidfd_open(number)
                     held.callback(os.close, ends[number])
                 send_signal(number, signal.SIGTERM, is_meant=partial(_has_open, path=lock_file))
-            if not ends and not (is_locked(lock_file) and not list_opening_processes(lock_file)):
-                continue  # it was just ending
+            if not ends and time.monotonic() < deadline:
+                time.sleep(_ENDING_S)
+                continue
             ended = wait_for_readable(ends.values(), deadline - time.monotonic()) if ends else set()
             if not ended:
                 who = ", ".join(map(str, sorted(ends))) or "unknown"

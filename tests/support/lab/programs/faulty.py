@@ -154,21 +154,26 @@ def watch_programs(points: Points) -> None:
     start = subprocess.Popen.__init__
 
     def started(self: Any, words: Any, *arguments: Any, **rest: Any) -> None:
-        points.cross(
-            "start", name_of(words[0]) if "qmesh" not in words else f"qmesh {words[words.index('qmesh') + 1]}"
-        )
+        points.cross("start", name_start([str(each) for each in words]))
         start(self, words, *arguments, **rest)
 
     subprocess.Popen.__init__ = started  # type: ignore[method-assign, assignment]
-    nftables = importlib.import_module("nftables")
-    command = nftables.Nftables.cmd
+    nftables = importlib.import_module("qmesh.host.firewall.nft_library").NftContext
+    command = nftables.run
 
     def ruled(self: Any, script: bytes) -> Any:
         if not script.startswith(b"list "):
             points.cross("nft", "worker ports" if re.search(rb"40\d\d\d", script) else "no worker ports")
         return command(self, script)
 
-    nftables.Nftables.cmd = ruled
+    nftables.run = ruled
+
+
+def name_start(words: list[str]) -> str:
+    """What is started, by its words."""
+    if any(each.endswith("/hold.py") for each in words):
+        return "qmesh hold"
+    return f"qmesh {words[words.index('qmesh') + 1]}" if "qmesh" in words else name_of(words[0])
 
 
 def watch_sockets(points: Points) -> None:
