@@ -64,11 +64,11 @@ PEERS = tuple(
 def wanted_here() -> NodeState:
     """A control node with guard, reserved ports and a tunnel of the kind that this machine can have."""
     kind = wireguard.detect_tunnel_kind()
-    return NodeState(guard=guard(kind), tunnel=tunnel(kind), reserved_ports=(40000, 40001, 40002))
+    return NodeState(guard=guard(kind), tunnel=tunnel(kind), reserved_ports=(40000, 40001, 40003))
 
 
 def guard(kind: InterfaceKind) -> Guard:
-    return factories.guard(40000, 40001, 40002, role="control", kind=kind, service_port=51820)
+    return factories.guard(40000, 40001, 40003, role="control", kind=kind, service_port=51820)
 
 
 def tunnel(kind: InterfaceKind) -> Tunnel:
@@ -260,7 +260,7 @@ DRIFT: dict[str, tuple[Callable[[], object], list[str]]] = {
     "guard-flushed": (lambda: nft("flush ruleset"), ["load-guard"]),
     "guard-opened": (lambda: nft("insert rule inet qmesh closed_port accept"), ["load-guard"]),
     "guard-port-lost": (
-        lambda: nft("delete element inet qmesh closed_ports { 40001 }"),
+        lambda: nft("delete element inet qmesh closed_ports { 40003 }"),
         ["load-guard"],
     ),
     "guard-asleep": (lambda: nft("add table inet qmesh { flags dormant; }"), ["load-guard"]),
