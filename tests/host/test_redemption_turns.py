@@ -100,6 +100,19 @@ def test_what_one_makes_fail_fails_for_that_one_alone():
     run(redeemer, test)
 
 
+def test_nobody_waits_for_ever_where_an_answer_is_missing():
+    def redeem_none(sent: Sequence[SentRedemption]) -> list[bytes | QmeshError]:
+        return [b"for one"] * (len(sent) - 1)
+
+    async def ask() -> None:
+        turns = RedemptionTurns(redeem_none)
+        for _ in range(2):  # the second one finds that turns go on
+            with pytest.raises(ValueError, match="zip"):
+                await asyncio.wait_for(turns.redeem(question(b"1")), patience(5))
+
+    asyncio.run(ask())
+
+
 def test_what_stops_all_is_tried_once():
     error = MachineRefused("the disk is full", hint="make room")
     redeemer = Redeemer((b"3", error))

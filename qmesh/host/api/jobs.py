@@ -120,7 +120,8 @@ class RedemptionTurns:
         if not sent:
             return ()
         try:
-            return await run_in_thread(lambda: self._redeem_all(sent))
+            found = await run_in_thread(lambda: self._redeem_all(sent))
+            return [answer for answer, _ in zip(found, sent, strict=True)]
         except QmeshError as error:  # such as a full disk
             return [error] * len(sent)
         except Exception as error:  # noqa: BLE001 - raised where its answer is waited for
