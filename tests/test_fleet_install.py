@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from tests.support.checkout import CHECKOUT
 from tests.support.fresh import FRESH
-from tests.support.lab.fleet import FINE, Outcome, link_collection, read_outcomes
+from tests.support.lab.fleet import FINE, Outcome, link_collection, run_playbook
 from tests.support.packages import build_package
 from tests.support.waiting import patience, wait_until
 
@@ -63,24 +63,9 @@ class Server:
             **variables,
         }
         inventory = {"all": {"hosts": {"srv-1": settings}}}
-        (self.folder / "inventory.yml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
-        done = subprocess.run(
-            ["ansible-playbook", "-i", "inventory.yml", "play.yml"],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.folder,
-            timeout=patience(600),
-            env={
-                "HOME": str(self.folder),
-                "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
-                "ANSIBLE_COLLECTIONS_PATH": str(self.folder),
-                "ANSIBLE_NOCOLOR": "1",
-                "LANG": "C.UTF-8",
-            },
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return read_outcomes(done.stdout)["srv-1"]
+        played = run_playbook(self.folder, inventory, "play.yml", seconds=600)
+        assert played.code == 0, played.text
+        return played.hosts["srv-1"]
 
 
 @contextlib.contextmanager

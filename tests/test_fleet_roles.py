@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.support.lab.fleet import FINE, Played, link_collection, read_outcomes
+from tests.support.lab.fleet import FINE, Played, link_collection, run_playbook
 from tests.support.lab.machines import TOOLS
-from tests.support.waiting import patience
 
 CHANGES = re.compile(
     r"^(\S+): (init|invite|join|apply|confirm|remove|restart|render-config --write)(.*)$", re.MULTILINE
@@ -60,26 +55,11 @@ class Fleet:
             "qmesh_workers": {"hosts": hosts},
         }
         inventory = {"all": {"vars": common, "children": groups}}
-        (self.folder / "inventory.yml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
-        done = subprocess.run(
-            ["ansible-playbook", "-i", "inventory.yml", *options, f"qmesh.fleet.{playbook}"],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.folder,
-            timeout=patience(120),
-            env={
-                "HOME": str(self.folder),
-                "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
-                "ANSIBLE_COLLECTIONS_PATH": str(self.folder),
-                "ANSIBLE_NOCOLOR": "1",
-                "LANG": "C.UTF-8",
-                **variables,
-            },
+        played = run_playbook(
+            self.folder, inventory, *options, f"qmesh.fleet.{playbook}", seconds=120, **variables
         )
-        text = done.stdout + done.stderr
-        assert done.returncode == code, text
-        return Played(done.returncode, text, read_outcomes(text))
+        assert played.code == code, played.text
+        return played
 
     def take_over(self, name: str, **facts: Any) -> None:
         """Have a machine tell facts with whatever it answers."""

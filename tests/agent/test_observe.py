@@ -116,6 +116,17 @@ class Control:
         return public_key
 
 
+def remove_machine_b(control: Control) -> None:
+    with Registry(control.state.registry_file) as registry:
+        registry.change_mesh(
+            lambda mesh: remove_machine(mesh, "machine-b"),
+            command="remove",
+            what="removed",
+            machine="machine-b",
+            now=int(time.time()),
+        )
+
+
 @pytest.fixture
 def directory(tmp_path):
     return tmp_path / "state"
@@ -201,14 +212,7 @@ def test_one_that_is_removed_while_its_answer_is_under_way_has_no_peer(directory
     control.settle()
     control.redeem(issued)
     assert control.look() == []
-    with Registry(control.state.registry_file) as registry:
-        registry.change_mesh(
-            lambda mesh: remove_machine(mesh, "machine-b"),
-            command="remove",
-            what="removed",
-            machine="machine-b",
-            now=int(time.time()),
-        )
+    remove_machine_b(control)
     control.settle()
     found = wireguard.find_backend(NAME).read(NAME).peers
     assert not [peer for peer in found if host_network(issued.machine.address) in peer.allowed_ips]
@@ -429,14 +433,7 @@ def test_who_is_removed_stays_a_peer_without_an_address_of_the_mesh(directory, m
     control = Control(directory, monkeypatch)
     public_key = control.redeem(control.invite("machine-b"))
     control.settle()
-    with Registry(control.state.registry_file) as registry:
-        registry.change_mesh(
-            lambda mesh: remove_machine(mesh, "machine-b"),
-            command="remove",
-            what="removed",
-            machine="machine-b",
-            now=int(time.time()),
-        )
+    remove_machine_b(control)
 
     assert control.look() == ["set-peer"]  # it will be told, also by an agent that begins only now
     (peer,) = wireguard.find_backend(NAME).read(NAME).peers

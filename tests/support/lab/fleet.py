@@ -5,7 +5,9 @@ Ansible is that of .venv. `scripts/install --dev` unpacks OpenSSH: installed it 
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ import yaml
 from tests.support.checkout import CHECKOUT
 from tests.support.lab.machines import Lab, Machine, Running
 from tests.support.skips import CANNOT
+from tests.support.waiting import patience
 
 COLLECTION = CHECKOUT / "packaging/ansible"
 _OPENSSH = CHECKOUT / ".cache/openssh"
@@ -162,6 +165,31 @@ def link_collection(folder: Path) -> None:
     """Have Ansible find the collection in a folder of collections."""
     (folder / "ansible_collections/qmesh").mkdir(parents=True)
     (folder / "ansible_collections/qmesh/fleet").symlink_to(COLLECTION)
+
+
+def run_playbook(
+    folder: Path, inventory: Mapping[str, Any], *words: str, seconds: float, **variables: str
+) -> Played:
+    """Run one on this machine, in a folder that has the collection. words: options, and the playbook."""
+    (folder / "inventory.yml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "inventory.yml", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        timeout=patience(seconds),
+        env={
+            "HOME": str(folder),
+            "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
+            "ANSIBLE_COLLECTIONS_PATH": str(folder),
+            "ANSIBLE_NOCOLOR": "1",
+            "LANG": "C.UTF-8",
+            **variables,
+        },
+    )
+    text = done.stdout + done.stderr
+    return Played(done.returncode, text, read_outcomes(text))
 
 
 def make_fleet(
