@@ -23,7 +23,7 @@ def report_error(error: QmeshError, *, as_json: bool, answer: object = None) -> 
     if answer is not None:
         facts["answer"] = answer
     if as_json:
-        from qmesh.mesh.printable_json import render_json  # noqa: PLC0415 - a hall that only prints help has no use
+        from qmesh.mesh.printable_json import render_json  # noqa: PLC0415 - --help has no use for it
 
         print_stderr(render_json(facts))
     elif _is_stderr_journal():

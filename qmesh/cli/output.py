@@ -77,7 +77,7 @@ def print_answer(facts: T, *, as_json: bool, text: Callable[[T], str | Lines]) -
     text: the same in words, which may have styles; empty for nothing to say.
     """
     if as_json:
-        from qmesh.mesh.printable_json import render_json  # noqa: PLC0415 - a hall that only prints help has no use for it
+        from qmesh.mesh.printable_json import render_json  # noqa: PLC0415 - --help has no use for it
 
         print_stdout(render_json(facts))
     elif words := text(facts):

@@ -21,7 +21,7 @@ def wait_for_readable(descriptors: Iterable[int], seconds: float) -> set[int]:
 
 
 def wait_for_exit(number: int | None, seconds: float) -> bool:
-    """Wait so many seconds, or until a process ends; whether it has. None: there is none to end."""
+    """Wait so many seconds, or until a process ends; whether it has. number: None to wait in any case."""
     if number is None:
         time.sleep(seconds)
         return False

@@ -140,7 +140,7 @@ def accept_answer(state: State, text: str, *, apply: bool) -> JoinResult:
             _become_member(state, answer)
         here = finish_join(state, load_local(state), apply=apply, patience_s=_CONFIRM_S)
     # As in `join`: who only makes a request has no use for it either.
-    from qmesh.agent.commands.join.write_config import write_config  # noqa: PLC0415 - as said
+    from qmesh.agent.commands.join.write_config import write_config  # noqa: PLC0415 - see above
 
     write_config(state, here)
     if apply:

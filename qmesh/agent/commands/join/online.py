@@ -65,7 +65,7 @@ def join(state: State, text: str, wish: JoinOptions, *, apply: bool) -> JoinResu
         warn_of_announcement(here, options.announce)
         here = finish_join(state, here, apply=apply, patience_s=_CONFIRM_S)
     # A fifth of all that a join loads: the first packet does not wait for it.
-    from qmesh.agent.commands.join import write_config  # noqa: PLC0415 - as said
+    from qmesh.agent.commands.join import write_config  # noqa: PLC0415 - see above
 
     if not wish.node_files:
         write_config.write_config(state, here)

@@ -57,7 +57,7 @@ def check_join_options(wish: JoinOptions) -> LocalOptions:
     options = check_options(wish, endpoint=endpoint)
     if options.config_directory is not None:
         # Whoever has the node already: others need not load this before their tunnel is up.
-        from qmesh.agent.node import node_config  # noqa: PLC0415 - as said
+        from qmesh.agent.node import node_config  # noqa: PLC0415 - see above
 
         node_config.read_profile(options.config_directory)
     nftables.require_nftables()
