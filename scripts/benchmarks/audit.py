@@ -22,6 +22,7 @@ from qmesh.host.lean.nftables_messages import read_table_attributes
 from qmesh.host.system import background
 from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.own_command import build_command_line
+from tests.support.processes import read_of_each
 
 MOST_S = 2.0
 MOST_MB = 150.0
@@ -78,11 +79,7 @@ def sum_processor_s() -> float:
 
     Without WireGuard in userspace, which calls members that are not there: it is none of the set's.
     """
-    numbers = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/comm")
-        if path.read_text().strip() != "wireguard-go"
-    ]
+    numbers = [number for number, name in read_of_each("comm") if name.strip() != "wireguard-go"]
     return sum(processor_s(number) for number in numbers if number != os.getpid())
 
 

@@ -32,6 +32,7 @@ from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, STAGED, STAND_IN, TABL
 from qmesh.mesh.state import AlteredGuard, Guard
 from tests.support import factories
 from tests.support.network import nft
+from tests.support.processes import read_of_each
 from tests.support.rulesets import find_held_table, list_held_table
 from tests.support.waiting import wait_until
 
@@ -50,9 +51,10 @@ def found() -> Guard | None:
 
 def process() -> int:
     """The one process that holds."""
-    lines = (path.read_text() for path in Path("/proc").glob("[0-9]*/stat"))
-    (found,) = [line for line in lines if "(qmesh-hold)" in line and ") Z" not in line]
-    return int(found.split()[0])
+    (found,) = [
+        number for number, line in read_of_each("stat") if "(qmesh-hold)" in line and ") Z" not in line
+    ]
+    return found
 
 
 def test_what_is_written_is_held_and_by_the_same_process_when_it_is_another(state):

@@ -28,6 +28,7 @@ from qmesh.host.wireguard import device, genetlink_messages, kernel, uapi, users
 from qmesh.mesh.state import Counters, Peer
 from qmesh.mesh.values import Endpoint, Secret
 from tests.support.factories import key
+from tests.support.processes import read_of_each
 from tests.support.waiting import Deadline, idle, patience, wait_until, within
 
 pytestmark = [
@@ -90,11 +91,10 @@ def is_bare(found: wireguard.Device) -> bool:
 def running(name: str) -> list[int]:
     """The living processes of a name on the test's machine."""
     found = []
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-            if lines["Name"] == name and not lines["State"].startswith("Z"):
-                found.append(int(status.parent.name))
+    for number, status in read_of_each("status"):
+        lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        if lines["Name"] == name and not lines["State"].startswith("Z"):
+            found.append(number)
     return found
 
 

@@ -19,6 +19,7 @@ from tests.support.lab import machines
 from tests.support.lab.cluster import AGENT, HOLDER, NODE_CONFIG
 from tests.support.lab.fork_server import residents_start
 from tests.support.lab.machines import TOOLS, CommandFailed, Lab, Machine, Running, host_state
+from tests.support.processes import read_of_each
 from tests.support.waiting import comes_true, wait_until, within
 
 pytestmark = pytest.mark.lab
@@ -40,8 +41,8 @@ def namespaces_in_use() -> set[str]:
 
 
 def children_named(parent: int, name: str) -> list[int]:
-    found = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
-    return [child for child in found if name.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
+    found = set(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
+    return [number for number, words in read_of_each("cmdline") if number in found and name in words]
 
 
 def test_the_firewall_of_the_machine_that_the_tests_run_on_is_out_of_reach():

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.lab.machines import TOOLS, Machine
+from tests.support.processes import read_of_each
 from tests.support.skips import CANNOT
 from tests.support.waiting import wait_until
 
@@ -66,9 +67,12 @@ def start_systemd(machine: Machine, group: Path) -> None:
 
     def find_systemd() -> int | None:
         assert outer.poll() is None, outer.output() + outer.error_output()
-        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text(encoding="ascii").split()
-        names = {int(child): Path(f"/proc/{child}/comm").read_text("utf-8").strip() for child in children}
-        return next((number for number, name in names.items() if name == "systemd"), None)
+        text = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text(encoding="ascii")
+        children = set(map(int, text.split()))
+        return next(
+            (number for number, name in read_of_each("comm") if number in children and name == "systemd\n"),
+            None,
+        )
 
     wait_until(lambda: find_systemd() is not None, 15)
     first = find_systemd()

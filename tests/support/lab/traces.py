@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Final, NamedTuple
 
 from tests.support.lab.machines import Machine
@@ -23,13 +24,16 @@ _LOOK: Final = re.compile(
     r"|futex\(.* ETIMEDOUT"
     r"|flock\(.*LOCK_NB.* EAGAIN"
 )
-
-
 # A time-out of nothing waits for nobody: so libnftables asks, once, whether the kernel has refused a batch.
+_UNTIL: Final = re.compile(r"futex\(0x\w+, FUTEX_WAIT_BITSET_PRIVATE, .*\{tv_sec=(\d+), tv_nsec=(\d+)\}")
+_SWITCH_S: Final = 0.005
+"""How long a thread of Python lets another one work before it wants its turn: no look of qmesh's own."""
 
 
 class Call(NamedTuple):
-    """A call that has returned. at: seconds; program: the words of the one that made it."""
+    """A call that has returned. at: when it was made, in seconds of CLOCK_MONOTONIC, as its time-outs are;
+    program: the words of the one that made it.
+    """
 
     at: float
     program: str
@@ -38,7 +42,10 @@ class Call(NamedTuple):
     @property
     def is_look(self) -> bool:
         """Whether a process slept, waited until it was time, or asked whether something is over yet."""
-        return _LOOK.match(self.text) is not None
+        if _LOOK.match(self.text) is None:
+            return False
+        until = _UNTIL.match(self.text)
+        return until is None or int(until[1]) + int(until[2]) / 1e9 - self.at > _SWITCH_S
 
 
 def trace(machine: Machine, *words: str) -> list[Call]:
@@ -57,21 +64,27 @@ def trace(machine: Machine, *words: str) -> list[Call]:
 
     wait_until(lambda: code() != "", 60)
     assert code() == "0", tracing.error_output()
-    return parse_trace(machine.read(_FILE))
+    return parse_trace(machine.read(_FILE), time.time() - time.monotonic())
 
 
-def parse_trace(text: str) -> list[Call]:
-    """What strace wrote, in the order in which the calls returned."""
+def parse_trace(text: str, booted: float = 0) -> list[Call]:
+    """What strace wrote, in the order in which the calls returned.
+
+    booted: when CLOCK_MONOTONIC began, in seconds of the clock by which strace wrote.
+    """
     lines = [
-        (int(found[1]), float(found[2]), found[3]) for found in map(_LINE.match, text.splitlines()) if found
+        (int(found[1]), float(found[2]) - booted, found[3])
+        for found in map(_LINE.match, text.splitlines())
+        if found
     ]
-    halves: dict[int, str] = {}
+    halves: dict[int, tuple[float, str]] = {}
     whole = []
     for thread, at, said in lines:
         if said.endswith(_HALF):
-            halves[thread] = said.removesuffix(_HALF)
+            halves[thread] = at, said.removesuffix(_HALF)
         elif _REST.match(said):
-            whole.append((thread, at, halves.pop(thread, "") + _REST.sub("", said, count=1)))
+            began, half = halves.pop(thread, (at, ""))
+            whole.append((thread, began, half + _REST.sub("", said, count=1)))
         else:
             whole.append((thread, at, said))
     parents = {int(found[1]): thread for thread, _, said in whole if (found := _BEGINNING.match(said))}

@@ -42,6 +42,7 @@ from qmesh.mesh.machine import Machine
 from qmesh.mesh.networks import parse_ip_network
 from qmesh.mesh.protocol.enrolment import build_redemption, derive_invitation_keys
 from qmesh.mesh.protocol.membership import SignedMembership, apply_update, read_update
+from tests.support.processes import read_of_each
 
 STATE: Final = State(Path("/var/lib/qmesh"))
 FLOOR: Final = ("127.0.0.1", 51899)
@@ -232,10 +233,10 @@ def add_addresses(interface: str, addresses: Iterable[str]) -> None:
 
 def find_process(*words: str) -> int:
     """The process of this machine that has these words in its command."""
-    for each in Path("/proc").glob("[0-9]*/cmdline"):
-        found = each.read_text().split("\0")
+    for number, line in read_of_each("cmdline"):
+        found = line.split("\0")
         if all(word in found or found[0].endswith(word) for word in words):
-            return int(each.parent.name)
+            return number
     raise SystemExit(f"no such process: {words}")
 
 
