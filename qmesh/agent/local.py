@@ -110,8 +110,24 @@ def list_listen_ports(here: Local) -> dict[str, int]:
 
 
 def load_local(state: State) -> Local:
-    """What this machine remembers. Raises BadInput when it is in no mesh, StateUnreadable when damaged."""
+    """What this machine remembers. Raises BadInput when it is in no mesh, StateUnreadable when damaged.
+
+    Who calls need not have the lock: another process may make this machine the control node, or a member,
+    while its files are read.
+    """
     settings = state.settings()
+    while True:
+        try:
+            return _load_as(state, settings)
+        except StateUnreadable:
+            as_now = state.settings()
+            if as_now.control == settings.control:
+                raise
+            settings = as_now
+
+
+def _load_as(state: State, settings: Settings) -> Local:
+    """The same, with these settings."""
     # Of when this machine was the control node before. Nothing else is to wait for a file that is damaged.
     retired = (state.retired_keys.read_valid() or RetiredKeys()).keys
     if settings.control:

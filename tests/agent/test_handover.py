@@ -350,6 +350,31 @@ def test_what_is_missing_since_the_role_has_passed_is_no_trouble(control: State)
     assert control_role.is_role_unchanged(control, here), "what cannot be read is a trouble"
 
 
+def test_who_reads_while_the_role_passes_on_sees_what_is_so_then(
+    control: State, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no lock, and the settings are what they read first."""
+    control.keys.save_signing_key(SIGNS.private_bytes_raw())
+    mesh.begin()
+    mesh.tell(mesh.b)
+    before = [control.settings(), mesh.b.settings()]
+    signed = sign_membership(mesh.hand_over(), SIGNS)
+    shared = load_local(control).preshared[B]
+    control_role.become_member(control, control_role.NewControlAnswer("machine-b", signed, shared))
+    mesh.tell(mesh.b)
+    read = State.settings
+    monkeypatch.setattr(State, "settings", lambda self: before.pop(0) if before else read(self))
+
+    for state, is_control in ((control, False), (mesh.b, True)):
+        here = load_local(state)
+        assert here.settings.control is is_control
+        assert here.inventory.control == "machine-b"
+
+    state.registry_file.unlink()
+    with pytest.raises(StateUnreadable, match="is missing"):
+        load_local(state)
+
+
 def test_who_was_the_control_node_tells_a_removed_machine_so_wherever_it_is_killed(
     control: State, mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
