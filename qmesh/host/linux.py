@@ -18,7 +18,9 @@ from qmesh.host.network import links, ports, tcp_connections
 from qmesh.host.network.kernel_routes.tunnel import (
     add_tunnel_route,
     list_tunnel_routes,
+    remove_routes_of_address,
     remove_tunnel_route,
+    wait_for_local_routes,
 )
 from qmesh.host.state.directory import State
 from qmesh.mesh.guard.parse import build_observed_guard
@@ -275,12 +277,18 @@ def _apply_to_link(step: Step) -> None:
             links.set_mtu(interface, octets)
         case SetUp(subject=interface, new=up):
             links.set_link_state(interface, up=up)
+            wait_for_local_routes(interface)
         case AddAddress(subject=interface, new=address):
             links.add_address(interface, address)
+            wait_for_local_routes(interface)
         case RemoveAddress(subject=interface, old=address):
+            link = links.read(interface)
             links.remove_address(interface, address)
+            if link is not None:
+                remove_routes_of_address(link, address)
         case ReleaseTunnel(subject=interface):
             links.release_from_master(interface)
+            wait_for_local_routes(interface)
         case AddRoute(subject=interface, new=route):
             add_tunnel_route(interface, route)
         case RemoveRoute(subject=interface, old=route):

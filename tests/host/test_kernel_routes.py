@@ -10,9 +10,16 @@ from random import Random
 import pytest
 
 from qmesh.host.network import links
+from qmesh.host.network.kernel_routes import tunnel as tunnel_routes
 from qmesh.host.network.kernel_routes.questions import ask_kernel
+from qmesh.host.network.kernel_routes.route_notices import RouteNotices
 from qmesh.host.network.kernel_routes.tables import read_routing_tables
-from qmesh.host.network.kernel_routes.tunnel import add_tunnel_route, list_tunnel_routes, remove_tunnel_route
+from qmesh.host.network.kernel_routes.tunnel import (
+    add_tunnel_route,
+    list_tunnel_routes,
+    remove_tunnel_route,
+    wait_for_local_routes,
+)
 from qmesh.mesh.routes.lookup import SentPacket, find_verdict
 from qmesh.mesh.state import TunnelRoute
 from tests.support.network import ip, veth
@@ -20,6 +27,10 @@ from tests.support.network import ip, veth
 pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
 
 OWN = (TunnelRoute("10.77.0.0/20", "10.77.0.2"), TunnelRoute("10.77.0.2/32", "10.77.0.2", is_local=True))
+
+
+OWN_6 = (TunnelRoute("fd77::/64", "fd77::2"), TunnelRoute("fd77::2/128", "fd77::2", is_local=True))
+ADD_LOCAL = ("-6", "route", "add", "local", "fd77::2", "dev", "qmesh0", "table", "local")
 
 
 def tunnel() -> links.Link:
@@ -74,6 +85,52 @@ def test_a_route_by_a_router_of_ipv6_is_removed():
     assert odd == TunnelRoute("10.77.0.5/32", "10.77.0.2", gateway="fd77::9")
     remove_tunnel_route(tunnel(), odd)
     assert odd not in list_tunnel_routes(tunnel())
+
+
+def test_what_the_kernel_makes_later_is_there_once_it_was_waited_for():
+    """Without the wait, every second look finds no local route, on a busy machine nearly every one."""
+    veth("qmesh0", up=False)
+    for _ in range(20):
+        links.add_address("qmesh0", "fd77::2/64")
+        wait_for_local_routes("qmesh0")  # of one that is down there is nothing to wait for
+        links.set_link_state("qmesh0", up=True)
+        wait_for_local_routes("qmesh0")
+        assert list_tunnel_routes(tunnel()) == OWN_6
+        links.set_link_state("qmesh0", up=False)
+        assert tunnel().addresses == ()
+
+
+def test_a_route_that_comes_late_ends_the_wait_and_another_one_does_not(monkeypatch):
+    veth("qmesh0", "fd77::2/64")
+    wait_for_local_routes("qmesh0")
+    ip("-6", "route", "delete", "local", "fd77::2", "dev", "qmesh0", "table", "local")
+    late = [("-6", "route", "add", "2001:db8::/32", "dev", "qmesh0"), ADD_LOCAL]
+    wait = RouteNotices.wait
+
+    def wait_for_one(notices: RouteNotices, seconds: float) -> bool:
+        ip(*late.pop(0))
+        return wait(notices, seconds)
+
+    monkeypatch.setattr(RouteNotices, "wait", wait_for_one)
+    wait_for_local_routes("qmesh0")
+    assert late == []
+    assert list_tunnel_routes(tunnel()) == tuple(sorted((TunnelRoute("2001:db8::/32", "fd77::2"), *OWN_6)))
+
+
+def test_a_route_that_never_comes_is_waited_for_no_longer_than_it_may(monkeypatch):
+    veth("qmesh0", "fd77::2/64")
+    wait_for_local_routes("qmesh0")
+    ip("-6", "route", "delete", "local", "fd77::2", "dev", "qmesh0", "table", "local")
+    monkeypatch.setattr(tunnel_routes, "KERNEL_PATIENCE_S", 0.0)
+    wait_for_local_routes("qmesh0")
+    assert list_tunnel_routes(tunnel()) == OWN_6[:1]
+
+
+def test_of_ipv4_and_of_no_interface_nothing_is_waited_for(monkeypatch):
+    veth("qmesh0", "10.77.0.2/20")
+    monkeypatch.setattr(tunnel_routes, "RouteNotices", None)
+    wait_for_local_routes("qmesh0")
+    wait_for_local_routes("no-such")
 
 
 def test_an_interface_is_taken_out_of_another_one():

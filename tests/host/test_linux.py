@@ -337,6 +337,24 @@ def test_routes_of_ipv6_are_seen_and_repaired(state, drift, kinds):
     assert converge(linux, wanted) == kinds
 
 
+def test_of_an_address_that_goes_no_route_is_left(state):
+    """Not even one that was added in place of the kernel's, which the kernel leaves where it is."""
+    linux, wanted = machine(state), wanted_here()
+    assert wanted.tunnel is not None
+    first, second = (
+        msgspec.structs.replace(
+            wanted,
+            tunnel=msgspec.structs.replace(wanted.tunnel, addresses=own, routes=list_address_routes(own)),
+        )
+        for own in (("fd12:3456:789a::2/64",), ("fd12:3456:789a::3/64",))
+    )
+    converge(linux, first)
+    ip("-6", "route", "delete", "local", "fd12:3456:789a::2", "table", "local")
+    assert converge(linux, first) == ["add-route"]
+    assert converge(linux, second) == ["remove-address", "add-address"]
+    assert "789a::2" not in ip("-6", "route", "show", "table", "all", "dev", NAME)
+
+
 @pytest.mark.parametrize("is_held", [True, False])
 def test_the_tunnel_is_begun_when_the_ports_are_closed_while_the_guard_is_taken_in_hand(
     state, monkeypatch, is_held

@@ -5,6 +5,7 @@ Source: rtnetlink(7), linux/rtnetlink.h. Of a route that goes with its link or a
 
 from __future__ import annotations
 
+import select
 from typing import Final
 
 from qmesh.host.firewall.table_events import open_netlink_socket, receive_datagrams
@@ -25,6 +26,12 @@ class RouteNotices:
     def close(self) -> None:
         """Listen no more."""
         self._socket.close()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether any comes within that time; none does in less than none."""
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(max(0.0, seconds) * 1000))
 
     def take(self) -> bool:
         """Whether any came since the last time. Raises OSError."""

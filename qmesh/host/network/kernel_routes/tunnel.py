@@ -1,23 +1,32 @@
 """The routes of the tunnel's interface: those that it has, and to add or remove one.
 
 The kernel makes them with the addresses; `ip route flush`, a VPN or a DHCP client may remove them alone.
+For an address of IPv6 it makes the local one later than it says that the address or the interface is there.
+Source: net/ipv6/addrconf.c, addrconf_dad_start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
+import time
 from collections.abc import Iterator
+from typing import Final
 
+from qmesh.host.network import links
 from qmesh.host.network.kernel_routes import messages
 from qmesh.host.network.kernel_routes.netlink_socket import open_route_socket, read_routes
+from qmesh.host.network.kernel_routes.route_notices import RouteNotices
 from qmesh.host.network.links import Link, find_interface_index
-from qmesh.host.network.netlink import build_kernel_error
+from qmesh.host.network.netlink import build_kernel_error, translate_errors
 from qmesh.host.network.netlink_messages import send_request
 from qmesh.mesh.routes.tables import LOCAL, MAIN
-from qmesh.mesh.state import TunnelRoute
+from qmesh.mesh.state import TunnelRoute, list_address_routes
 
+KERNEL_PATIENCE_S: Final = 10.0
+"""How long the kernel is waited for: its work takes milliseconds, behind others' on a busy machine."""
 _CONNECTED_METRIC_V6 = 256
 """That of the kernel's own routes. Source: linux/ipv6_route.h, IP6_RT_PRIO_ADDRCONF."""
 
@@ -62,6 +71,40 @@ def remove_tunnel_route(link: Link, route: TunnelRoute) -> None:
                 except OSError as error:
                     if error.errno not in {errno.ESRCH, errno.ENOENT}:
                         raise
+
+
+def wait_for_local_routes(interface: str) -> None:
+    """Wait until the kernel has made the local routes of an interface's addresses of IPv6, if it is up.
+
+    One that is not there after `KERNEL_PATIENCE_S` is left to whoever looks next. Raises MachineRefused.
+    """
+    if not _lacks_local_route(interface):
+        return
+    ends_at = time.monotonic() + KERNEL_PATIENCE_S
+    with translate_errors("listen for changes of routes"), contextlib.closing(RouteNotices()) as notices:
+        while _lacks_local_route(interface) and notices.wait(ends_at - time.monotonic()):
+            notices.take()
+
+
+def _lacks_local_route(interface: str) -> bool:
+    link = links.read(interface)
+    own = () if link is None else tuple(address for address in link.addresses if ":" in address)
+    if link is None or not link.up or not own:
+        return False
+    local = {route for route in list_address_routes(own) if route.is_local}
+    return not local.issubset(list_tunnel_routes(link))
+
+
+def remove_routes_of_address(link: Link, address: str) -> None:
+    """Remove what is left of the routes of an address that `link` had, and has no more.
+
+    The kernel removes what it made itself. A route of IPv6 that was added in place of such a one outlasts its
+    address. Raises MachineRefused.
+    """
+    left = list_address_routes(other for other in link.addresses if other != address)
+    for route in list_address_routes((address,)):
+        if route not in left:
+            remove_tunnel_route(link, route)
 
 
 def _find_tunnel_routes(link: Link) -> Iterator[tuple[TunnelRoute, messages.FoundRoute]]:
