@@ -138,9 +138,9 @@ def refuse_endpoint_inside(network: str, host: str) -> None:
         )
 
 
-@lru_cache(64)
+@lru_cache(1 << 10)
 def parse_ip_network(text: str) -> IPNetwork:
-    """A network of canonical text, parsed. Of thousands of machines each is asked about the same one."""
+    """A network of canonical text, parsed. Of thousands of machines each is asked about the same few."""
     return ipaddress.ip_network(text)
 
 

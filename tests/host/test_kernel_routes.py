@@ -20,7 +20,7 @@ from qmesh.host.network.kernel_routes.tunnel import (
     remove_tunnel_route,
     wait_for_local_routes,
 )
-from qmesh.mesh.routes.lookup import SentPacket, find_verdict
+from qmesh.mesh.routes.lookup import RouteLookup, SentPacket
 from qmesh.mesh.state import TunnelRoute
 from tests.support.network import ip, veth
 
@@ -239,13 +239,14 @@ def test_our_walk_through_rules_and_tables_is_the_kernels(option, write):
         )
         tables = read_routing_tables(write("10.77.0.0/20"), except_interface="qmesh0")
         assert tables is not None
+        lookup = RouteLookup(tables.rules, tables.routes)
         packets = [
             SentPacket(write(f"10.77.0.{last}"), source and write(source), user, port)
             for last in (3, 5, 6, 9, 12, 17, 25)
             for source, user, port in ((None, 0, None), ("10.77.0.2", 0, 40000), (None, 1500, 22))
         ]
         for packet, answer in zip(packets, ask_kernel(packets), strict=True):
-            verdict = find_verdict(tables.rules, tables.routes, packet)
+            verdict = lookup.find_verdict(packet)
             ours = verdict.route.interface if verdict.route is not None and verdict.is_sent else None
             kinds[answer.error or answer.interface] += 1
             assert ours == answer.interface, (

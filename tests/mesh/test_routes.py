@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -18,7 +21,7 @@ from qmesh.mesh.routes.detours import (
     group_detours,
     is_answer_right,
 )
-from qmesh.mesh.routes.lookup import SentPacket, find_verdict, is_rule_met
+from qmesh.mesh.routes.lookup import RouteLookup, RouteVerdict, SentPacket, is_rule_met
 from qmesh.mesh.routes.overlaps import list_overlaps
 from qmesh.mesh.routes.tables import PolicyRule, TableRoute, describe_rule, describe_table_route
 
@@ -40,6 +43,12 @@ def route(network: str, interface: str | None = "eth0", **named: Any) -> TableRo
 
 
 OWN = build_own_route(TUNNEL)
+
+
+def find_verdict(
+    rules: Iterable[PolicyRule], routes: Iterable[TableRoute], packet: SentPacket
+) -> RouteVerdict:
+    return RouteLookup(rules, routes).find_verdict(packet)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +99,7 @@ def test_rules_are_passed_over_jumped_over_and_ended_at():
     assert find_verdict((rule(), LAST), (away, OWN), TO).route == away
     assert find_verdict((rule(suppress=16), LAST), (away, OWN), TO).route == OWN
     assert find_verdict((rule(suppress=0), LAST), (default, OWN), TO).route == OWN
+    assert find_verdict((rule(), LAST), (route("192.0.2.0/24", table=52), OWN), TO).route == OWN
     jump = rule(50, "goto", target=32766)
     assert find_verdict((jump, rule(), LAST), (away, OWN), TO).route == OWN
     assert find_verdict((rule(50, "nop"), LAST), (OWN,), TO).route == OWN
@@ -266,6 +276,9 @@ def test_where_our_walk_is_not_the_kernels_its_word_is_told(tables, answer, said
     (detour,) = group_detours([SentProbe("b", TO, answer)], tables, TUNNEL)
     assert detour.reason == f"the kernel says: {said}"
     assert "`ip route get 10.77.0.5`" in detour.cure
+    more = [SentProbe("b", TO, answer), SentProbe("c", SentPacket("10.77.0.6"), answer)]
+    (alike,) = group_detours(more, tables, TUNNEL)
+    assert (alike.machines, alike.reason, alike.cure) == (("b", "c"), detour.reason, detour.cure)
 
 
 OURS = SentPacket("10.77.0.2")
@@ -303,6 +316,24 @@ def test_packets_that_go_astray_for_one_reason_are_one_detour():
     ]
     assert describe_machines(("b", "c")) == "b, c"
     assert describe_machines(tuple("abcde")) == "a, b, c and 2 more"
+
+
+def test_a_route_is_parsed_once_however_many_packets_go_astray(monkeypatch):
+    """Parsed for each packet, a thousand routes and as many members took ten seconds."""
+    parsed: Counter[str] = Counter()
+    parse = ipaddress.ip_network
+
+    def count(text: str) -> Any:
+        parsed[text] += 1
+        return parse(text)
+
+    monkeypatch.setattr(ipaddress, "ip_network", count)
+    near = tuple(route(f"10.77.{number}.0/24", table=77) for number in range(16))
+    tables = RoutingTables((FIRST, rule(), LAST), (OWN, route("0.0.0.0/0", table=52), *near))
+    probes = [SentProbe("b", SentPacket(f"10.77.0.{last}"), AWAY) for last in range(3, 250)]
+    assert len(group_detours(probes, tables, TUNNEL)) == 1
+    assert find_expected_detour({f"m{last}": f"10.77.0.{last}" for last in range(3, 250)}, tables, TUNNEL)
+    assert {parsed[each.network] for each in near} == {2}
 
 
 def test_the_commands_of_ipv6_are_its_own():

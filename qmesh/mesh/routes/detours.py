@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.routes.lookup import RouteVerdict, SentPacket, find_verdict, is_rule_met
+from qmesh.mesh.routes.lookup import RouteLookup, RouteVerdict, SentPacket, is_rule_met
 from qmesh.mesh.routes.tables import (
     LOCAL,
     MAIN,
@@ -99,13 +99,21 @@ def group_detours(
 
     tables: None where they could not be looked through.
     """
-    found: dict[tuple[str, str, TableRoute | None], list[SentProbe]] = {}
+    found: dict[tuple[str, TableRoute | None], tuple[str, list[SentProbe]]] = {}
+    lookup = None if tables is None else RouteLookup(tables.rules, tables.routes)
     for probe in probes:
-        words = _explain(probe.packet, probe.answer, tables, tunnel)
-        found.setdefault(words, []).append(probe)
+        verdict = None if lookup is None else lookup.find_verdict(probe.packet)
+        reason, cure, route = _explain(probe.packet, probe.answer, verdict, tables, tunnel)
+        found.setdefault((reason, route), (cure, []))[1].append(probe)
     return tuple(
-        Detour(tuple(dict.fromkeys(each.machine for each in alike)), alike[0].packet.destination, *words)
-        for words, alike in found.items()
+        Detour(
+            machines=tuple(dict.fromkeys(each.machine for each in alike)),
+            address=alike[0].packet.destination,
+            reason=reason,
+            cure=cure,
+            route=route,
+        )
+        for (reason, route), (cure, alike) in found.items()
     )
 
 
@@ -120,13 +128,14 @@ def find_expected_detour(
     own = build_own_route(tunnel)
     with_tunnel = (*(each for each in tables.routes if each.interface != tunnel.interface), own)
     tables = msgspec.structs.replace(tables, routes=with_tunnel)
+    lookup = RouteLookup(tables.rules, with_tunnel)
     for machine, address in machines.items():
         for source in (None, tunnel.address):
             packet = SentPacket(address, source)
-            verdict = find_verdict(tables.rules, tables.routes, packet)
+            verdict = lookup.find_verdict(packet)
             if verdict.route is not own:
                 answer = _expect_answer(verdict)
-                return Detour((machine,), address, *_explain(packet, answer, tables, tunnel))
+                return Detour((machine,), address, *_explain(packet, answer, verdict, tables, tunnel))
     return None
 
 
@@ -154,13 +163,16 @@ def _expect_answer(verdict: RouteVerdict) -> RouteAnswer:
 
 
 def _explain(
-    packet: SentPacket, answer: RouteAnswer, tables: RoutingTables | None, tunnel: TunnelPlace
+    packet: SentPacket,
+    answer: RouteAnswer,
+    verdict: RouteVerdict | None,
+    tables: RoutingTables | None,
+    tunnel: TunnelPlace,
 ) -> tuple[str, str, TableRoute | None]:
     """Why a packet does not go into the tunnel, the command, and the route that says so."""
     if packet.destination == tunnel.address:
-        return _explain_own(packet, tables, tunnel)
+        return _explain_own(verdict, tunnel)
     family, outcome = _family_option(tunnel), _describe_answer(answer, tunnel)
-    verdict = None if tables is None else find_verdict(tables.rules, tables.routes, packet)
     if tables is None or verdict is None or not _is_agreed(verdict, answer):
         reason = f"the kernel says: {outcome}"
         cure = (
@@ -182,10 +194,7 @@ def _explain(
     return f"{outcome}, by {said}", _precede(verdict, tables.rules, packet, tunnel), route
 
 
-def _explain_own(
-    packet: SentPacket, tables: RoutingTables | None, tunnel: TunnelPlace
-) -> tuple[str, str, TableRoute | None]:
-    verdict = None if tables is None else find_verdict(tables.rules, tables.routes, packet)
+def _explain_own(verdict: RouteVerdict | None, tunnel: TunnelPlace) -> tuple[str, str, TableRoute | None]:
     first = (
         "no rule leads to it"
         if verdict is None or verdict.rule is None

@@ -6,12 +6,14 @@ The kernel's own answer is what counts. It does not tell why, and not what would
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
+from qmesh.mesh.networks import parse_ip_network
 from qmesh.mesh.routes.tables import PolicyRule, RouteKind, TableRoute
+from qmesh.mesh.values import parse_ip_address
 
 _ENDS: Final[frozenset[RouteKind]] = frozenset({"blackhole", "unreachable", "prohibit"})
 _TCP: Final = 6
@@ -42,29 +44,58 @@ class RouteVerdict(msgspec.Struct, frozen=True):
         return self.route is not None and self.route.kind not in _ENDS
 
 
-def find_verdict(
-    rules: Sequence[PolicyRule], routes: Iterable[TableRoute], packet: SentPacket
-) -> RouteVerdict:
-    """What the first rule that has something to say makes of a packet.
+class RouteLookup:
+    """Rules and routes of one family, whose networks are parsed once, for as many packets as there are.
 
-    rules: in their order. routes: at least those that lead to the packet's destination; of equal ones the
+    rules: in their order. routes: at least those that lead to the packets' destinations; of equal ones the
     first counts.
     """
-    to = ipaddress.ip_address(packet.destination)
-    leading = [route for route in routes if to in ipaddress.ip_network(route.network)]
-    least = 0  # after a jump, the priority to go on at
-    for rule in rules:
-        if rule.priority < least or not is_rule_met(rule, packet):
-            continue
-        if rule.action == "goto":
-            least = rule.target
-        elif rule.action in _ENDS:
-            return RouteVerdict(rule, None)
-        elif rule.action == "lookup":
-            route = _find_best_route(leading, rule.table)
-            if route is not None and not _is_suppressed(rule, route):
-                return RouteVerdict(rule, route)
-    return RouteVerdict(None, None)
+
+    def __init__(self, rules: Iterable[PolicyRule], routes: Iterable[TableRoute]) -> None:
+        self._rules = tuple(rules)
+        self._tables: dict[int, _Table] = {}
+        for route in routes:
+            self._tables.setdefault(route.table, _Table()).add(route)
+
+    def find_verdict(self, packet: SentPacket) -> RouteVerdict:
+        """What the first rule that has something to say makes of a packet."""
+        least = 0  # after a jump, the priority to go on at
+        for rule in self._rules:
+            if rule.priority < least or not is_rule_met(rule, packet):
+                continue
+            if rule.action == "goto":
+                least = rule.target
+            elif rule.action in _ENDS:
+                return RouteVerdict(rule, None)
+            elif rule.action == "lookup" and rule.table in self._tables:
+                route = self._tables[rule.table].find_best_route(packet.destination)
+                if route is not None and not _is_suppressed(rule, route):
+                    return RouteVerdict(rule, route)
+        return RouteVerdict(None, None)
+
+
+class _Table:
+    """The routes of a table, those that count, by the length of their networks and the networks' bits."""
+
+    def __init__(self) -> None:
+        self._routes: dict[int, dict[int, TableRoute]] = {}
+
+    def add(self, route: TableRoute) -> None:
+        network = ipaddress.ip_network(route.network)
+        alike = self._routes.setdefault(network.prefixlen, {})
+        bits = int(network.network_address) >> network.max_prefixlen - network.prefixlen
+        if bits not in alike or route.metric < alike[bits].metric:
+            alike[bits] = route
+
+    def find_best_route(self, destination: str) -> TableRoute | None:
+        to = parse_ip_address(destination)
+        assert to is not None, "packets are sent to addresses"
+        for length in sorted(self._routes, reverse=True):
+            route = self._routes[length].get(int(to) >> to.max_prefixlen - length)
+            if route is not None:
+                # One that is thrown leads back to the rules.
+                return None if route.kind == "throw" else route
+        return None
 
 
 def is_rule_met(rule: PolicyRule, packet: SentPacket) -> bool:
@@ -92,20 +123,11 @@ def _is_inside(address: str | None, network: str | None) -> bool:
         return True
     if address is None:
         return False
-    return ipaddress.ip_address(address) in ipaddress.ip_network(network)
+    return parse_ip_address(address) in parse_ip_network(network)
 
 
 def _is_between(number: int | None, span: tuple[int, int] | None) -> bool:
     return span is None or (number is not None and span[0] <= number <= span[1])
-
-
-def _find_best_route(leading: Sequence[TableRoute], table: int) -> TableRoute | None:
-    found = [route for route in leading if route.table == table]
-    best = max(
-        found, key=lambda route: (ipaddress.ip_network(route.network).prefixlen, -route.metric), default=None
-    )
-    # It leads back to the rules.
-    return None if best is None or best.kind == "throw" else best
 
 
 def _is_suppressed(rule: PolicyRule, route: TableRoute) -> bool:
@@ -113,5 +135,5 @@ def _is_suppressed(rule: PolicyRule, route: TableRoute) -> bool:
     return (
         rule.suppress is not None
         and route.kind not in _ENDS
-        and ipaddress.ip_network(route.network).prefixlen <= rule.suppress
+        and parse_ip_network(route.network).prefixlen <= rule.suppress
     )
