@@ -17,6 +17,8 @@ PER_INTERFACE: Final = ("route_localnet", "accept_local", "rp_filter", "arp_igno
 TRACKED, MOST_TRACKED = "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"
 FULL: Final = 0.95
 """The part of the table of tracked connections from which on it counts as full: it fills in bursts."""
+STRICT: Final = 1
+"""The value of `rp_filter` by which a packet has to come by the interface by which an answer would leave."""
 FORWARDING: Final = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 
 
@@ -116,7 +118,7 @@ def _build_weakness(name: str, rule: _Rule, weak: list[str], *, is_of_all: bool)
     # What is off everywhere is put on, and what is on for all is put off, at `all`.
     places = ["all"] if is_of_all or rule.strong else []
     places += [] if rule.strong else weak
-    settings = " ".join(f"{_sysctl_name(place, name)}={rule.strong}" for place in places)
+    settings = " ".join(f"{name_setting(place, name)}={rule.strong}" for place in places)
     return Weakness(
         f"net.ipv4.conf.*.{name}",
         rule.wanted,
@@ -126,8 +128,8 @@ def _build_weakness(name: str, rule: _Rule, weak: list[str], *, is_of_all: bool)
     )
 
 
-def _sysctl_name(interface: str, name: str) -> str:
-    """As sysctl(8) takes it: a dot in an interface's name is a slash there."""
+def name_setting(interface: str, name: str) -> str:
+    """An interface's setting, as sysctl(8) takes it: a dot in an interface's name is a slash there."""
     return f"net.ipv4.conf.{interface.replace('.', '/')}.{name}"
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import routes
+from qmesh.mesh.foreign.other_hooks.source_checks import Arrival
 from tests.support.network import ip, veth
 
 pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
@@ -141,3 +142,31 @@ def test_addresses_that_nobody_reaches_are_no_global_ones():
     ip("address", "add", "2001:db8::7/64", "dev", "eth0", "nodad", "preferred_lft", "0")
 
     assert routes.list_global_addresses("qmesh0") == ()
+
+
+def test_packets_that_come_by_another_way_than_answers_leave_are_refused_where_sources_are_checked():
+    """As on a machine with two uplinks. The kernel is asked, and what it says is what it does."""
+    veth("eth0", "198.51.100.5/24")
+    veth("uplink", "203.0.113.7/24")
+    ip("route", "add", "default", "via", "198.51.100.1")
+    settings = Path("/proc/sys/net/ipv4/conf")
+    (settings / "all/rp_filter").write_text("0")
+    setting = settings / "uplink/rp_filter"
+    targets = ("198.51.100.5", "203.0.113.7", "192.0.2.99")  # the last is another machine's
+    for strictness, refused_for in (("1", "eth0"), ("2", None), ("0", None)):
+        setting.write_text(strictness)
+        assert routes.find_arrivals(("192.0.2.1", "203.0.113.9", "203.0.113.7"), targets) == (
+            Arrival("192.0.2.1", "198.51.100.5", "eth0"),
+            Arrival("192.0.2.1", "203.0.113.7", "uplink", refused_for),
+            Arrival("203.0.113.9", "198.51.100.5", "eth0"),
+            Arrival("203.0.113.9", "203.0.113.7", "uplink"),
+        )
+    setting.write_text("1")
+    ip("route", "add", "blackhole", "192.0.2.0/24")  # refused for another reason
+    assert {each.refused_for for each in routes.find_arrivals(("192.0.2.1",), targets)} == {None}
+    ip("route", "delete", "blackhole", "192.0.2.0/24")
+    ip("route", "delete", "default")
+    assert routes.find_arrivals(("192.0.2.1",), targets[1:]) == (
+        Arrival("192.0.2.1", "203.0.113.7", "uplink"),
+    )
+    assert routes.find_arrivals(("192.0.2.1",), ()) == ()

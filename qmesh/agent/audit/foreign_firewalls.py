@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator
@@ -32,6 +33,7 @@ from qmesh.mesh.foreign.other_hooks.packet_programs import (
     build_mark_suspect,
     list_program_suspects,
 )
+from qmesh.mesh.foreign.other_hooks.source_checks import find_source_obstacles
 from qmesh.mesh.foreign.other_hooks.unit_filters import find_unit_obstacles
 from qmesh.mesh.foreign.packets import (
     EPHEMERAL,
@@ -79,6 +81,7 @@ def find_firewall_obstacles(
         *_find_translation_obstacles(judgement),
         *find_ipsec_obstacles(read_ipsec_policies(), packets, network),
         *_find_unit_obstacles(here, network),
+        *_find_source_obstacles(here, observed),
     ), judgement.unread
 
 
@@ -130,6 +133,19 @@ def _find_unit_obstacles(here: Local, network: str) -> Iterator[Obstacle]:
     return find_unit_obstacles(filters, [each.address for each in needed[:SAMPLE]], network)
 
 
+def _find_source_obstacles(here: Local, observed: NodeState) -> Iterator[Obstacle]:
+    """Of those who call this machine at an address that the mesh knows of, and of anybody at a public one."""
+    known = [end.host for end in here.machine.endpoints if end.is_address and ":" not in end.host]
+    sources = [host for host, _ in _list_peer_ends(here, observed) if ":" not in host]
+    public = [host for host in known if ipaddress.ip_address(host).is_global]
+    return find_source_obstacles(
+        (
+            *routes.find_arrivals(dict.fromkeys(sources), known),
+            *routes.find_arrivals((STRANGERS[socket.AF_INET],), public),
+        )
+    )
+
+
 def read_mark(observed: NodeState) -> int:
     """The mark that WireGuard gives its datagrams; 0 for none. Raises MachineRefused."""
     interface = None if observed.tunnel is None else observed.tunnel.interface
@@ -179,15 +195,21 @@ def _list_packets(
 
 
 def _list_underlay_routes(here: Local, observed: NodeState) -> tuple[UnderlayRoute, ...]:
-    """How WireGuard's datagrams go to machines of the mesh: some of many stand for all."""
+    """How WireGuard's datagrams go to machines of the mesh."""
+    ends = _list_peer_ends(here, observed)
+    return tuple(way for host, port in ends if (way := routes.find_route(host, port)) is not None)
+
+
+def _list_peer_ends(here: Local, observed: NodeState) -> tuple[tuple[str, int], ...]:
+    """Where machines of the mesh are, as WireGuard has it: some of many stand for all."""
     peers = () if observed.tunnel is None else observed.tunnel.peers
     keys = {each.public_key for each in here.inventory.machines}
-    ends = [
+    ends = (
         (peer.endpoint.host, peer.endpoint.port)
         for peer in peers
         if peer.endpoint is not None and peer.public_key in keys
-    ]
-    return tuple(way for host, port in ends[:SAMPLE] if (way := routes.find_route(host, port)) is not None)
+    )
+    return tuple(itertools.islice(ends, SAMPLE))
 
 
 class _Judgement(NamedTuple):

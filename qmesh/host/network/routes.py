@@ -6,20 +6,22 @@ import errno
 import ipaddress
 import itertools
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-from qmesh.host.network import rtnetlink_messages
+from qmesh.host.network import rtnetlink_messages, sysctls
 from qmesh.host.network.kernel_routes import messages
 from qmesh.host.network.kernel_routes.tables import read_all_tables
-from qmesh.host.network.links import find_interface_index
-from qmesh.host.network.netlink import open_rtnetlink, translate_errors
+from qmesh.host.network.links import find_interface_index, name_interface
+from qmesh.host.network.netlink import open_rtnetlink, suppress_errnos, translate_errors
 from qmesh.host.network.netlink_messages import read_whole_dump, send_request
 from qmesh.host.network.rtnetlink_messages import FoundAddress, FoundInterface
+from qmesh.mesh.foreign.other_hooks.source_checks import Arrival
 from qmesh.mesh.foreign.packets import UnderlayRoute
 from qmesh.mesh.networks import OccupiedNetwork
 from qmesh.mesh.routes.tables import MAIN, describe_rule, describe_table_route, name_table
+from qmesh.mesh.sysctls import STRICT
 from qmesh.mesh.values import parse_ip_address
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -32,6 +34,7 @@ CONTAINER_BRIDGES: Final = ("docker", "br-", "virbr", "cni", "podman")
 """How names of bridges begin whose addresses are unreachable from outside."""
 
 _EVERYWHERE: Final = ("0.0.0.0/0", "::/0")
+_NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
 _NO_USE: Final = frozenset({"broadcast", "anycast", "multicast", "throw"})
 
 
@@ -149,7 +152,7 @@ def find_route(address: str, port: int) -> UnderlayRoute | None:
         try:
             way = _ask_for_way(netlink, address)
         except OSError as error:
-            if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}:
+            if error.errno in _NO_WAY:
                 return None
             raise
         link = _read_link(netlink, way.index)
@@ -157,6 +160,43 @@ def find_route(address: str, port: int) -> UnderlayRoute | None:
         return None
     neighbour = way.gateway or address if way.family == socket.AF_INET6 and link.has_neighbours else None
     return UnderlayRoute(link.name, way.source, address, port, neighbour)
+
+
+def find_arrivals(sources: Iterable[str], targets: Collection[str]) -> tuple[Arrival, ...]:
+    """How packets of IPv4 come from each source to each target that is an address of this machine.
+
+    Raises MachineRefused.
+    """
+    if not targets:
+        return ()
+    found: list[Arrival] = []
+    with open_rtnetlink("ask for the ways of packets that come") as netlink:
+        links = {link.index: link for link in _list_links(netlink)}
+        own = {
+            str(ipaddress.ip_interface(each.text).ip): links[each.index]
+            for each in _list_addresses(netlink)
+            if each.family == socket.AF_INET and each.index in links
+        }
+        for source in sources:
+            found += (
+                _build_arrival(netlink, source, target, own[target])
+                for target in targets
+                if target in own and source not in own
+            )
+    return tuple(found)
+
+
+def _build_arrival(netlink: socket.socket, source: str, target: str, link: FoundInterface) -> Arrival:
+    refused_for = None
+    try:
+        send_request(netlink, messages.build_arrival_request(source, target, link.index))
+    except OSError as error:
+        # Older kernels say EXDEV; since Linux 6.13 it is the same of whatever is refused.
+        if error.errno in {errno.EXDEV, errno.EINVAL} and sysctls.read_source_check(link.name) == STRICT:
+            with suppress_errnos(*_NO_WAY):  # without a way there, none of its packets would be answered
+                back = _ask_for_way(netlink, source).index
+                refused_for = None if back == link.index else name_interface(back)
+    return Arrival(source, target, link.name, refused_for)
 
 
 class FirstHop(NamedTuple):

@@ -26,6 +26,15 @@ def read_interface_settings(*, except_interfaces: frozenset[str]) -> dict[str, d
     return found
 
 
+def read_source_check(interface: str) -> int:
+    """How strictly the sources of packets of IPv4 are checked that come by an interface: 0 to 2.
+
+    Raises KernelRefused alike.
+    """
+    places = (SYSCTLS / "net/ipv4/conf" / place / "rp_filter" for place in ("all", interface))
+    return max(_read_value(place) or 0 for place in places)
+
+
 def read_forwarding() -> dict[str, int]:
     """What each setting of FORWARDING is; those that this kernel has. Raises KernelRefused alike."""
     values = ((name, _read_value(SYSCTLS / name.replace(".", "/"))) for name in FORWARDING)

@@ -54,7 +54,7 @@ _RANGE: Final = Struct("=II")
 _PORTS: Final = Struct("=HH")
 _ERROR: Final = 2  # NLMSG_ERROR
 _NEXTHOP: Final = 30  # RTA_NH_ID
-_TO, _OIF, _GATEWAY, _PRIORITY, _SOURCE_HINT, _MULTIPATH = 1, 4, 5, 6, 7, 9  # RTA_*
+_TO, _INCOMING, _OIF, _GATEWAY, _PRIORITY, _SOURCE_HINT, _MULTIPATH = 1, 3, 4, 5, 6, 7, 9  # RTA_*
 _FROM, _TABLE, _VIA, _UID, _IP_PROTOCOL, _DPORT = 2, 15, 18, 25, 27, 29
 _METRICS, _CACHE, _METRIC_MTU = 8, 12, 2  # RTA_METRICS, RTA_CACHEINFO, RTAX_MTU
 _EXPIRES: Final = Struct("=8xi")  # of struct rta_cacheinfo: what routers said expires, as nothing else does
@@ -171,6 +171,14 @@ def build_way_request(destination: str, index: int | None = None) -> bytes:
     if index is not None:
         payload += build_attribute(_OIF, _U32.pack(index))
     return build_request(_GET_ROUTE, ACK, payload)
+
+
+def build_arrival_request(source: str, destination: str, index: int) -> bytes:
+    """Ask what becomes of a packet of IPv4 that comes by an interface."""
+    by, to = ipaddress.IPv4Address(source), ipaddress.IPv4Address(destination)
+    payload = _ROUTE.pack(socket.AF_INET, to.max_prefixlen, by.max_prefixlen, 0, 0, 0, 0, 0, 0)
+    payload += build_attribute(_TO, to.packed) + build_attribute(_FROM, by.packed)
+    return build_request(_GET_ROUTE, ACK, payload + build_attribute(_INCOMING, _U32.pack(index)))
 
 
 def build_route_change(route: FoundRoute, *, add: bool) -> bytes:

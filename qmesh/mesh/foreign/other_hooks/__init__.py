@@ -1,1 +1,1 @@
-"""What takes packets besides a firewall's rules: IPsec, XDP, filters of tc, a mark, a unit's filter."""
+"""What takes packets besides a firewall's rules: IPsec, XDP, tc, marks, units, checks of sources."""
