@@ -677,14 +677,27 @@ def test_what_was_begun_and_not_gone_on_with_leaves_nothing(process):
 
 
 @pytest.mark.userspace
-def test_without_the_program_it_says_what_to_install(process):
+@pytest.mark.parametrize(
+    ("modules", "hint"),
+    [
+        ((), "run `apt-get install wireguard-go`"),
+        (("6.1.0-18-amd64", os.uname().release), "run `apt-get install wireguard-go`"),
+        (("6.1.0-18-amd64",), "reboot into the newer kernel; or `apt-get install wireguard-go`"),
+        (None, "run `apt-get install wireguard-go`"),  # a container
+    ],
+)
+def test_without_the_program_it_says_what_to_install(process, modules, hint, tmp_path, monkeypatch):
+    """Or to reboot: an update that removes the running kernel's modules takes its WireGuard."""
     where = userspace.find_program()
     subprocess.run(["mount", "--bind", "/dev/null", where], check=True)
+    for name in modules or ():
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(userspace, "MODULES", Path("/no-such") if modules is None else tmp_path)
 
     with pytest.raises(MissingProgram) as missing:
         process.create(NAME)
 
-    assert missing.value.hint == "run `apt-get install wireguard-go`, then the same command again"
+    assert missing.value.hint == f"{hint}, then the same command again"
 
 
 @pytest.mark.userspace

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
+from pathlib import Path
 from typing import Final
 
 from qmesh.errors import KernelRefused, MachineRefused, MissingProgram, NeedsRoot
@@ -25,6 +26,7 @@ from qmesh.mesh.state import Peer
 from qmesh.mesh.values import InterfaceKind, Secret, quote_text
 
 PROGRAM: Final = "wireguard-go"
+MODULES = Path("/lib/modules")
 START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 10.0
 ABANDON_TIMEOUT_S = 2.0
@@ -36,12 +38,27 @@ _IF_PARENT_LIVES: Final = '[ "$PPID" = "$1" ] && shift && exec "$@"'
 def find_program() -> str:
     """Where wireguard-go is. Raises MissingProgram."""
     found = programs.find_program(PROGRAM)
+    if found is None and _are_modules_gone():
+        raise MissingProgram(
+            f"the running kernel, {os.uname().release}, cannot load WireGuard: its modules are gone, as after"
+            f" an update; and {PROGRAM} is not installed",
+            hint=f"reboot into the newer kernel; or `apt-get install {PROGRAM}`, then the same command again",
+        )
     if found is None:
         raise MissingProgram(
             f"this kernel has no WireGuard, and {PROGRAM} is not installed",
             hint=f"run `apt-get install {PROGRAM}`, then the same command again",
         )
     return found
+
+
+def _are_modules_gone() -> bool:
+    """Whether there are modules of kernels here, and none of the one that runs."""
+    try:
+        there = [each.name for each in MODULES.iterdir()]
+    except OSError:  # a container has none at all
+        return False
+    return bool(there) and os.uname().release not in there
 
 
 class UserspaceWireGuard:
