@@ -15,6 +15,7 @@ from qmesh.mesh.audit.parts import list_findings, list_node_findings
 from qmesh.mesh.audit.processes import process_findings
 from qmesh.mesh.audit.surroundings import (
     CONTROL_NODE,
+    LOOK,
     SERVICE,
     AgentStatus,
     AgentTrouble,
@@ -307,6 +308,12 @@ def told(**changed: Any) -> list[tuple[str, str, str, str]]:
 def test_a1_an_agent_that_does_not_answer_is_an_error_cured_by_another() -> None:
     agent = AgentStatus("no answer within 3 s", (), RESTART)
     assert told(agent=agent) == [("agent-silent", "error", "qmesh agent", RESTART)]
+
+
+def test_a1_an_agent_whose_looks_fail_is_told_with_the_reason_and_not_to_be_restarted() -> None:
+    """As where WireGuard is gone: another agent would fail alike."""
+    agent = AgentStatus("40 s ago", (AgentTrouble(LOOK, "no WireGuard", "install it"),), RESTART)
+    assert told(agent=agent) == [("agent-failing", "error", LOOK, "install it")]
 
 
 @pytest.mark.parametrize(("hint", "cure"), [("free the disk", "free the disk"), ("", RESTART)])

@@ -21,9 +21,10 @@ from qmesh.host.log.events import report_event
 from qmesh.host.pulse import Pulse
 from qmesh.host.system import processes
 from qmesh.host.system.agent_health import Restart, Trouble
+from qmesh.mesh.audit import surroundings
 from qmesh.mesh.decode import Malformed, decode_json
 
-LOOK: Final = "look at this machine"
+LOOK: Final = surroundings.LOOK
 NOTICES: Final = "notices of the kernel"
 ASKING: Final = "questions for the membership"
 FOLLOWING: Final = "config.yml and way to the control node"

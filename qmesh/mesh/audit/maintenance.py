@@ -8,7 +8,14 @@ from typing import Final
 from qmesh.errors import JOIN_ANEW, RESTORE
 from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error_finding, file_mode_finding, warning_finding
 from qmesh.mesh.audit.links import is_control_away, list_quiet_machines
-from qmesh.mesh.audit.surroundings import CONTROL_NODE, SERVICE, AuditContext, KeyFile, SecretFile
+from qmesh.mesh.audit.surroundings import (
+    CONTROL_NODE,
+    LOOK,
+    SERVICE,
+    AuditContext,
+    KeyFile,
+    SecretFile,
+)
 from qmesh.mesh.systemd.instructions import describe_units_update
 from qmesh.mesh.systemd.units import CONTROL_PROCESS
 from qmesh.mesh.values import CONTROL_FIRST
@@ -42,7 +49,8 @@ def agent_findings(around: AuditContext) -> Iterator[Finding]:
         does = "fixes this machine and lets others join" if around.is_control else "fixes this machine"
         yield error_finding("agent-missing", "qmesh agent", f"an agent that {does}", "no agent runs")
         return
-    if agent.silent is not None:
+    # Looks that fail have a reason, which is told; another agent would do no better.
+    if agent.silent is not None and LOOK not in {each.part for each in agent.troubles}:
         wanted = "an agent that reports how it is"
         yield error_finding("agent-silent", "qmesh agent", wanted, agent.silent, agent.restart)
     for trouble in agent.troubles:

@@ -32,7 +32,8 @@ from qmesh.mesh.values import Endpoint, Profile, SecretStruct
 
 SERVICE: Final = "membership service"
 CONTROL_NODE: Final = "answers of the control node"
-"""Parts of the agent: its own service, and its requests to the control node."""
+LOOK: Final = "look at this machine"
+"""Parts of the agent: its own service, its requests to the control node, and its looks."""
 
 Change: TypeAlias = Literal["unconfirmed", "undone"]
 
