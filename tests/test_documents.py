@@ -555,3 +555,18 @@ def test_every_test_that_a_page_names_is_there(page, least):
     assert len(named) >= least
     for name, star in named:
         assert any(test.startswith(name) for test in there) if star else name in there, name
+
+
+def test_each_cell_of_who_can_do_what_is_a_yes_or_names_a_test_or_another_row():
+    text = (DOCS / "promises.md").read_text(encoding="utf-8")
+    table = text.partition("\n## Who can do what\n")[2].partition("\n## ")[0]
+    head, _, *rows = (line.strip("|").split("|") for line in table.splitlines() if line.startswith("|"))
+    who = {row[0].split("**")[1] for row in rows}
+    assert len(who) == len(rows) >= 9
+    for row in rows:
+        assert len(row) == len(head)
+        for cell in row[1:]:
+            named = {name for name in who if re.search(rf"\bas (?:a )?{re.escape(name)}\b", cell)}
+            # Where the answer is no in a part, a yes to the rest does not stand for it.
+            is_shown = bool(re.search(r"`test_\w+`", cell) or named)
+            assert is_shown or ("**yes**" in cell and not re.search(r"\bno\b", cell)), (row[0], cell)
