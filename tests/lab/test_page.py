@@ -80,7 +80,6 @@ def control() -> Iterator[Machine]:
     with Lab() as lab:
         machine = make_control(lab)
         qmesh(machine, "render-config", "--write")
-        start_agent(machine)
         workers = start_workers(machine, "1..2")
         yield machine
         workers.stop()

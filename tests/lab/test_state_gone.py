@@ -16,12 +16,12 @@ from tests.support.lab.cluster import (
     count,
     facts,
     find_only,
-    has_agent,
     invite,
     make_control,
     make_member,
     qmesh,
     refusal,
+    start_agent,
     stop_agent,
     what_is_there,
 )
@@ -45,8 +45,7 @@ def tables(machine: Machine) -> str:
 def test_an_agent_whose_state_is_gone_ends_and_leaves_the_guard(lab, how):
     control = make_control(lab)
     stop_agent(control)
-    agent = control.start(["qmesh", "agent"])
-    wait_until(lambda: has_agent(control), 30)
+    agent = start_agent(control)
     before = tables(control)
 
     control.run(["sh", "-c", GONE[how]])

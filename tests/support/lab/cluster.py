@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import signal
+import socket
 import subprocess
 import textwrap
 from typing import Any, Final
@@ -131,10 +133,29 @@ def stop_agent(machine: Machine, number: int = signal.SIGTERM) -> None:
 
 
 def start_agent(machine: Machine) -> Running:
-    """Start the agent of a machine that has none, and wait until it is in its place."""
-    agent = machine.start(["qmesh", "agent"])
-    wait_until(lambda: has_agent(machine), 30)
+    """Start the agent of a machine that has none, and wait until it is ready, as qmesh's commands do.
+
+    It has looked at the machine by then and, on the control node, answers members.
+    """
+    place = "/run/agent-is-ready"
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as told:
+        told.bind(str(machine.path(place)))
+        try:
+            agent = machine.start(["qmesh", "agent"], env={"NOTIFY_SOCKET": place})
+            wait_until(lambda: _says_ready(told) or agent.poll() is not None, 30)
+        finally:
+            machine.path(place).unlink()
+    assert agent.poll() is None, agent.error_output()
     return agent
+
+
+def _says_ready(told: socket.socket) -> bool:
+    """Whether one of the messages that have come says so."""
+    with contextlib.suppress(BlockingIOError):
+        while b"READY=1" not in told.recv(4096, socket.MSG_DONTWAIT).splitlines():
+            pass
+        return True
+    return False
 
 
 def has_agent(machine: Machine) -> bool:
