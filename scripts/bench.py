@@ -95,7 +95,10 @@ ROWS: Final = {
     "informed": Row(({"machines": 50, "times": 10},), ({"machines": 1, "times": 1},)),
     "floods": Row(({"seconds": 60, "kinds": 99},), ({"seconds": 0.5, "kinds": 2},)),
     "handover": Row(({"machines": 10, "turns": 6},), ({"machines": 2, "turns": 1},)),
-    "recovery": Row(({"runs": 1, "parts": 5, "ways": 2},), ({"runs": 1, "parts": 1, "ways": 1},)),
+    "recovery": Row(
+        ({"runs": 1, "parts": 99, "ways": 2, "processes": 99},),
+        ({"runs": 1, "parts": 1, "ways": 1, "processes": 0},),
+    ),
     "metrics": Row(
         ({"members": 2047, "scrapes": 5, "rest_s": 90},), ({"members": 2, "scrapes": 1, "rest_s": 0.5},)
     ),

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from qmesh.agent.commands.set import set_metrics
+from qmesh.agent.daemon import supervisor
 from qmesh.agent.daemon.supervisor import METRICS_PORT, Troubles
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
@@ -160,6 +161,36 @@ def test_a_user_who_takes_the_port_meanwhile_is_named_and_it_is_taken_back(tmp_p
     assert troubles.list_troubles() == ()
     assert outlets._server is not None
     outlets._stop_server()
+
+
+def test_a1_what_serves_the_address_and_ends_by_itself_is_named_and_begun_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "AGAIN_S", (0.01,))
+    place = Endpoint("127.0.0.1", 9586)
+    here = with_settings(load_local(made(tmp_path)), metrics=place, metrics_directory="")
+    troubles = Troubles(lambda _: None)
+    outlets = MetricsOutlets(collector(State(tmp_path), [here]), lambda: here, troubles)
+    outlets._keep_server(here)
+    assert outlets._server is not None
+    first = outlets._server[1]
+    wait_until(lambda: first.pulse.silent_s)  # the monitor has it among the others' pulses
+    assert outlets.pulse is first.pulse
+
+    with monkeypatch.context() as broken:
+        broken.setattr(first, "tick", lambda: 1 / 0)
+        wait_until(lambda: not first.is_alive)
+        outlets._keep_server(here)
+    (restart,) = troubles.recent_restarts()
+    assert (restart.part, restart.reason) == (METRICS_PORT, "ZeroDivisionError: division by zero")
+
+    def is_served() -> bool:
+        outlets._keep_server(here)
+        return not troubles.list_troubles()
+
+    wait_until(is_served)
+    with socket.create_connection((place.host, place.port), patience(5)):
+        pass
+    outlets._stop_server()
+    assert len(troubles.recent_restarts()) == 1  # one that is stopped has not ended by itself
 
 
 def test_another_directory_is_another_one_at_once_whether_or_not_an_agent_runs(tmp_path):

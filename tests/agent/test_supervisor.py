@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,9 @@ from qmesh.agent.daemon import supervisor
 from qmesh.agent.daemon.supervisor import WELL, AgentPart, Retries, Troubles, Watchdog
 from qmesh.errors import MachineRefused
 from qmesh.host.pulse import Pulse
+from qmesh.mesh.audit.surroundings import SERVICE
+from tests.support.checkout import CHECKOUT
+from tests.support.lab.broken_parts import NAMES
 from tests.support.waiting import wait_until
 
 
@@ -174,3 +178,14 @@ def test_an_agent_that_has_begun_anew_knows_of_it(troubles, monkeypatch):
 def test_an_environment_of_somebody_elses_is_no_matter(said, monkeypatch):
     monkeypatch.setenv(supervisor._RESTARTS, said)
     assert Troubles(lambda _: None).recent_restarts() == ()
+
+
+def test_a1_every_part_is_broken_by_the_tests():
+    """Of each `AgentPart`, and of the threads that have a pulse of their own."""
+    written = [path.read_text(encoding="utf-8") for path in (CHECKOUT / "qmesh/agent").rglob("*.py")]
+    made = re.compile(r"\bAgentPart\((?:supervisor\.)?([A-Z]+),")
+    parts = {getattr(supervisor, name) for text in written for name in made.findall(text)}
+    assert len(parts) >= 9
+    others = {supervisor.LOOK, SERVICE, supervisor.METRICS_PORT}
+    # One is there only while the control role moves: it keeps nobody waiting, see tests/lab/test_handover.py.
+    assert (parts | others) - {supervisor.RETIRING} == set(NAMES.values())

@@ -12,7 +12,15 @@ import pytest
 
 from qmesh.host.registry.schema import VERSION
 from qmesh.mesh.guard.tables import HELD, TABLE
-from tests.support.lab.broken_parts import NAMES, breakable_agent, findings, is_mended, is_well, spoil
+from tests.support.lab.broken_parts import (
+    NAMES,
+    WISHED,
+    breakable_agent,
+    findings,
+    is_mended,
+    is_well,
+    spoil,
+)
 from tests.support.lab.cluster import (
     AGENT,
     HOLDER,
@@ -42,6 +50,8 @@ class Cluster(NamedTuple):
 def cluster() -> Iterator[Cluster]:
     with Lab() as lab:
         control = make_control(lab)
+        for words in WISHED:
+            qmesh(control, *words)
         yield Cluster(control, make_member(lab, control, 201, 2))
 
 
@@ -51,13 +61,13 @@ def is_told(log: str, part: str, how: str) -> bool:
     return log.count(said) == 1 and "in broken" in log
 
 
+SEEN_BY_MEMBERS = [("service", "crash"), ("service", "hang"), ("look", "hang")]
 PARTS = [
-    ("service", "crash"),
-    ("service", "hang"),
-    ("look", "hang"),
+    *SEEN_BY_MEMBERS,
     *(
         pytest.param(part, how, marks=pytest.mark.long)
-        for part, how in [("look", "crash"), *itertools.product(("monitor", "answering", "following"), HOW)]
+        for part, how in itertools.product(NAMES, HOW)
+        if part != "asking" and (part, how) not in SEEN_BY_MEMBERS
     ),
 ]
 
@@ -66,7 +76,7 @@ PARTS = [
 def test_a1_a_part_of_the_control_nodes_agent_is_begun_anew_and_named(cluster, part, how):
     with breakable_agent(cluster.control) as agent:
         spoil(cluster.control, how, part)
-        wait_until(lambda: is_mended(cluster.control, part), seconds=30)
+        wait_until(lambda: is_mended(cluster.control, part), seconds=60 if part == "metrics" else 30)
         wait_until(lambda: is_well(cluster.member), seconds=10)  # it is answered
         assert is_told(agent.error_output(), part, how)
 

@@ -132,6 +132,7 @@ class Agent:
         self._detours = DetourLog(audit_interval_s)
         self._findings = FindingsReporter(state)
         self._metrics = MetricsCollector(state, self._collect_knowledge)
+        self._outlets = MetricsOutlets(self._metrics, lambda: self._here, self._troubles)
         self._answers = ReaderAnswers(state, self._metrics)
         self._alterations = ""
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
@@ -363,8 +364,7 @@ class Agent:
                     agent_health.send_health(caller, self._build_health())
 
     def _keep_outlets(self) -> None:
-        outlets = MetricsOutlets(self._metrics, lambda: self._here, self._troubles)
-        outlets.run(self._parts[supervisor.METRICS])
+        self._outlets.run(self._parts[supervisor.METRICS])
 
     def _answer_readers(self) -> None:
         service = ReaderService(self._answers, self._read_readers, self._troubles)
@@ -439,5 +439,5 @@ class Agent:
         others = (part for name, part in self._parts.items() if name != supervisor.MONITOR)
         parts = (self._asking, self._notifying, self._service.retiring, *others)
         pulses = {supervisor.LOOK: self._pulse, **{part.name: part.pulse for part in parts}}
-        service = self._service.pulse
-        return pulses if service is None else {**pulses, SERVICE: service}
+        servers = {SERVICE: self._service.pulse, supervisor.METRICS_PORT: self._outlets.pulse}
+        return {**pulses, **{name: pulse for name, pulse in servers.items() if pulse is not None}}

@@ -7,14 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from qmesh.agent.daemon.supervisor import METRICS_FILE, METRICS_PORT, AgentPart, Troubles
+from qmesh.agent.daemon.supervisor import (
+    METRICS_FILE,
+    METRICS_PORT,
+    AgentPart,
+    Retries,
+    Troubles,
+    describe_error,
+)
 from qmesh.agent.local import Local
 from qmesh.agent.metrics.collector import MetricsCollector
 from qmesh.agent.metrics.directory import find_metrics_directory
-from qmesh.errors import QmeshError
+from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host.log.events import report_event
 from qmesh.host.metrics.public_file import remove_public_file, replace_public_file
 from qmesh.host.network import links
+from qmesh.host.pulse import Pulse
 from qmesh.mesh.metrics.outlets import (
     DEFAULT_DIRECTORY,
     FILE,
@@ -47,6 +55,7 @@ class MetricsOutlets:
         self._get_here = get_here
         self._troubles = troubles
         self._server: tuple[object, MetricsServer] | None = None
+        self._retries = Retries()
         self._judged: Local | None = None
         """What the address was found fine for."""
         self._file_due = 0.0
@@ -56,6 +65,12 @@ class MetricsOutlets:
         """Where the file may be: one that an agent before this one wrote as well."""
         self._tidied: Path | None = None
         self._said = ""
+
+    @property
+    def pulse(self) -> Pulse | None:
+        """Of the thread that serves the address, where there is one. From any thread."""
+        server = self._server
+        return None if server is None else server[1].pulse
 
     def run(self, part: AgentPart) -> None:
         """Keep both as the settings say, until the part should end."""
@@ -118,11 +133,14 @@ class MetricsOutlets:
             self._stop_server()
             self._troubles.note_error(METRICS_PORT, error)
             return
-        if self._server is not None and (self._server[0] != wanted or not self._server[1].is_alive):
+        if self._server is not None and not self._server[1].is_alive:
+            self._report_end(self._server[1].failure)
+            self._stop_server()
+        elif self._server is not None and self._server[0] != wanted:
             self._stop_server()
         if wanted is None:
             self._troubles.clear(METRICS_PORT)
-        elif self._server is None:
+        elif self._server is None and not self._retries.wait_s:
             try:
                 self._start_server(here, wanted)
             except QmeshError as error:
@@ -161,6 +179,7 @@ class MetricsOutlets:
             may_read=lambda peer: self._may_read(peer, place),
         )
         server.start()
+        self._retries.note_start()
         self._server = wanted, server
         report_event("metrics-served", "metrics are served at http://%s/metrics", place)
 
@@ -168,6 +187,13 @@ class MetricsOutlets:
         here = self._get_here()
         hubs = () if here is None else tuple(each.address for each in here.inventory.hubs)
         return may_read_metrics(peer, place, hubs)
+
+    def _report_end(self, failure: BaseException | None) -> None:
+        """It has ended by itself."""
+        error = failure or MachineRefused("it ended by itself", hint="")
+        self._troubles.note_error(METRICS_PORT, error)
+        self._troubles.note_restart(METRICS_PORT, describe_error(error))
+        self._retries.note_failure()
 
     def _stop_server(self) -> None:
         if self._server is not None:

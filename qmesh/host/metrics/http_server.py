@@ -17,6 +17,7 @@ from qmesh.host.api.connections import ConnectionLimits, Connections
 from qmesh.host.api.exchange import HttpRequest, Response
 from qmesh.host.metrics.caller_owner import CallerOwners
 from qmesh.host.metrics.listen import open_listener
+from qmesh.host.pulse import Pulse
 from qmesh.host.system import heartbeat
 from qmesh.mesh.metrics.outlets import is_wanted_host
 from qmesh.mesh.metrics.text_format import MEDIA_TYPE
@@ -60,6 +61,9 @@ class MetricsServer:
         self._place = place
         self._render = render
         self._may_read = may_read
+        self.pulse = Pulse()
+        self.failure: BaseException | None = None
+        """What ended it, where it was not `stop`."""
         self._is_over = False
         self._socket = open_listener(place, interface)
         self._thread = threading.Thread(target=self._run, name="metrics over HTTP", daemon=True)
@@ -82,7 +86,13 @@ class MetricsServer:
         self._socket.close()
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        self.pulse.attach_thread()
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - who keeps it asks what ended it
+            self.failure = error
+        finally:
+            self.pulse.detach_thread()
 
     async def _serve(self) -> None:
         self._turn = asyncio.Semaphore()
@@ -90,11 +100,16 @@ class MetricsServer:
         connections = Connections(self._socket, self._answer, _refuse, LIMITS, owners.find_owner)
         connections.start_accepting()
         try:
-            while not self._is_over:  # noqa: ASYNC110 - another thread sets it
+            while self.tick():  # noqa: ASYNC110 - another thread has it end
                 await asyncio.sleep(_TICK_S)
         finally:
             await connections.shut_down(grace_s=_GRACE_S)
             owners.close()
+
+    def tick(self) -> bool:
+        """Show that it goes on; whether it is to."""
+        self.pulse.beat()
+        return not self._is_over
 
     async def _answer(self, question: HttpRequest) -> Response:
         if not is_wanted_host(question.host.decode("ascii", "replace"), self._place):

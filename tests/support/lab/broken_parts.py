@@ -7,20 +7,32 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from qmesh.agent.daemon import supervisor
+from qmesh.mesh.audit.surroundings import SERVICE
 from tests.support.lab.cluster import qmesh, stop_agent
 from tests.support.lab.machines import TOOLS, Machine, Running
 from tests.support.waiting import wait_until
 
 NODES_OWN = {"config-stale", "worker-silent", "config-missing"}
 NAMES = {
-    "look": "look at this machine",
-    "service": "membership service",
-    "asking": "questions for the membership",
-    "following": "config.yml and way to the control node",
-    "monitor": "monitor",
-    "answering": "answers to `qmesh check`",
+    "look": supervisor.LOOK,
+    "service": SERVICE,
+    "asking": supervisor.ASKING,
+    "following": supervisor.FOLLOWING,
+    "monitor": supervisor.MONITOR,
+    "answering": supervisor.ANSWERING,
+    "guard": supervisor.GUARD,
+    "metrics": supervisor.METRICS,
+    "serving": supervisor.METRICS_PORT,
+    "readers": supervisor.READERS,
+    "notifying": supervisor.NOTIFYING,
 }
 """What each part is called by `check`."""
+WISHED = (
+    ("set", "--metrics", "127.0.0.1:9586"),
+    ("set", "--notify-command", "/usr/bin/true"),
+)
+"""Of the control node: with these it has all parts."""
 
 
 def findings(machine: Machine) -> dict[str, Any]:

@@ -17,9 +17,14 @@ from typing import Any
 from qmesh.agent.daemon import membership_poll
 from qmesh.agent.daemon.main import Agent
 from qmesh.agent.daemon.monitor import Monitor
+from qmesh.agent.metrics.outlets import MetricsOutlets
 from qmesh.agent.node import node_restarts
+from qmesh.agent.notifications.notifier import Notifier
+from qmesh.agent.readers.service import ReaderService
 from qmesh.cli.entrypoints import run
 from qmesh.host.api.server import _Server
+from qmesh.host.firewall.guard_keeper import GuardKeeper
+from qmesh.host.metrics.http_server import MetricsServer
 from qmesh.host.network import netlink_events
 
 PARTS = {
@@ -29,6 +34,11 @@ PARTS = {
     "following": (node_restarts.NodeConfigFollower, "follow_changes"),
     "monitor": (Monitor, "_probe_holder"),
     "answering": (Agent, "_build_health"),
+    "guard": (GuardKeeper, "ensure_loaded"),
+    "metrics": (MetricsOutlets, "_update"),
+    "serving": (MetricsServer, "tick"),
+    "readers": (ReaderService, "update_place"),
+    "notifying": (Notifier, "_read_settings"),
     "notices": (netlink_events.Notices, "take_notice"),
 }
 """What each part calls again and again."""
