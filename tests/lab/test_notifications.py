@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from qmesh.agent.daemon.supervisor import DELIVERY
 from tests.support.lab.cluster import (
     STATE,
     files_with,
     is_back,
     make_cluster,
     make_member,
-    problems,
     qmesh,
     refusal,
     start_agent,
@@ -161,7 +161,10 @@ def test_g3_a_guard_is_back_and_others_are_told_who_joins_while_a_receiver_hangs
     qmesh(control, "remove", third.name)
     wait_until(lambda: removed in kinds(cluster.receiver, "removed"), 60)
     assert kinds(cluster.receiver, "joined", "peer-silent").count(joined) == 1
-    assert not {"agent-silent", "agent-failing", "agent-restarted"} & problems(control)
+    findings = json.loads(qmesh(control, "check", "--json", code=None).stdout)["findings"]
+    about_agent = [each for each in findings if each["code"].startswith("agent-")]
+    # On a slow machine the receiver has been tried for the third time by now, which is told.
+    assert [each for each in about_agent if each["subject"] != DELIVERY] == []
     tell(control, URL)
     hanging.stop()
 
