@@ -1,5 +1,7 @@
 """A release: the changelog's section, the version, all files with sums and a signature, and a tag.
 
+The Ansible collection is a part of it, and has the same version.
+
 All of it is made in a clone, and verified there as the README tells users to. Only then this checkout gets
 the commit and the tag. A run that fails, or is killed, leaves the checkout as it was, and can be run again.
 """
@@ -24,6 +26,7 @@ from typing import Final
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 CHANGELOG: Final = "CHANGELOG.md"
 SOURCE: Final = "qmesh/__init__.py"
+COLLECTION: Final = "packaging/ansible/galaxy.yml"
 UNRELEASED: Final = "## [Unreleased]"
 
 
@@ -82,14 +85,17 @@ def release(arguments: argparse.Namespace) -> None:
     target = (arguments.to or CHECKOUT / "dist" / version).absolute()
     before = refuse_early(version, key, target)
     text, notes = cut_section(read_committed(CHANGELOG), version, time.strftime("%Y-%m-%d", time.gmtime()))
-    source = replace_version(read_committed(SOURCE), version)
+    versioned = {
+        SOURCE: replace_version(read_committed(SOURCE), version),
+        COLLECTION: replace_collection_version(read_committed(COLLECTION), version),
+    }
 
     with scratch_for(target) as scratch:
         clone, files = scratch / "checkout", scratch / "files"
         run("git", "clone", "--quiet", "--no-hardlinks", CHECKOUT, clone)
         share_roots(clone)
-        (clone / CHANGELOG).write_text(text, encoding="utf-8")
-        (clone / SOURCE).write_text(source, encoding="utf-8")
+        for name, written in {CHANGELOG: text, **versioned}.items():
+            (clone / name).write_text(written, encoding="utf-8")
         git_here = [
             word for name in ("user.name", "user.email") for word in ("-c", f"{name}={configured(name)}")
         ]
@@ -160,8 +166,8 @@ def refuse_early(version: str, key: Path, target: Path) -> str:
 
 
 def read_committed(name: str) -> str:
-    """A file as it is committed."""
-    return run_for_output("git", "show", f"HEAD:{name}")
+    """A file as it is committed, to its last line's end."""
+    return run_for_output("git", "show", f"HEAD:{name}") + "\n"
 
 
 def version_of(source: str) -> str:
@@ -175,6 +181,14 @@ def version_of(source: str) -> str:
 def replace_version(source: str, version: str) -> str:
     """The source with another version."""
     return source.replace(f'__version__ = "{version_of(source)}"', f'__version__ = "{version}"')
+
+
+def replace_collection_version(manifest: str, version: str) -> str:
+    """What describes the Ansible collection, with another version."""
+    found, count = re.subn(r"^version: .*$", f"version: {version}", manifest, flags=re.MULTILINE)
+    if count != 1:
+        raise Refused(f"{COLLECTION} has not one line 'version: ...'", "git log it")
+    return found
 
 
 def as_numbers(version: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from qmesh import __version__
 from tests.support.checkout import CHECKOUT
 from tests.support.lab.fleet import COLLECTION, link_collection
 from tests.support.waiting import patience
@@ -123,7 +124,8 @@ def test_the_linters_find_nothing(tmp_path, linter):
 def test_the_collection_can_be_built_and_installed(tmp_path):
     built = run(tmp_path, "ansible-galaxy", "collection", "build", str(COLLECTION))
     assert built.returncode == 0, built.stderr
-    (archive,) = tmp_path.glob("qmesh-fleet-*.tar.gz")
+    (archive,) = tmp_path.glob("*.tar.gz")
+    assert archive.name == f"qmesh-fleet-{__version__}.tar.gz"
     done = run(tmp_path, "ansible-galaxy", "collection", "install", "--offline", "-p", "there", str(archive))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "there/ansible_collections/qmesh/fleet/playbooks/site.yml").is_file()

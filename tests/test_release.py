@@ -36,6 +36,8 @@ LOG = """\
 
 - All.
 """
+SOURCE = '"""A program."""\n\n__version__ = "0.1.0"\n'
+MANIFEST = "namespace: a\nversion: 0.1.0\nreadme: README.md\n"
 VERSION = """\
 #!/bin/sh
 sed -n 's/__version__ = "\\(.*\\)"/\\1/p' "$(dirname "$0")/../qmesh/__init__.py"
@@ -88,6 +90,9 @@ class Project(NamedTuple):
         path.write_text(text, encoding="utf-8")
         path.chmod(mode)
 
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text("utf-8")
+
     def commit(self) -> None:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message=a step")
@@ -120,7 +125,8 @@ def pattern(tmp_path_factory) -> Project:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(CHECKOUT / name, path)
     project.write("CHANGELOG.md", LOG)
-    project.write("qmesh/__init__.py", '"""A program."""\n\n__version__ = "0.1.0"\n')
+    project.write("qmesh/__init__.py", SOURCE)
+    project.write("packaging/ansible/galaxy.yml", MANIFEST)
     project.write("packaging/version", VERSION, 0o755)
     project.write("packaging/deb", DEB % ":", 0o755)
     for name, files in OTHER.items():
@@ -169,12 +175,14 @@ def test_a_release_has_all_files_with_sums_and_notes(released):
 def test_the_commit_has_version_and_section_and_nothing_else(released):
     assert released.git("diff", "--name-only", "HEAD^", "HEAD").split() == [
         "CHANGELOG.md",
+        "packaging/ansible/galaxy.yml",
         "qmesh/__init__.py",
     ]
-    assert released.git("show", "HEAD:qmesh/__init__.py").endswith('__version__ = "0.2.0"')
+    assert released.read("qmesh/__init__.py") == SOURCE.replace("0.1.0", "0.2.0")
+    assert released.read("packaging/ansible/galaxy.yml") == MANIFEST.replace("0.1.0", "0.2.0")
     date = r"20\d\d-\d\d-\d\d"
     expected = LOG.replace("## [Unreleased]", "## [Unreleased]\n\n## [0.2.0] - DATE")
-    assert re.sub(date, "DATE", released.git("show", "HEAD:CHANGELOG.md")) == expected.strip()
+    assert re.sub(date, "DATE", released.read("CHANGELOG.md")) == expected
     assert released.git("status", "--porcelain") == ""
     assert released.git("log", "-1", "--format=%s|%an") == "qmesh 0.2.0|a maintainer"
 
