@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
 
-from qmesh import __version__
+from tests.support.checkout import CHECKOUT
 from tests.support.lab import fork_server
 from tests.support.lab.mixed import COLUMNS, ROWS, Row, make_lab
 from tests.support.versions import BEFORE, NoVersion, build_before
@@ -39,7 +40,9 @@ def main() -> int:
         return 3
     fork_server.enable()
     columns = [asked.column] if asked.column else list(COLUMNS)
-    print(f"| qmesh {__version__}; of {BEFORE[0]}: | {' | '.join(columns)} |")
+    this = subprocess.run([CHECKOUT / "packaging/version"], check=True, capture_output=True, text=True).stdout
+    number, commit = BEFORE  # the two may have one number: commits tell which is which
+    print(f"| {this.strip()}; of {number}, {commit[:8]}: | {' | '.join(columns)} |")
     print("|---|" + "---:|" * len(columns), flush=True)
     failed = 0
     for row in ROWS:
