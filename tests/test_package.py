@@ -105,7 +105,7 @@ def test_a_package_has_what_qmesh_needs_and_not_what_it_is_built_with(build_pack
     for machine in build_package.MACHINES.values():
         needed = build_package.list_needed(machine)
         assert {"cffi", "cryptography", "msgspec", "typer"} < needed < locked
-        assert not needed & {"hatchling", "editables", "packaging", "pip", "pip-nftables"}
+        assert not needed & {"hatchling", "editables", "packaging", "pip"}
 
 
 def test_dpkg_is_told_what_is_in_it_whatever_the_umask(build_package, tmp_path):

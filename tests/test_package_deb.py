@@ -100,14 +100,11 @@ def test_they_need_the_interpreter_that_they_were_made_for(suite, packages):
             if each.issym()
         }
         python = Path(links["/usr/lib/qmesh/bin/python"]).name
-        assert links == {
-            "/usr/lib/qmesh/bin/python": f"/usr/bin/{python}",
-            f"/usr/lib/qmesh/lib/{python}/site-packages/nftables": "/usr/lib/python3/dist-packages/nftables",
-        }
+        assert links == {"/usr/lib/qmesh/bin/python": f"/usr/bin/{python}"}
         assert {python} == package.find(r"^/usr/lib/qmesh/lib/(python3\.\d+)/")
         # So that dpkg refuses the package of another suite before it unpacks it over one that works.
         assert python in package.fields["Pre-Depends"].split(", ")
-        assert {"nftables", "python3-nftables", "netbase"} <= set(package.fields["Depends"].split(", "))
+        assert set(package.fields["Depends"].split(", ")) == {"libnftables1", "netbase", "nftables"}
         assert "Recommends" not in package.fields
         assert package.fields["Architecture"] == architecture
         assert package.fields["Version"].endswith(f"-1~{SUITES[suite]}")
@@ -143,7 +140,7 @@ def test_libraries_are_those_of_the_lock_for_that_machine(packages):
         assert found - {f"qmesh-{__version__}"} < locked
         names = {each.rpartition("-")[0] for each in found}
         assert {"qmesh", "cryptography", "msgspec", "typer"} <= names
-        assert not names & {"hatchling", "packaging", "pip", "pip-nftables", "pytest", "setuptools"}
+        assert not names & {"hatchling", "packaging", "pip", "pytest", "setuptools"}
         programs = [each for each in package.files.values() if each.startswith(b"\x7fELF")]
         assert {struct.unpack("<H", each[18:20])[0] for each in programs} == {MACHINES[architecture]}
         assert package.find(r"(.*\.(?:h|pyi)|.*/(?:RECORD|INSTALLER|direct_url\.json))$") == set()
@@ -156,7 +153,7 @@ def test_each_library_has_its_licence(packages):
         copyright_file = package.files["/usr/share/doc/qmesh/copyright"].decode()
         others = [each for each in libraries if not each.startswith("qmesh-")]
         assert [each for each in others if f"site-packages/{each}/*\n" not in copyright_file] == []
-        assert "License: GPL-2\n" not in copyright_file
+        assert "License: GPL" not in copyright_file
 
 
 def test_each_command_has_its_page_and_shells_know_them_all(packages):
@@ -183,7 +180,7 @@ INSTALLED = """
     find /usr/lib/qmesh /usr/bin/qmesh | sort >/root/before
     mkdir /tmp/hostile
     cd /tmp/hostile
-    for name in socket json typer qmesh nftables; do echo 'print("hostile")' >$name.py; done
+    for name in socket json ctypes typer qmesh; do echo 'print("hostile")' >$name.py; done
     export PYTHONPATH=/tmp/hostile PYTHONHOME=/tmp/hostile
     qmesh --version
     setpriv --reuid nobody --clear-groups qmesh --version
@@ -194,8 +191,8 @@ print(sys.executable, qmesh.__file__)
 for each in pkgutil.walk_packages(qmesh.__path__, 'qmesh.'):
     if not each.name.endswith('__main__'):
         importlib.import_module(each.name)
-import nftables
-print('imported', nftables.__file__, nftables.Nftables().cmd('list ruleset')[0])
+from qmesh.host.firewall import nft_library
+print('imported', nft_library.load().run(b'list ruleset'))
 PYTHON
     dpkg --verify qmesh
     find /usr/lib/qmesh /usr/bin/qmesh | sort | diff /root/before -
@@ -216,7 +213,7 @@ def test_installed_it_starts_isolated_changes_nothing_and_goes_without_a_trace(s
         *[f"qmesh {__version__}"] * 2,
         "Usage: qmesh status",
         f"/usr/lib/qmesh/bin/python {module}",
-        f"imported {module.replace('qmesh/__init__', 'nftables/__init__')} 0",
+        "imported (True, b'', b'')",
         *("unchanged", "gone"),
     ]
     assert said.splitlines()[-len(expected) :] == expected, said

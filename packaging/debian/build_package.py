@@ -40,8 +40,6 @@ MAINTAINER: Final = "The qmesh authors <qmesh@example.org>"
 COMPRESSION: Final = ("-Zxz", "-z1", "--threads-max=2")
 """Into how many parts a file is cut for the processors decides on its bytes: for two, wherever it is made.
 A level of 6 takes four times as long, for a seventh less."""
-DEBIANS: Final = {"pip-nftables": "nftables"}
-"""What is Debian's, and which folder: GPL-2.0-only does not go with OpenSSL in one package."""
 LEFT_OUT: Final = (
     "bin",  # programs of libraries, which start the Python that made them
     "*.dist-info/RECORD",  # of files that are not all here; dpkg has its own list, and sums
@@ -102,7 +100,7 @@ def build_wheel(scratch: Path) -> Path:
 
 
 def list_needed(machine: str) -> set[str]:
-    """The packages that qmesh needs, and that those need: without what it is built with, and Debian's."""
+    """The packages that qmesh needs, and that those need: without what it is built with."""
     needed: set[str] = set()
     left = ["qmesh"]
     while left:
@@ -114,7 +112,7 @@ def list_needed(machine: str) -> set[str]:
             if each.marker is None or each.marker.evaluate({"extra": "", "platform_machine": machine}):
                 assert not each.extras, f"what {each} brings by its extras is not followed"
                 left.append(each.name)
-    return needed - {"qmesh", *DEBIANS}
+    return needed - {"qmesh"}
 
 
 def install(root: Path, wheel: Path, architecture: str, scratch: Path) -> None:
@@ -140,8 +138,6 @@ def install(root: Path, wheel: Path, architecture: str, scratch: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             if not any(path.parent.iterdir()):
                 path.parent.rmdir()
-    for name in DEBIANS.values():
-        (root / PACKAGES / name).symlink_to(f"../../../../python3/dist-packages/{name}")
     (root / ENVIRONMENT / "bin").mkdir()
     (root / ENVIRONMENT / "bin/python").symlink_to(f"../../../bin/{PYTHON}")
     write(root / ENVIRONMENT / "pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")

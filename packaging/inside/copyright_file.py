@@ -12,16 +12,15 @@ PLACE: Final = "usr/lib/qmesh/lib/python*/site-packages"
 """Where the package has them."""
 HOLDERS: Final = {
     "backports-zstd": ["Rogdham", "2001 Python Software Foundation", "Meta Platforms, Inc. and affiliates"],
-    "pip-nftables": ["2018 Phil Sutter <phil@nwl.cc>"],
     "typing-extensions": ["2001 Python Software Foundation"],
 }
-"""Of those whose licence is a text that names nobody, or others; the module `nftables` says it itself."""
-_NAMES: Final = {"MIT": "Expat", "GPL-2.0-only": "GPL-2", "GPL-2.0-or-later": "GPL-2+"}
+"""Of those whose licence is a text that names nobody, or others."""
+_NAMES: Final = {"MIT": "Expat"}
 """Debian's names for what has another one in SPDX."""
-_COMMON: Final = {"Apache-2.0": "Apache-2.0", "GPL-2": "GPL-2", "GPL-2+": "GPL-2"}
-"""Licences that every Debian has, by their files: a copyright file refers to them."""
+_COMMON: Final = {"Apache-2.0"}
+"""Licences that every Debian has, in files with these names: a copyright file refers to them."""
 _HOLDER: Final = re.compile(r"^\W*Copyright:?\s+(?:\(c\)\s*|©\s*)?(.+)$", re.IGNORECASE | re.MULTILINE)
-_OF_THE_TEXT: Final = re.compile(r"Free Software Foundation|owner|notice|holder|license", re.IGNORECASE)
+_OF_THE_TEXT: Final = re.compile(r"owner|notice|holder|license", re.IGNORECASE)
 """What stands beside the word in the text of a licence."""
 
 
@@ -69,7 +68,7 @@ def _render_part(part: Part) -> str:
 
 
 def _render_common(name: str) -> str:
-    said = f"On Debian systems, the text of this licence is in /usr/share/common-licenses/{_COMMON[name]}."
+    said = f"On Debian systems, the text of this licence is in /usr/share/common-licenses/{name}."
     return _render_fields({"License": f"{name}\n{said}"})
 
 
@@ -92,9 +91,7 @@ def _name_licence(expression: str) -> str:
 
 
 def _is_common(text: str) -> bool:
-    return bool(
-        re.search(r"Apache License\s+Version 2\.0, January|GNU GENERAL PUBLIC LICENSE\s+Version 2", text)
-    )
+    return bool(re.search(r"Apache License\s+Version 2\.0, January", text))
 
 
 def _cut_title(text: str) -> str:

@@ -26,7 +26,7 @@ OURS = {
     "qmesh.mesh.nodeconfig": "reads a config.yml",
     "qmesh.mesh.foreign.kernel_rules": "reads others' rules",
 }
-LIGHT = {"backports", "nftables", "shellingham", "annotated_doc", "typing_extensions", "cython_runtime"}
+LIGHT = {"backports", "shellingham", "annotated_doc", "typing_extensions", "cython_runtime"}
 """Libraries that take less than two milliseconds, and one that typer or msgspec loads anyway."""
 
 ALWAYS = {"typer", "msgspec"}
