@@ -18,6 +18,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 INVITATION = "qmesh1"
 """How one begins."""
+CLOSES_SSH = """\
+table inet closes {
+    chain in {
+        type filter hook input priority 0
+        tcp dport 22 ct state new drop
+    }
+}
+"""
 REPLACED = "/root/bin/qmesh"
 """Before the real command on a server's PATH."""
 
@@ -242,12 +250,8 @@ def test_a_machine_that_cannot_be_reached_after_the_change_rolls_itself_back(lab
     """What it applies closes SSH, as a faulty set of rules would: nobody confirms."""
     operator, machines = make_fleet(lab, workers=2)
     cut_off = machines[1]
-    cut_off.write(
-        "/root/closes-ssh",
-        "table inet closes { chain in { type filter hook input priority 0;\n"
-        "tcp dport 22 ct state new drop; } }\n",
-    )
-    replace_program(cut_off, "apply) nft -f /root/closes-ssh ;;")
+    cut_off.write("/root/closes-ssh", CLOSES_SSH)
+    replace_program(cut_off, "apply) nft -f /root/closes-ssh || exit 99 ;;")
 
     played = operator.play("site", "-e", "qmesh_confirm_seconds=10 ansible_timeout=5", code=4)
 

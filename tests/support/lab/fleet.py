@@ -120,8 +120,9 @@ class Operator:
         layers = f"lowerdir={_OPENSSH}/usr/libexec:/usr/libexec"
         machine.run(["mount", "-t", "overlay", "overlay", "-o", layers, "/usr/libexec"])
         home = f"/run/home-{name}"
+        # Without a password, and not with one that is elsewhere: sudo asks PAM for the account.
         machine.write("/etc/sudoers", f"{name} ALL=(ALL) NOPASSWD: ALL\n", 0o440)
-        machine.write("/etc/passwd", f"{machine.read('/etc/passwd')}{name}:x:1234:1234::{home}:/bin/sh\n")
+        machine.write("/etc/passwd", f"{machine.read('/etc/passwd')}{name}:*:1234:1234::{home}:/bin/sh\n")
         machine.run(["install", "-d", "-o", "1234", "-g", "1234", home])
         config = machine.read("/etc/ssh/lab_config").replace("prohibit-password", "no")
         machine.write("/etc/ssh/lab_config", config.replace("PATH=", f"PATH={_OPENSSH}/usr/bin:"))
