@@ -210,6 +210,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "node-files": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "check": _NONE,
     "check --all": _CONTROL,
+    "drill": Preconditions(local=(_refuse_removed,)),
     "status": _NONE,
     "metrics": _NONE,
     "page": Preconditions(root=False),

@@ -52,6 +52,7 @@ LOADS: dict[str, set[str]] = {
     "page": {*STATE, "h11", "asyncio", "ssl"},
     "log": {*STATE, *REGISTRY},
     "check": {*NODE, *REGISTRY, "qmesh.mesh.foreign.kernel_rules"},
+    "drill": STATE,
     "plan": STATE,
     "apply": NODE,
     "confirm": STATE,

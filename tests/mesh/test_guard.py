@@ -27,6 +27,7 @@ from qmesh.mesh.guard.render import (
     list_port_sets,
     render_held_table,
     render_table,
+    render_unowned_table,
 )
 from qmesh.mesh.guard.script_text import (
     is_complete_script,
@@ -743,3 +744,9 @@ def test_the_held_tables_name_in_the_kernel_is_read_back_by_nft_as_another() -> 
     assert HELD_IN_KERNEL.split() == [HELD]
     assert HELD_IN_KERNEL != HELD
     assert {TABLE, HELD, HELD_IN_KERNEL, STAGED, STAND_IN} == OWN_TABLES
+
+
+def test_the_copy_of_the_held_table_belongs_to_nobody_and_has_the_same_rules():
+    for each in (WORKER, CONTROL):
+        owned = render_held_table(each)
+        assert owned.replace("\tflags owner\n", "") == render_unowned_table(each) != owned

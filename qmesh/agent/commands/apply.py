@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import msgspec
 
@@ -19,6 +20,7 @@ from qmesh.agent.preconditions import check_user, lock_member
 from qmesh.agent.rollback import arm_rollback, rearm_rollback
 from qmesh.agent.ssh_lockout import refuse_ssh_lockout, warn_of_ssh_lockout
 from qmesh.errors import BadInput, KernelRefused, QmeshError
+from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
 from qmesh.mesh.mtu import parse_mtu
 from qmesh.mesh.plan.steps import Step
@@ -28,11 +30,22 @@ from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint
 log = logging.getLogger("qmesh")
 
 
-def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None = None) -> tuple[Step, ...]:
+Examination: TypeAlias = Callable[[Local, Linux], None]
+"""Looks at what is about to be done, and raises where it is refused."""
+
+
+def apply(
+    state: State,
+    *,
+    mtu: str | None = None,
+    control_endpoint: str | None = None,
+    examine: Examination | None = None,
+) -> tuple[Step, ...]:
     """Take the steps, guard first, and see that the agent runs; also ends what `down` began.
 
     mtu: most octets of a packet in the tunnel from now on; `auto` leaves it to the path again.
     control_endpoint: HOST[:PORT] at which a worker machine reaches the control node from now on.
+    examine: before anything is changed.
     Returns the steps that were taken. Raises BadInput, with nothing changed, while another change
     waits to be confirmed, and where the steps would cut the SSH session that this is run from;
     EnrolmentRefused where the control node does not answer at the endpoint; KernelRefused, with all else
@@ -52,6 +65,8 @@ def apply(state: State, *, mtu: str | None = None, control_endpoint: str | None 
             here = msgspec.structs.replace(here, settings=settings)
         linux = linux_for(state, here.settings)
         refuse_ssh_lockout(linux, plan_steps_without_dns(with_tunnel_and_guard(here), linux))
+        if examine is not None:
+            examine(here, linux)
         if mtu is not None:
             state.save_settings(here.settings)
         here = enable_tunnel_and_guard(state, here)
@@ -87,7 +102,7 @@ class TrialResult(msgspec.Struct, frozen=True):
     opens_others: tuple[int, ...] = ()
 
 
-def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
+def apply_with_rollback(state: State, *, seconds: int, examine: Examination | None = None) -> TrialResult:
     """As `apply`, but have all undone in that time unless `confirm` comes. Says so where it is cut off.
 
     Raises BadInput before anything is changed.
@@ -96,6 +111,8 @@ def apply_with_rollback(state: State, *, seconds: int) -> TrialResult:
     validate_confirm_timeout(seconds)
     with lock_member(state, "apply --confirm") as here:
         linux = linux_for(state, here.settings)
+        if examine is not None:
+            examine(here, linux)
         steps = plan_steps_without_dns(with_tunnel_and_guard(here), linux) or plan_local_steps(
             with_tunnel_and_guard(here), linux
         )

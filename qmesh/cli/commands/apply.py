@@ -14,13 +14,16 @@ from qmesh.mesh.ports.port_ranges import format_port_ranges
 
 if TYPE_CHECKING:
     from qmesh.agent.commands.apply import TrialResult
+    from qmesh.agent.local import Local
     from qmesh.cli.step_text import Steps
+    from qmesh.host.linux import Linux
 
 log = logging.getLogger("qmesh")
 
 EXAMPLES = (
     "qmesh apply",
     "qmesh apply --confirm 120    (then, in a new login: qmesh confirm)",
+    "qmesh apply --drill",
     "qmesh apply --mtu 1300",
     "qmesh apply --control-endpoint 203.0.113.9:51820",
 )
@@ -49,6 +52,12 @@ def command(
             metavar="HOST[:PORT]",
         ),
     ] = None,
+    drill: Annotated[
+        bool,
+        typer.Option(
+            "--drill", help="First drill the guard that it would load; change nothing where that fails."
+        ),
+    ] = False,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,8 +70,9 @@ def command(
     from qmesh.cli.step_text import Steps
     from qmesh.host.state.directory import State
 
+    examine = _drill if drill else None
     if confirm is None:
-        taken = apply(State(state), mtu=mtu, control_endpoint=control_endpoint)
+        taken = apply(State(state), mtu=mtu, control_endpoint=control_endpoint, examine=examine)
         _print_steps(Steps.from_steps(taken), as_json=as_json)
         return
     for option, said in (("--mtu", mtu), ("--control-endpoint", control_endpoint)):
@@ -71,9 +81,17 @@ def command(
                 f"{option} is kept for good, and --confirm cannot roll it back",
                 hint=f"leave out {option} or --confirm",
             )
-    tried = apply_with_rollback(State(state), seconds=confirm)
+    tried = apply_with_rollback(State(state), seconds=confirm, examine=examine)
     _print_steps(Steps.from_steps(tried.steps), as_json=as_json)
     _warn_of_rollback(tried)
+
+
+def _drill(here: Local, linux: Linux) -> None:
+    """Raise MachineRefused where the drill fails."""
+    from qmesh.agent.drill import refuse_failed_drill
+
+    for each in refuse_failed_drill(here, linux):
+        log.warning("the drill does not know: %s", each)
 
 
 def _print_steps(steps: Steps, *, as_json: bool) -> None:

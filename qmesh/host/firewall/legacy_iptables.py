@@ -17,8 +17,8 @@ from qmesh.host.network.netlink import translate_errors
 from qmesh.mesh.foreign.rules import Table
 from qmesh.mesh.foreign.xtables.legacy_tables import INFO, LegacyBlock, parse_legacy_table
 
-_FAMILIES: Final = {"ip": (socket.AF_INET, socket.IPPROTO_IP), "ip6": (socket.AF_INET6, socket.IPPROTO_IPV6)}
-_GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_*, IP6T_SO_*
+FAMILIES: Final = {"ip": (socket.AF_INET, socket.IPPROTO_IP), "ip6": (socket.AF_INET6, socket.IPPROTO_IPV6)}
+GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_*, IP6T_SO_*
 _ENTRIES: Final = struct.Struct("=32sI4x")
 """ipt_get_entries: name, and bytes of the block behind it."""
 LOADED: Final = Path("/proc/net")
@@ -32,7 +32,7 @@ def list_legacy_tables() -> Iterator[LegacyBlock]:
 
     Raises KernelRefused where one can't be read.
     """
-    for family in _FAMILIES:
+    for family in FAMILIES:
         for name in _list_names(family):
             try:
                 found = _read_table(family, name)
@@ -69,23 +69,23 @@ def _build_refusal(family: str, name: str, error: Exception) -> KernelRefused:
 
 def _read_table(family: str, name: str) -> tuple[bytes, bytes]:
     """What is known of a table, and its entries."""
-    kind, level = _FAMILIES[family]
+    kind, level = FAMILIES[family]
     with socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW) as asked:
         for _ in range(_ATTEMPTS):
-            info = _get_option(asked, level, _GET_INFO, name.encode().ljust(INFO.size, b"\0"))
+            info = get_option(asked, level, GET_INFO, name.encode().ljust(INFO.size, b"\0"))
             size = INFO.unpack(info)[-1]
             if size > _MOST_OCTETS:
                 raise ValueError(f"{size} bytes are too many")
             request = _ENTRIES.pack(name.encode(), size) + bytes(size)
             try:
-                return info, _get_option(asked, level, _GET_ENTRIES, request)[_ENTRIES.size :]
+                return info, get_option(asked, level, _GET_ENTRIES, request)[_ENTRIES.size :]
             except OSError as error:
                 if error.errno != errno.EAGAIN:  # it was replaced in between
                     raise
     raise ValueError("it changes too fast to be read")
 
 
-def _get_option(asked: socket.socket, level: int, option: int, request: bytes) -> bytes:
+def get_option(asked: socket.socket, level: int, option: int, request: bytes) -> bytes:
     """As socket.getsockopt, which takes no more than 1024 bytes."""
     content = ctypes.create_string_buffer(request, len(request))
     length = ctypes.c_uint32(len(request))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 LIBRARY: Final = "libnftables.so.1"
-_STATELESS: Final = 1 << 2  # NFT_CTX_OUTPUT_STATELESS
+_STATELESS, _JSON = 1 << 2, 1 << 4  # NFT_CTX_OUTPUT_*
 _CONTEXT, _TEXT, _NUMBER = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _FUNCTIONS: Final = {
     "nft_ctx_new": (_CONTEXT, ctypes.c_uint32),
@@ -38,6 +38,10 @@ class NftContext:
         self._library.nft_ctx_buffer_output(self._context)
         self._library.nft_ctx_buffer_error(self._context)
         self._library.nft_ctx_output_set_flags(self._context, _STATELESS)
+
+    def read_json(self) -> None:
+        """Take commands as JSON from now on, and print it. Source: libnftables-json(5)."""
+        self._library.nft_ctx_output_set_flags(self._context, _JSON)
 
     def run(self, script: bytes) -> tuple[bool, bytes, bytes]:
         """Run commands as one transaction: whether it was done, what was printed, and why it was not done."""

@@ -33,6 +33,14 @@ def _load_library() -> NftContext:
     return _loaded[0]
 
 
+def forget_library() -> None:
+    """In a copy of this process, forget the library that was loaded: it speaks to the namespace of before.
+
+    It is loaded anew for the next command, in the namespace of then.
+    """
+    _loaded.clear()
+
+
 def require_nftables() -> None:
     """Raise what `run` would where nftables can't be used.
 

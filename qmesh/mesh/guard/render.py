@@ -57,6 +57,11 @@ def render_held_table(guard: Guard) -> str:
     return _render_any_table(guard, HELD, flags="\n\tflags owner", passing=passing)
 
 
+def render_unowned_table(guard: Guard) -> str:
+    """The same for a copy of it that belongs to no process, as of a drill."""
+    return render_held_table(guard).replace("\tflags owner\n", "", 1)
+
+
 def _address_family(guard: Guard) -> str:
     return "ip6" if ":" in guard.control_address else "ip"
 

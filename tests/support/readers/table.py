@@ -36,6 +36,7 @@ from qmesh.host import api, registry
 from qmesh.host.api import client, collection, dispatch, exchange, http_protocol, server
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.drill import live_network
 from qmesh.host.firewall import (
     bpf_programs,
     ipsec_policies,
@@ -81,6 +82,7 @@ from qmesh.host.system import agent_health, processes, ssh_session
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
 from qmesh.mesh import endpoints, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.audit.findings import failed_check_finding
+from qmesh.mesh.drill import frames, shots
 from qmesh.mesh.foreign import saved_rules
 from qmesh.mesh.foreign.attributes import parse_attributes
 from qmesh.mesh.guard import parse as guard_parse
@@ -674,6 +676,15 @@ def _addresses(octets: bytes) -> None:
         list(rtnetlink_messages.parse_addresses([octets], 7))
 
 
+def _live_link(octets: bytes) -> None:
+    with translate_errors("look"):
+        live_network.parse_live_link(octets)
+
+
+def _frame(octets: bytes) -> object:
+    return frames.answer_question(octets), shots.read_packet_trace(frames.read_frame(octets))
+
+
 def _link(octets: bytes) -> None:
     with translate_errors("look"):
         rtnetlink_messages.parse_link(octets)
@@ -682,6 +693,15 @@ def _link(octets: bytes) -> None:
 def _told(head: bytes, *parts: tuple[int, bytes]) -> bytes:
     packed = b"".join(build_attribute(kind, each) for kind, each in parts)
     return HEADER.pack(HEADER.size + len(head) + len(packed), 16, 0, 1, 0) + head + packed
+
+
+INTERFACE_OF_DRILL: Final = _told(struct.pack("=BxHiII", 0, 1, 2, 1, 0), (3, b"eth0\0"), (4, bytes(4)))
+(PACKET_OF_DRILL,) = shots.render_shot(
+    shots.Shot(
+        way="eth0", source="2001:db8::1", target="2001:db8::2", protocol="udp", source_port=1, target_port=2
+    ),
+    shots.FIRST_NUMBER,
+)
 
 
 FAMILY: Final = _told(struct.pack("=BBH", 1, 2, 0), (2, b"wireguard\0"), (1, b"\x21\0"))
@@ -1603,6 +1623,9 @@ READERS: Final[dict[str, Reader]] = {
             lambda octets: rule_messages.parse_rules([octets], lambda _: True),
             (_RULE,),
         ),
+        Reader("interfaces of a drill", (live_network,), _live_link, (INTERFACE_OF_DRILL,)),
+        Reader("packets of a drill", (shots,), shots.read_packet_trace, (PACKET_OF_DRILL,)),
+        Reader("frames of a drill", (frames,), _frame, (frames.render_frame(PACKET_OF_DRILL, bytes(6)),)),
         Reader("sets of ipset", (ipset_messages,), _ipset, (IPSET,)),
         Reader(
             "sets by netlink",
