@@ -451,10 +451,10 @@ def test_who_does_not_finish_asking_is_hung_up_on(monkeypatch):
                 assert answer == b"" or b" 503 " in answer
 
 
-def polled(source: str) -> socket.socket:
+def polled(source: str, *, wait: int = 60) -> socket.socket:
     """A connection by which somebody has asked, and waits for news."""
     connection = connected(source)
-    connection.sendall(b"GET /v1/membership?newer_than=3&wait=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(f"GET /v1/membership?newer_than=3&wait={wait} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     return connection
 
 
@@ -486,6 +486,24 @@ def test_a_question_that_is_given_up_waits_no_longer(tmp_path):
                 poll.close()
         assert not all(was_news_to_somebody(len(agent.asked)) for _ in range(30))
         assert ask("GET", "/v1/membership", address="127.0.0.2").status == 204
+
+
+def is_answered(source: str) -> bool:
+    with contextlib.suppress(OSError):
+        return ask("GET", "/v1/membership", address=source).status == 204
+    return False
+
+
+def test_who_gives_its_questions_up_is_answered_at_once_though_nothing_is_new(monkeypatch):
+    monkeypatch.setattr(dispatch, "LONGEST_WAIT_S", 3600.0)
+    agent = answering_after(threading.Event())
+    with service(agent):
+        asked = len(agent.asked)
+        polls = [polled("127.0.0.2", wait=3600) for _ in range(connections.MAX_UNDER_WAY_A_PEER)]
+        wait_until(lambda: len(agent.asked) > asked and not is_answered("127.0.0.2"))
+        for poll in polls:
+            poll.close()
+        wait_until(lambda: is_answered("127.0.0.2"), 5)
 
 
 def test_what_was_begun_for_a_peer_counts_until_it_has_ended():
