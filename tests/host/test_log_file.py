@@ -88,6 +88,8 @@ def speak(
 
 
 OTHERS = """
+logging.getLogger("chatty").setLevel(logging.DEBUG)
+logging.getLogger("chatty").info("nobody wants what a library sets its own level for")
 for number in range(10_000):
     for name in ("uvicorn.error", "asyncio", "h11", "concurrent.futures"):
         logging.getLogger(name).warning("nobody wants to know this %d", number)
