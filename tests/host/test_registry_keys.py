@@ -131,6 +131,9 @@ def test_a_member_that_changes_its_key_for_ever_makes_no_history(registry):
 def test_a_clock_that_was_set_back_lifts_no_limit_on_keys(registry, back_s):
     redeem(registry, invite(registry), key(1))
     registry.offer_key(key(2), sender="10.77.0.2", now=NOW)
+    for seconds in (1, 9):  # also by less than the limit
+        with pytest.raises(EnrolmentRefused, match="a moment ago"):
+            registry.offer_key(key(3), sender="10.77.0.2", now=NOW - seconds)
     registry.offer_key(key(3), sender="10.77.0.2", now=NOW - back_s)
     for seconds in (0, 1, 9):
         with pytest.raises(EnrolmentRefused, match="a moment ago"):
