@@ -93,7 +93,7 @@ def _figures_of_processes(runs: int, count: int) -> list[Figure]:
         with control_group() as group, Lab() as lab:
             machine = lab.machine("machine-a", "192.168.0.200")
             start_systemd(machine, group)
-            words = ("--workers", "0", "--node", "1.4", "--endpoint", "192.168.0.200")
+            words = ("--workers", "1", "--node", "1.4", "--endpoint", "192.168.0.200")
             qmesh(machine, "init", *words, timeout=60)
             return [
                 figure
