@@ -119,6 +119,12 @@ def release(arguments: argparse.Namespace) -> None:
     report(version, target, dry_run=arguments.dry_run)
 
 
+def _raise_unless_gone(_function: object, _path: str, error: tuple[object, BaseException, object]) -> None:
+    """What was started here may be ended by the same signal, and clear up meanwhile."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]
+
+
 @contextlib.contextmanager
 def scratch_for(target: Path) -> Iterator[Path]:
     """A folder beside the target, on the same disk; what is left of a run that was killed goes."""
@@ -128,7 +134,7 @@ def scratch_for(target: Path) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, onerror=_raise_unless_gone)
 
 
 def share_roots(clone: Path) -> None:
