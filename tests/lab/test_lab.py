@@ -218,6 +218,23 @@ class TestForking:
             forked, started = map(said, ended)
             assert forked == started
 
+    def test_a_script_says_the_same(self, lab):
+        machine = lab.machine("machine-a", "192.168.0.200")
+        script = (
+            "import os, sys\n"
+            "print(sys.argv, os.getcwd(), sorted(os.environ), __name__, sys.path[0], sys.stdin.read())\n"
+            "sys.exit(eval(sys.argv[1]))\n"
+        )
+        for word, code in (("7", 7), ("None", 0), ("'no'", 1), ("1 / 0", 1), ("open('/nothing')", 1)):
+            words = ["python", "-c", script, word, "ä b"]
+            forked, started = (
+                machine._start(words, input="given", env=None, may_fork=may_fork)
+                for may_fork in (True, False)
+            )
+            assert (forked.wait(30), started.wait(30)) == (code, code)
+            assert forked.output() == started.output() != ""
+            assert forked.error_output().splitlines()[-1:] == started.error_output().splitlines()[-1:]
+
     def test_is_seen_as_the_same(self, lab):
         machine = lab.machine("machine-a", "192.168.0.200")
         machine.write("/root/config.yml", CONFIG.replace("127.0.0.1", machine.ipv4), 0o600)

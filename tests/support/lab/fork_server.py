@@ -1,4 +1,4 @@
-"""Where the first processes of machines, and commands of qmesh that tests run to their end, come from.
+"""Where the first processes of machines, and commands and scripts that tests run to their end, come from.
 
 The start of a Python with all that a command imports takes four times as long as what most commands do, and
 tests run thousands of them. Programs that measure or show commands do not call `enable`, and start each.
@@ -21,6 +21,9 @@ from typing import IO, Final
 
 PROGRAM: Final = Path(__file__).with_name("programs") / "fork_server.py"
 FIRST: Final = PROGRAM.with_name("pid1.py")
+
+CONTROL: Final = PROGRAM.with_name("control.py")
+"""The one program of the lab that many tests run, and whose process none looks at."""
 
 _ROOM: Final = " " * 400
 """A word for what it forks to have its own words in: those of an agent take less."""
@@ -50,7 +53,8 @@ def residents_start() -> Iterator[None]:
 def can_fork(words: Sequence[str], variables: Mapping[str, str] | None) -> bool:
     """Whether a command may be forked: not where how it starts matters, or who looks at its process."""
     is_own = words[0] == "qmesh" and words[1:2] not in (["agent"], ["hold"], ["undo"], ["ready"])
-    return any(_enabled) and is_own and not variables
+    is_script = words[0] == "python" and words[1] in {"-c", str(CONTROL)}
+    return any(_enabled) and (is_own or is_script) and not variables
 
 
 def fork(
@@ -61,12 +65,16 @@ def fork(
     *,
     version: Path,
 ) -> int:
-    """Fork a command of qmesh in a machine; its process number. It is a child of this process.
+    """Fork a command of qmesh, or a script of Python's, in a machine; its process number.
+
+    It is a child of this process.
 
     machine: the number of a process in it. streams: standard input, output and error.
     version: where that qmesh is installed.
     """
-    command = [f"{version}/bin/qmesh", *words[1:]]
+    is_own = words[0] == "qmesh"
+    command = [f"{version}/bin/qmesh", *words[1:]] if is_own else list(words)
+    version = version if is_own else Path(sys.prefix)
     wanted = {"words": command, "variables": dict(variables), "forks": not _residents_start}
     message = json.dumps(wanted).encode()
     namespaces = [

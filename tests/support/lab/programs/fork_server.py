@@ -1,4 +1,4 @@
-"""Runs commands of qmesh by forking: what a command imports is imported once, not once for each.
+"""Runs commands of qmesh, and scripts, by forking: what they import is imported once, not once for each.
 
 Started by `tests/support/lab/fork_server.py`, with a socket as standard input. A message of it has a
 command's words, its variables, and descriptors: standard input, output and error, and the machine's
@@ -13,6 +13,7 @@ are to be started: the command asks for them by another socket. /proc/PID/cmdlin
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -28,7 +29,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final, NoReturn
 
 import qmesh
@@ -130,8 +131,9 @@ def become(
 def become_command(wanted: Mapping[str, Any]) -> None:
     """As nsenter --wdns=/root and a shell make it."""
     os.chdir("/root")
-    sys.path.insert(0, str(Path(sys.argv[0]).parent))
-    succeed(_libc.prctl(_SET_NAME, b"qmesh", 0, 0, 0))
+    is_script = sys.argv[0] == "python"
+    sys.path.insert(0, "" if is_script else str(Path(sys.argv[0]).parent))
+    succeed(_libc.prctl(_SET_NAME, b"python" if is_script else b"qmesh", 0, 0, 0))
     background = sys.modules.get("qmesh.host.system.background")
     if wanted["forks"] and background:
         background.subprocess = SimpleNamespace(Popen=Resident, DEVNULL=subprocess.DEVNULL)  # type: ignore[attr-defined]
@@ -197,20 +199,38 @@ def run_program() -> NoReturn:
     try:
         if sys.argv[0] == _HOLDER:
             sys.exit(importlib.import_module("qmesh.host.lean.hold").main(sys.argv[2]))
-        main()
+        run_script() if sys.argv[0] == "python" else main()
+        sys.exit(0)
     except SystemExit as ended:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)  # noqa: T201 - as an interpreter does
         sys.stderr.flush()
         os._exit(ended.code if isinstance(ended.code, int) else bool(ended.code))
 
 
+def run_script() -> None:
+    """Run what follows `python`: a file, or `-c` and a text."""
+    _, *sys.argv[:] = sys.argv
+    program = sys.modules["__main__"] = ModuleType("__main__")
+    place = "<string>" if sys.argv[0] == "-c" else sys.argv[0]
+    text = sys.argv.pop(1) if sys.argv[0] == "-c" else Path(place).read_text("utf-8")
+    try:
+        exec(compile(text, place, "exec"), vars(program))  # noqa: S102 - it is a test's own
+    except Exception:  # noqa: BLE001 - an interpreter says any
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
+
+
 def run() -> None:
-    """Import all that commands import, and serve."""
+    """Import all that commands import, and what many scripts do, and serve."""
     for module in pkgutil.walk_packages(qmesh.__path__, "qmesh."):
         if module.name != "qmesh.__main__":
             importlib.import_module(module.name)
+    with contextlib.suppress(ImportError):  # where another version of qmesh is installed
+        importlib.import_module("tests.support.lab.programs.node")
     gc.freeze()  # a child that collects would else copy all of it
     if serve(socket.socket(fileno=0)):
         run_program()
