@@ -258,16 +258,18 @@ def is_back(machine: Machine) -> bool:
 
 REACH = textwrap.dedent("""
     import json, socket, sys
+    from concurrent.futures import ThreadPoolExecutor
     from tests.support.waiting import patience
-    reached = []
-    for port in map(int, sys.argv[2:]):
+    def answers(port):
         try:
             with socket.create_connection((sys.argv[1], port), timeout=patience(0.7)) as connection:
                 connection.settimeout(patience(0.7))
-                reached += [port] if connection.recv(1) else []
+                return bool(connection.recv(1))
         except OSError:
-            pass
-    print(json.dumps(reached))
+            return False
+    ports = list(map(int, sys.argv[2:]))
+    with ThreadPoolExecutor(len(ports)) as each_at_once:
+        print(json.dumps([port for port, is_open in zip(ports, each_at_once.map(answers, ports)) if is_open]))
 """)
 
 
@@ -286,7 +288,7 @@ def problems(machine: Machine) -> set[str]:
 
 def held(machine: Machine) -> dict[str, object]:
     """The membership that a machine holds, without asking its qmesh, which would ask for a newer one."""
-    signed = json.loads(machine.run(["cat", f"{STATE}/membership.json"]).stdout)
+    signed = json.loads(machine.read(f"{STATE}/membership.json"))
     found: dict[str, object] = json.loads(base64.b64decode(signed["payload"]))
     return found
 

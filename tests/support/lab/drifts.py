@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from random import Random
 from typing import Any, Literal, TypeAlias
@@ -346,7 +347,8 @@ class DriftCluster:
         for script in dict.fromkeys(
             [drift.mend] if drift.mend else [each["cure"] for each in report["findings"]]
         ):
-            machine.run(["sh", "-c", script], check=False)
+            is_plain = re.fullmatch(r"qmesh [\w. /-]+", script)
+            machine.run(script.split() if is_plain else ["sh", "-c", script], check=False)
         done = machine.run(["qmesh", "check", "--json"], check=False)
         return _without_silent_workers(json.loads(done.stdout))
 
