@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from typing import get_args
@@ -35,6 +36,7 @@ def calls_in(module) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
+@functools.cache
 def codes_of_calls() -> set[str]:
     """Literal codes that are given to `report_event`."""
     return {

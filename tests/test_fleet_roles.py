@@ -93,6 +93,11 @@ def test_each_machine_is_invited_joins_and_is_confirmed_once(fleet):
     assert sorted(changes[7:]) == [(name, "render-config --write") for name in ("fra-1", "hel-2")]
     assert "qmesh1SECRET" not in played.text
 
+
+@pytest.mark.long
+def test_a_second_run_changes_nothing(fleet):
+    fleet.play("site")
+    fleet.changes()
     assert set(fleet.play("site").hosts.values()) == {FINE}
     assert fleet.changes() == []
 

@@ -67,9 +67,14 @@ def test_vagrant_accepts_it(tmp_path):
     ("right", "wrong"),
     [
         ('type: "qmesh-join"', 'type: "qmesh-leave"'),
-        ("machine.vm.hostname", "machine.vm.hostnam"),
-        ("inline: INIT", "inline: INTI"),
-        ("\nend\n", "\n"),
+        *(
+            pytest.param(right, wrong, marks=pytest.mark.long)
+            for right, wrong in (
+                ("machine.vm.hostname", "machine.vm.hostnam"),
+                ("inline: INIT", "inline: INTI"),
+                ("\nend\n", "\n"),
+            )
+        ),
     ],
 )
 def test_vagrant_refuses_a_mistake(tmp_path, right, wrong):

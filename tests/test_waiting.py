@@ -18,7 +18,10 @@ SLEEPS = {"support/lab/programs/knock.py": "its machine has no more than the sta
 
 
 def sleeps(program: Path) -> bool:
-    calls = (node for node in ast.walk(ast.parse(program.read_text())) if isinstance(node, ast.Call))
+    text = program.read_text()
+    if "time.sleep" not in text:  # most need not be parsed
+        return False
+    calls = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
     return "time.sleep" in {ast.unparse(call.func) for call in calls}
 
 

@@ -140,6 +140,7 @@ def test_an_old_backup_over_a_newer_world_at_another_address(lab):
     assert facts(newer, "status")["machines"][0]["endpoint"] == "192.168.0.210:51820"
 
 
+@pytest.mark.long  # at any write: tests/agent/test_restore.py
 def test_e4_a_restore_that_is_killed_while_it_applies_goes_on(lab):
     control = make_control(lab)
     qmesh(control, "backup", BACKUP)
@@ -163,6 +164,7 @@ def fresh(lab):
     return control, machine
 
 
+@pytest.mark.long  # tests/mesh/test_backup_file.py, tests/agent/test_restore.py
 def test_what_is_no_whole_backup_is_refused_with_nothing_written(fresh):
     control, new = fresh
     before = what_is_there(new)
@@ -184,6 +186,7 @@ def test_what_is_no_whole_backup_is_refused_with_nothing_written(fresh):
         assert after[what] == before[what]
 
 
+@pytest.mark.long  # tests/agent/test_restore.py
 def test_a_machine_on_which_it_cannot_be_is_refused_and_left_as_it_is(fresh):
     control, new = fresh
     assert "already" in refusal(control, "restore", BACKUP, "--plain", code=2)

@@ -127,6 +127,7 @@ def test_who_is_removed_is_no_peer_and_the_rest_goes_on(tutorial):
     assert has_the_control_node(c)
 
 
+@pytest.mark.long  # tests/agent/test_preconditions.py
 def test_changes_are_for_the_control_node_and_want_something_to_do(tutorial):
     control, b, _ = tutorial
     assert "not the control node" in refusal(b, "pause", "machine-c", code=2)

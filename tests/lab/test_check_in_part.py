@@ -29,7 +29,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("script", "failed"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("script", "failed"),
+    [
+        pytest.param(*case, id=name, marks=pytest.mark.long if "not needed" in name else [])
+        for name, case in CASES.items()
+    ],
+)
 def test_a_part_that_fails_is_a_finding_and_the_others_are_told(lab, script: str, failed: set[str]):
     control = make_control(lab)
     member = make_member(lab, control, 201, 4)

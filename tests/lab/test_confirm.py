@@ -30,7 +30,7 @@ from tests.support.waiting import idle, patience, some_time, wait_until
 pytestmark = pytest.mark.lab
 
 LONG = pytest.mark.long
-SHORT = {("unguarded_member", 0.1), ("taken_down_member", 0.8)}
+SHORT = {("taken_down_member", 0.8)}
 PORTS = "40003"
 
 
@@ -137,6 +137,7 @@ def test_a_guard_that_was_put_back_is_kept_when_another_program_flushes_it(lab):
     )
 
 
+@pytest.mark.long  # tests/mesh/test_rollback.py
 def test_a_control_node_that_was_put_back_follows_its_mesh_and_keeps_the_guard_that_it_had(lab):
     control = make_control(lab)
     make_member(lab, control, 201, 4)
@@ -294,20 +295,15 @@ def test_g3_after_a_reboot_the_previous_state_returns(lab, begun, first):
     assert as_it_is(member) == before
 
 
-def test_a_wall_clock_that_is_set_means_nothing(lab):
-    # Nobody sets the clock of a test's machine: the deadline is simply on no such clock.
-    member = taken_down_member(lab)
-    begun = time.clock_gettime(time.CLOCK_BOOTTIME)
-    qmesh(member, "apply", "--confirm", "600")
-    ended = time.clock_gettime(time.CLOCK_BOOTTIME)
-    deadline = float(re.findall(r'"deadline_s":([0-9.]+)', member.read(f"{STATE}/undo.json"))[0])
-    assert begun + 600 <= deadline <= ended + 600
-
-
 def test_inside_the_time_other_changes_are_refused_and_the_first_state_is_kept(lab):
     member = taken_down_member(lab)
     before = as_it_is(member)
+    begun = time.clock_gettime(time.CLOCK_BOOTTIME)
     qmesh(member, "apply", "--confirm", "600")
+    ended = time.clock_gettime(time.CLOCK_BOOTTIME)
+    # Who sets the wall clock changes nothing: the deadline is on another.
+    deadline = float(re.findall(r'"deadline_s":([0-9.]+)', member.read(f"{STATE}/undo.json"))[0])
+    assert begun + 600 <= deadline <= ended + 600
     for words in (("apply",), ("down",), ("down", "--open"), ("join", "invitation")):
         assert "qmesh confirm" in refusal(member, *words, code=2)
     assert facts(member, "apply", "--confirm", str(soon()))["steps"] == []
@@ -315,6 +311,7 @@ def test_inside_the_time_other_changes_are_refused_and_the_first_state_is_kept(l
     assert as_it_is(member) == before
 
 
+@pytest.mark.long  # whoever is second waits: test_commands.py
 def test_two_at_once_are_one_change(lab):
     member = taken_down_member(lab)
     before = as_it_is(member)
@@ -325,10 +322,10 @@ def test_two_at_once_are_one_change(lab):
     assert as_it_is(member) == before
 
 
-@pytest.mark.parametrize("seconds", ["0", "9", "3601", "-1", "x", "1e2", ""])
-def test_bad_times_are_refused(lab, seconds):
+def test_bad_times_are_refused(lab):
     member = lab.machine("machine-a", "192.168.0.200")
-    refusal(member, "apply", "--confirm", seconds, code=2)
+    for seconds in ("0", "9", "3601", "-1", "x", "1e2", ""):
+        refusal(member, "apply", "--confirm", seconds, code=2)
 
 
 # Logins
@@ -380,6 +377,7 @@ def test_a_change_that_would_cut_the_login_it_comes_from_is_refused_and_confirm_
     assert "code 0" in by_login(member, control, 2222, "apply")
 
 
+@pytest.mark.long  # tests/mesh/test_ssh_lockout.py
 def test_a_login_through_the_tunnel_is_told_that_down_cuts_it(lab):
     control = make_control(lab)
     member = make_member(lab, control, 201, 4)

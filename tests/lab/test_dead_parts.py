@@ -154,7 +154,14 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("damage", ROWS)
+# Every value that a column may have: tests/host/test_registry_damage.py.
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(name, marks=pytest.mark.long if place in {1, 2} else [])
+        for place, name in enumerate(ROWS)
+    ],
+)
 def test_g3_a_registry_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, damage):
     control = cluster.control
     damaging, mending = ROWS[damage]
@@ -179,7 +186,11 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+# Each file: tests/host/test_state.py.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "machine.json" else pytest.mark.long) for name in FILES],
+)
 def test_g3_a_file_that_cannot_be_ends_no_agent_and_opens_no_port(cluster, name):
     member = cluster.member
     agent = find_only(member, AGENT)

@@ -15,12 +15,13 @@ pytestmark = pytest.mark.lab
 DEMO = [sys.executable, f"{CHECKOUT}/scripts/demo.py"]
 
 
+@pytest.mark.long  # .ci/run types it as the README has it
 @pytest.mark.parametrize(
     ("options", "ports"),
     [
         pytest.param((), "32500-32502", id="2.1-rust"),
         *(
-            pytest.param(("--node", node), ports, id=node, marks=pytest.mark.long)
+            pytest.param(("--node", node), ports, id=node)
             for node, ports in (("1.4", "40000-40002"), ("2.0", "40000-40002"), ("2.1", "32500-32502"))
         ),
     ],
@@ -38,7 +39,10 @@ def test_everything_holds(request, options, ports):
     assert host_state() == before
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_leaves_nothing_when_interrupted(number, exit_code):
     before = host_state()
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, text=True) as demo:

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from msgspec.structs import replace
 
 from qmesh.mesh.exports import ansible
 from tests.support import factories
@@ -93,6 +92,7 @@ def dump(machine) -> dict[str, list[str]]:
     return {"": own, **{peer[0]: [*peer[1:4], peer[7]] for peer in peers}}
 
 
+@pytest.mark.long  # test_wg_quick_and_nft_make_the_tunnel_and_the_guard_that_qmesh_makes
 def test_wg_reads_back_the_tunnel_that_it_was_made_from(cluster):
     control, *_ = cluster
     invited = {machine["name"]: machine for machine in facts(control, "status")["machines"]}["machine-z"]
@@ -226,6 +226,7 @@ def test_ansible_reads_groups_and_variables(cluster):
     assert json.loads(again.stdout) == read
 
 
+@pytest.mark.long  # what the guard lets through: test_matrix.py
 def test_ssh_goes_elsewhere_than_through_the_tunnel_and_so_does_ansible(cluster):
     control, member, _ = cluster
     listen = (
@@ -247,31 +248,35 @@ def test_ssh_goes_elsewhere_than_through_the_tunnel_and_so_does_ansible(cluster)
     assert '"machine-b"' in control.run(command, timeout=60).stdout
 
 
-@pytest.mark.parametrize(
-    ("mesh", "is_template"),
-    [
-        ("{{ 7 * 7 }}", True),
-        ("{% if 1 %}49{% endif %}", True),
-        ("a{# no comment #}", True),
-        ("#jinja2: trim_blocks:True\n49", True),
-        ("$(id) %i", False),
-    ],
-)
-def test_no_value_is_a_template_to_ansible(lab, mesh, is_template):
+IS_TEMPLATE = {
+    "{{ 7 * 7 }}": True,
+    "{% if 1 %}49{% endif %}": True,
+    "a{# no comment #}": True,
+    "#jinja2: trim_blocks:True\n49": True,
+    "$(id) %i": False,
+}
+
+
+def test_no_value_is_a_template_to_ansible(lab):
+    """Each is a machine's endpoint, whatever may be one."""
     machine = lab.machine("machine-a", "192.168.0.200")
-    text = ansible.render_inventory(ansible.inventory_tree(replace(MESH, mesh=mesh)), "control")
-    assert said_of_the_mesh(machine, text) == mesh
-    bare = text.replace("!unsafe ", "")
-    assert bare != text
-    assert (said_of_the_mesh(machine, bare) != mesh) is is_template
+    tree = ansible.inventory_tree(MESH)
+    hosts = tree["qmesh_machines"]["children"]["qmesh_workers"]["hosts"]
+    for number, text in enumerate(IS_TEMPLATE):
+        hosts[f"machine-{number}"] = {"qmesh_endpoint": text}
+    inventory = ansible.render_inventory(tree, "control")
+    assert endpoints_said(machine, inventory) == list(IS_TEMPLATE)
+    bare = endpoints_said(machine, inventory.replace("!unsafe ", ""))
+    assert [said != text for said, text in zip(bare, IS_TEMPLATE, strict=True)] == list(IS_TEMPLATE.values())
 
 
-def said_of_the_mesh(machine, inventory) -> str:
-    """What Ansible takes the mesh's identifier for."""
+def endpoints_said(machine, inventory) -> list[str]:
+    """What Ansible takes the workers' endpoints for."""
     machine.write("/root/mesh.yml", inventory)
-    command = ["ansible", "-i", "/root/mesh.yml", "all", "-m", "debug", "-a", "var=qmesh_mesh"]
-    said = machine.run(command, timeout=60).stdout
-    return str(json.loads(said.partition("=> ")[2])["qmesh_mesh"])
+    asking = ["-m", "debug", "-a", "var=qmesh_endpoint", "--one-line", "--forks", "1"]
+    said = machine.run(["ansible", "-i", "/root/mesh.yml", "qmesh_workers", *asking], timeout=60).stdout
+    found = dict(line.partition(" | ")[::2] for line in said.splitlines())
+    return [json.loads(found[name].partition("=> ")[2])["qmesh_endpoint"] for name in sorted(found)]
 
 
 def test_a_format_that_is_not_there_is_refused_with_those_that_are(cluster):

@@ -29,7 +29,7 @@ def floods() -> Iterator[Floods]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flood_by_root_of_one_member_keeps_no_other_from_hearing(floods: Floods, kind: str) -> None:
     agent = find_only(floods.control, AGENT)
-    flooded = floods.flood(kind, 4)
+    flooded = floods.flood(kind, 2)
     assert flooded.begun > 20
     assert flooded.heard_s < patience(10)
     assert flooded.megabytes < MOST_MB

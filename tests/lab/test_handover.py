@@ -123,6 +123,7 @@ def test_where_one_is_not_ready_nothing_changes_or_it_is_left_behind(lab):
     wait_until(lambda: reached(b, "10.77.0.3", PORTS_OF_C) == PORTS_OF_C, seconds=10)
 
 
+@pytest.mark.long  # `rotate-key` by itself: test_replace_and_rotate_key.py
 def test_a_control_node_changes_its_key_where_another_is_it_meanwhile(lab):
     a, b, c = make_three(lab)
     old = facts(c, "status")["machines"][0]["public_key"]
@@ -139,6 +140,7 @@ def test_a_control_node_changes_its_key_where_another_is_it_meanwhile(lab):
     assert [problems(machine) - {"worker-wide"} for machine in (a, b, c)] == [set(), set(), set()]
 
 
+@pytest.mark.long  # whom it believes: tests/agent/test_handover.py
 def test_who_was_off_while_the_role_moved_on_twice_joins_in_its_place(lab):
     a, b, c = make_three(lab)
     qmesh(a, "set", "machine-c", "--endpoint", "192.168.0.202:51820")

@@ -242,7 +242,11 @@ class TestE4:
 
     @pytest.mark.parametrize(
         ("side", "delays_s"),
-        [("join", (0.3, 0.55, 0.75, 1.0)), ("agent", (0.5, 1.0))],
+        [
+            # At points of each kind it is killed in test_crash.py.
+            pytest.param("join", (0.3, 0.55, 0.75, 1.0), marks=pytest.mark.long),
+            ("agent", (0.5, 1.0)),
+        ],
     )
     def test_cut_off_at_any_instant_it_ends_in_one_membership(self, lab, side, delays_s):
         control = make_control(lab)
@@ -283,6 +287,7 @@ class TestE4:
             assert facts(control, "status")["revision"] == 2
             stop_agent(member)
 
+    @pytest.mark.long  # test_a_machine_with_a_new_disk_takes_its_own_place says it twice too
     def test_said_twice_it_is_said_once(self, lab):
         control = make_control(lab)
         member = make_member(lab, control, 201, 4)

@@ -114,6 +114,7 @@ def test_e2_machines_without_a_network_become_a_cluster_once_there_is_one(lab):
     assert "no longer a member" in refusal(control, "admit", "request", code=4)
 
 
+@pytest.mark.long  # NAT: test_control_endpoint.py; who dials whom: tests/agent/test_join_offline.py
 def test_a_control_node_behind_nat_dials_the_machine(lab):
     control = make_control(lab, "--endpoint", "10.9.0.2:51820")
     router = lab.machine("router", "192.168.0.9")
@@ -153,6 +154,7 @@ def test_e4_on_a_machine_that_lost_its_membership_the_ports_stay_closed(lab):
     assert (joined(control), facts(control, "status")["revision"]) == (1, 2)
 
 
+@pytest.mark.long  # tests/agent/test_join_offline.py
 def test_e4_both_ways_may_be_begun_and_either_ends_it(lab):
     control = make_control(lab)
     member = newcomer(lab)

@@ -85,6 +85,7 @@ def test_g3_a_flushed_guard_is_put_back_at_the_kernels_word_and_it_is_said_who_f
         wait_until(lambda: re.search(said, machine.read(f"{STATE}/agent.log")))  # noqa: B023 - as above
 
 
+@pytest.mark.long  # bad interfaces: test_commands.py
 def test_a_failed_join_takes_no_interface_that_is_somebody_elses(lab):
     control = make_control(lab)
     member = lab.machine("machine-b", "192.168.0.201")
@@ -210,6 +211,7 @@ def test_where_a_member_says_it_is_reached_is_a_hint_and_its_packets_are_proof(l
     assert facts(control, "status")["machines"][1]["endpoint"] == "192.168.0.201:51820"
 
 
+@pytest.mark.long  # tests/host/test_api.py
 def test_trouble_of_the_control_node_is_not_taken_for_the_members(lab):
     control = make_control(lab)
     member = make_member(lab, control, 201, 4)
@@ -231,6 +233,7 @@ def test_options_that_a_member_can_not_change_by_joining_again_are_refused(lab):
     assert checked(member)["findings"] == []
 
 
+@pytest.mark.long  # other places of the state: test_commands.py
 def test_a_relative_state_directory_is_found_again_from_elsewhere(lab):
     control = make_control(lab)
     member = lab.machine("machine-b", "192.168.0.201")

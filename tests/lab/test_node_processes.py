@@ -85,6 +85,7 @@ def edit(machine: Machine, there: str, instead: str) -> None:
     machine.write(f"{CONFIG}/config.yml", text.replace(there, instead), 0o600)
 
 
+@pytest.mark.long  # tests/agent/test_node_processes.py
 def test_n2_a_worker_is_outdated_where_what_it_reads_has_changed_since_it_was_started(cluster):
     control, member = cluster
     there, instead = "/ip4/0.0.0.0/tcp/25001", "/ip4/0.0.0.0/tcp/25991"

@@ -53,6 +53,7 @@ def test_a_machine_that_joins_is_in_everybodys_list(lab, cluster):
     assert facts(control, "plan")["steps"] == []
 
 
+@pytest.mark.long  # tests/mesh/test_node_restarts.py
 def test_who_is_paused_is_told_what_to_stop_and_later_what_to_start(cluster):
     control, member = cluster
     start_workers(member, "4..7")
@@ -81,6 +82,7 @@ def test_a_list_that_its_owner_wrote_is_left_alone(lab):
     has_entries(control, 8)
 
 
+@pytest.mark.long  # by the agent: below
 def test_apply_renders_too_and_a_file_that_was_put_back_is_mended(cluster):
     _, member = cluster
     config = member.read(f"{CONFIG}/config.yml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import struct
@@ -62,7 +63,7 @@ def came(mesh: Mesh, role: Role, packets: Iterable[bytes]) -> dict[str, int]:
 
 
 def assert_kept_out(mesh: Mesh, role: Role, packets: Iterable[bytes]) -> None:
-    """That with each table alone none comes to the worker, and all to its neighbour."""
+    """That with each table alone none comes to the worker, and all to its neighbour, half of them each."""
     packets = list(packets)
 
     def under(ruleset: Ruleset) -> dict[str, int]:
@@ -70,26 +71,25 @@ def assert_kept_out(mesh: Mesh, role: Role, packets: Iterable[bytes]) -> None:
         return came(mesh, role, packets)
 
     bare = under(NONE)
-    assert bare["worker"] > 0
+    assert bare["worker"] == bare["neighbour"]
     for ruleset in (LASTING, HELD_ALONE):
         assert under(ruleset) == {"worker": 0, "neighbour": bare["neighbour"]}
 
 
-def sent(mesh: Mesh, role: Role, source: str, flags: int) -> Iterable[bytes]:
+def sent(mesh: Mesh, role: Role, source: str, *kinds: int) -> Iterable[bytes]:
+    """A segment with each of these flags, to both ports, from a port of its own."""
     target = mesh.machines[role].ipv4
-    for port in (WORKER, NEIGHBOUR):
+    for flags, port in itertools.product(kinds, (WORKER, NEIGHBOUR)):
         yield ipv4_packet(source, target, segment(source, 50000 + flags, target, port, flags))
 
 
 @pytest.mark.parametrize("role", ["worker", "control"])
-@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
-def test_g1_no_segment_of_whatever_kind_arrives(bare, role, flags):
-    assert_kept_out(bare, role, sent(bare, role, bare.attacker.ipv4, flags))
+def test_g1_no_segment_of_whatever_kind_arrives(bare, role):
+    assert_kept_out(bare, role, sent(bare, role, bare.attacker.ipv4, *FLAGS.values()))
 
 
-@pytest.mark.parametrize("flags", [SYN, ACK, RST], ids=["SYN", "ACK", "RST"])
-def test_g1_nor_in_the_control_nodes_name(bare, flags):
-    assert_kept_out(bare, "worker", sent(bare, "worker", CONTROL, flags))
+def test_g1_nor_in_the_control_nodes_name(bare):
+    assert_kept_out(bare, "worker", sent(bare, "worker", CONTROL, SYN, ACK, RST))
 
 
 @pytest.mark.parametrize("role", ["worker", "control"])

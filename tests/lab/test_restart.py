@@ -149,6 +149,7 @@ def test_units_of_before_are_written_again_and_edited_ones_and_drop_ins_stay(wit
     assert "wrote" not in qmesh(machine, "restart", code=1).stdout
 
 
+@pytest.mark.long  # tests/agent/test_restart.py
 def test_an_agent_that_was_stopped_for_good_stays_stopped(with_services):
     machine = with_services
     machine.run(["systemctl", "disable", "--now", "qmesh.service"])

@@ -113,6 +113,7 @@ def test_a_link_that_carries_nothing_is_named_on_both_sides_and_a_removal_meanwh
     assert is_named(member, "membership-stale")
 
 
+@pytest.mark.long  # when one is: tests/mesh/test_links.py
 def test_a_key_that_two_machines_use_is_named_and_the_copy_is_told_that_it_has_none(lab: Lab) -> None:
     control = make_control(lab)
     member = make_member(lab, control, 201, 2)

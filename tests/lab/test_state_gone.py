@@ -35,13 +35,14 @@ GONE = {
     "all of it deleted": f"find {STATE} -mindepth 1 -delete",
     "the directory too": f"umount -l {STATE}; mv {STATE} {STATE}.gone",
 }
+ROWS = [pytest.param(how, marks=pytest.mark.long if place else []) for place, how in enumerate(GONE)]
 
 
 def tables(machine: Machine) -> str:
     return machine.run(["nft", "list", "ruleset", "inet"]).stdout
 
 
-@pytest.mark.parametrize("how", GONE)
+@pytest.mark.parametrize("how", ROWS)
 def test_an_agent_whose_state_is_gone_ends_and_leaves_the_guard(lab, how):
     control = make_control(lab)
     stop_agent(control)
@@ -87,7 +88,7 @@ def test_a_machine_has_one_agent_whatever_the_state_directory(lab):
     wait_until(lambda: len(control.processes(AGENT)) == 1, 30)
 
 
-@pytest.mark.parametrize("how", GONE)
+@pytest.mark.parametrize("how", ROWS)
 def test_join_says_in_one_message_what_is_left_over_and_takes_it_over_with_the_ports_closed(lab, how):
     control = make_control(lab)
     member = make_member(lab, control, 201, 2)
@@ -151,6 +152,7 @@ def test_state_that_is_put_back_is_taken_up_again(lab):
     assert facts(control, "plan")["steps"] == []
 
 
+@pytest.mark.long  # test_a_machine_has_one_agent_whatever_the_state_directory
 def test_another_state_directory_that_is_in_use_is_named(lab):
     control = make_control(lab)
     other = lab.machine("machine-c", "192.168.0.202")

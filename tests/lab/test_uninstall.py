@@ -155,7 +155,7 @@ def test_a_config_that_join_wrote_goes_with_the_state(lab):
 
 
 @pytest.mark.parametrize(
-    "after_s", [0.5, 0.9, *(pytest.param(after, marks=pytest.mark.long) for after in (0.7, 1.1))]
+    "after_s", [0.5, *(pytest.param(after, marks=pytest.mark.long) for after in (0.7, 0.9, 1.1))]
 )
 def test_one_that_was_killed_can_be_run_again(lab, after_s):
     machine = blank(lab)
@@ -172,12 +172,17 @@ def test_one_that_was_killed_can_be_run_again(lab, after_s):
 @pytest.mark.parametrize(
     "spoil",
     [
-        f"rm {STATE}/machine.json",
-        f"echo x >{STATE}/machine.json",
         f"rm {STATE}/mesh.db",
         f"nft flush ruleset; rm {STATE}/guard.nft",
-        "ip link delete qmesh0",
         HOLDER_IS_KILLED,
+        *(
+            pytest.param(spoil, marks=pytest.mark.long)
+            for spoil in (
+                f"rm {STATE}/machine.json",
+                f"echo x >{STATE}/machine.json",
+                "ip link delete qmesh0",
+            )
+        ),
     ],
 )
 def test_a_machine_that_is_damaged_can_be_left_too(lab, spoil):
@@ -204,6 +209,7 @@ def test_a_guard_of_another_state_directory_is_left_alone(lab):
     assert all_of_it(machine) == before
 
 
+@pytest.mark.long  # in words: test_it_says_who_listens_where_it_is_open_now
 def test_the_answer_in_json_names_who_listens(lab):
     machine = make_control(lab)
     qmesh(machine, "render-config", "--write")
@@ -250,6 +256,7 @@ def test_a_control_node_with_members_is_given_up_only_by_its_name(lab):
     assert not is_there(control, f"{STATE}/mesh.db")
 
 
+@pytest.mark.long  # typed at a terminal: above
 def test_scripts_give_a_control_node_up_by_its_name_and_a_member_needs_none(lab):
     control = make_control(lab)
     member = make_member(lab, control, 201, 2)

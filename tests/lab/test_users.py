@@ -67,6 +67,7 @@ def test_g5_a_members_agent_hears_of_changes_while_a_user_asks_without_end(clust
         running.stop()
 
 
+@pytest.mark.long  # older guards: test_guard.py, tests/agent/test_node_ports.py
 def test_g5_the_agent_replaces_the_guard_of_an_older_qmesh_in_both_tables(cluster):
     address, control, member = cluster
     for machine in (member, control):
@@ -124,6 +125,7 @@ def test_where_another_program_has_the_port_the_next_one_is_the_services(lab):
     assert f"10.77.0.1%qmesh0:{SERVICE + 1}" in sockets
 
 
+@pytest.mark.long  # the rule by itself: tests/mesh/test_guard.py
 def test_g5_a_mesh_that_has_its_service_at_wireguards_number_keeps_it(lab):
     control = make_control(lab, "--no-apply")
     control.run(["python", "-c", OLDER])
@@ -141,6 +143,7 @@ with sqlite3.connect("/var/lib/qmesh/mesh.db") as registry:
 """
 
 
+@pytest.mark.long  # test_commands.py, and the state is root's alone: tests/host/test_state.py
 def test_a_user_is_told_at_once_that_commands_are_roots(cluster):
     _, control, member = cluster
     drop = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]

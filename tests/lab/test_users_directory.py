@@ -139,7 +139,11 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+# What is refused of which file: tests/host/test_config_directory.py.
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind in {"values", "fifo"} else pytest.mark.long) for kind in HOSTILE],
+)
 def test_no_file_of_a_users_keeps_the_agent_from_its_work(control, kind):
     machine = control
     script, said = HOSTILE[kind]

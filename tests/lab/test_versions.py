@@ -49,7 +49,7 @@ def run(row: Row, column: str) -> None:
         row.run(lab)
 
 
-@pytest.mark.parametrize("column", ["A", "B"])
+@pytest.mark.parametrize("column", ["A", pytest.param("B", marks=pytest.mark.long)])
 def test_v1_a_machine_of_the_version_before_and_one_of_this_are_one_mesh(column):
     run(ROWS[0], column)
 

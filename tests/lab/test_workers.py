@@ -78,6 +78,7 @@ def told_by(machine: Machine, subject: str) -> str:
     )
 
 
+@pytest.mark.long  # each word of it: tests/mesh/test_audit.py
 def test_a_worker_at_another_address_than_its_own_is_named_with_that(cluster):
     control, member = cluster
     qmesh(control, "render-config", "--write")

@@ -174,7 +174,7 @@ def trouble_of_membership(rig: Rig) -> str:
 
 def in_turn(
     points: list[str],
-    every: int,
+    every: int | None,
     crash: Callable[[int], Ended],
     again: Callable[[], str],
 ) -> Result:
@@ -196,7 +196,7 @@ NODE: Final = "/root/node/.config"
 INIT = ("init", "--workers", "3", "--node", "1.4", "--endpoint", "192.168.0.200")
 
 
-def init(lab: Lab, *, every: int) -> Result:
+def init(lab: Lab, *, every: int | None) -> Result:
     """The control node's own worker port is closed from when its guard is loaded on."""
     rig = Rig(lab, 40000, of_control=True)
     rig.control.reset()
@@ -222,7 +222,7 @@ def init(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
-def invite(lab: Lab, *, every: int) -> Result:
+def invite(lab: Lab, *, every: int | None) -> Result:
     """Whatever became of the first, the second invitation is the one that is open."""
     rig = Rig(lab, 40003)
     rig.found()
@@ -246,7 +246,7 @@ def invite(lab: Lab, *, every: int) -> Result:
     return result
 
 
-def replace(lab: Lab, *, every: int) -> Result:
+def replace(lab: Lab, *, every: int | None) -> Result:
     """The member keeps its place until the invitation that the command printed at last is used."""
     rig = _of_two(lab)
     closed = rig.reached()
@@ -279,7 +279,7 @@ def replace(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
-def join(lab: Lab, *, every: int) -> Result:
+def join(lab: Lab, *, every: int | None) -> Result:
     """A machine that was never a member: its workers are closed from when they were first."""
     rig = Rig(lab, 40003)
     rig.found()
@@ -307,7 +307,7 @@ def join(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
-def join_again(lab: Lab, *, every: int) -> Result:
+def join_again(lab: Lab, *, every: int | None) -> Result:
     """A machine that lost its membership: its workers were closed before, and never open again."""
     rig = _of_two(lab)
     directory = Path(f"/proc/{rig.machine_b.pid}/root/var/lib/qmesh")
@@ -329,7 +329,7 @@ def join_again(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
-def join_own_place(lab: Lab, *, every: int) -> Result:
+def join_own_place(lab: Lab, *, every: int | None) -> Result:
     """A member that takes its own place with a new key: its workers stay closed, and one key is left."""
     rig = _of_two(lab)
     state = Path(f"/proc/{rig.machine_b.pid}/root/var/lib/qmesh")
@@ -358,7 +358,7 @@ def join_own_place(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
-def set_workers(lab: Lab, *, every: int) -> Result:
+def set_workers(lab: Lab, *, every: int | None) -> Result:
     """A change is made once, or not at all."""
     rig = _of_two(lab)
     words = ("set", "machine-b", "--workers", "5")
@@ -387,7 +387,7 @@ def set_workers(lab: Lab, *, every: int) -> Result:
 METRICS_PLACE: Final = "127.0.0.1:9586"
 
 
-def set_metrics(lab: Lab, *, every: int) -> Result:
+def set_metrics(lab: Lab, *, every: int | None) -> Result:
     """Where metrics go is as it was or as it was asked for, and no file is left where none belongs."""
     rig = Rig(lab, 40003)
     rig.found()
@@ -418,7 +418,7 @@ def set_metrics(lab: Lab, *, every: int) -> Result:
 RECEIVER: Final = "http://127.0.0.1:8123/hook"
 
 
-def set_notify(lab: Lab, *, every: int, wanted: str) -> Result:
+def set_notify(lab: Lab, *, every: int | None, wanted: str) -> Result:
     """Who is told is who was told before or as asked for; where none is, nothing of it is kept."""
     rig = Rig(lab, 40003)
     rig.found()
@@ -451,7 +451,7 @@ test -e /run/qmesh-read || echo nothing
 """
 
 
-def set_readers(lab: Lab, *, every: int, wanted: str) -> Result:
+def set_readers(lab: Lab, *, every: int | None, wanted: str) -> Result:
     """Who may look is who could or was asked for; run again it is that group, and of none nothing stays."""
     rig = Rig(lab, 40003)
     rig.found()
@@ -489,7 +489,7 @@ def _run_sql(rig: Rig, script: str) -> list[int]:
     return found
 
 
-def set_on_older_registry(lab: Lab, *, every: int) -> Result:
+def set_on_older_registry(lab: Lab, *, every: int | None) -> Result:
     """A registry of the version before is one of that version or of this one, and loses nothing."""
     rig = _of_two(lab)
     key = _read_member_key(rig)
@@ -529,7 +529,7 @@ def _read_member_key(rig: Rig) -> str:
     return rig.machine_b.run(words).stdout.strip()
 
 
-def remove(lab: Lab, *, every: int) -> Result:
+def remove(lab: Lab, *, every: int | None) -> Result:
     """Who is removed is gone, and is told so: at once, or when the agent or the next command looks."""
     rig = _of_two(lab)
     key = ""
@@ -554,7 +554,7 @@ def remove(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
-def rotate_key(lab: Lab, *, every: int) -> Result:
+def rotate_key(lab: Lab, *, every: int | None) -> Result:
     """A machine is never without a key that the control node knows; run again, it has a new one."""
     rig = _of_two(lab)
     closed = rig.reached()
@@ -581,7 +581,7 @@ def rotate_key(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
-def node_files(lab: Lab, *, every: int) -> Result:
+def node_files(lab: Lab, *, every: int | None) -> Result:
     """The node's files are whole, keys.yml never older than config.yml; run again, both are the new ones."""
     rig = _of_two(lab)
     new = {"keys.yml": KEY_STORE, "config.yml": IDENTITY}
@@ -620,7 +620,7 @@ def node_files(lab: Lab, *, every: int) -> Result:
     return in_turn(points, every, crash, again)
 
 
-def agent_of_control(lab: Lab, *, every: int) -> Result:
+def agent_of_control(lab: Lab, *, every: int | None) -> Result:
     """The control node's agent, from a machine's first word to its last."""
     rig = Rig(lab, 40003)
     rig.found()
@@ -648,7 +648,7 @@ def _join_with_agent(rig: Rig, kill: int) -> tuple[list[str], str]:
     return points, trouble_of_membership(rig) or ("" if rig.reached() == before else "the worker was reached")
 
 
-def agent_in_a_rotation(lab: Lab, *, every: int) -> Result:
+def agent_in_a_rotation(lab: Lab, *, every: int | None) -> Result:
     """The control node's agent, in whose transaction the old key retires: it is never forgotten."""
     rig = _of_two(lab)
     closed = rig.reached()
@@ -676,7 +676,7 @@ def agent_in_a_rotation(lab: Lab, *, every: int) -> Result:
     return _agent_in_turn(rig, every, once)
 
 
-def agent_in_a_conflict(lab: Lab, *, every: int) -> Result:
+def agent_in_a_conflict(lab: Lab, *, every: int | None) -> Result:
     """An agent with an older copy of the registry: whenever it ends, members believe nothing of it."""
     rig = _of_two(lab)
     state = Path(f"/proc/{rig.machine_a.pid}/root/var/lib/qmesh")
@@ -710,7 +710,7 @@ def agent_in_a_conflict(lab: Lab, *, every: int) -> Result:
     return _agent_in_turn(rig, every, once)
 
 
-def agent_of_member(lab: Lab, *, every: int) -> Result:
+def agent_of_member(lab: Lab, *, every: int | None) -> Result:
     """A member's agent, from its start until it has a newer membership: its workers are closed throughout."""
     rig = _of_two(lab)
     closed = rig.reached()
@@ -740,7 +740,7 @@ def _is_up_to_date(rig: Rig, revision: int) -> bool:
     return not trouble_of_plan(rig.member)
 
 
-def handover(lab: Lab, *, every: int) -> Result:
+def handover(lab: Lab, *, every: int | None) -> Result:
     """There is one control node at any time, and run again the command ends with the new one."""
     rig = _of_two(lab)
     closed = rig.reached()
@@ -788,7 +788,7 @@ def _trouble_of_new_control(rig: Rig) -> str:
     return ""
 
 
-def agents_in_a_handover(lab: Lab, *, every: int) -> Result:
+def agents_in_a_handover(lab: Lab, *, every: int | None) -> Result:
     """Either agent dies while the control role moves, and another begins."""
     rig = _of_two(lab)
     closed = rig.reached()
@@ -817,7 +817,7 @@ def agents_in_a_handover(lab: Lab, *, every: int) -> Result:
     return result
 
 
-def _agent_in_turn(rig: Rig, every: int, once: Callable[[int], tuple[list[str], str]]) -> Result:
+def _agent_in_turn(rig: Rig, every: int | None, once: Callable[[int], tuple[list[str], str]]) -> Result:
     """Kill an agent at its points one by one."""
     points, trouble = once(0)
     result = Result(len(points))
@@ -841,7 +841,7 @@ def _of_two(lab: Lab) -> Rig:
 class Matrix(Protocol):
     """A command at its points: every so many, and the first of each kind."""
 
-    def __call__(self, lab: Lab, *, every: int) -> Result: ...
+    def __call__(self, lab: Lab, *, every: int | None) -> Result: ...
 
 
 MATRICES: Final[dict[str, Matrix]] = {

@@ -17,7 +17,7 @@ FAULTS: Final = {
 """From a point of these kinds on, every one of them ends in that error."""
 
 
-def init(lab: Lab, *, fault: str, every: int) -> Result:
+def init(lab: Lab, *, fault: str, every: int | None) -> Result:
     """`init` on a disk that fails, and again on one that does not."""
     rig = Rig(lab, 40000, of_control=True)
     rig.control.reset()
@@ -31,7 +31,7 @@ def init(lab: Lab, *, fault: str, every: int) -> Result:
     return result
 
 
-def join(lab: Lab, *, fault: str, every: int) -> Result:
+def join(lab: Lab, *, fault: str, every: int | None) -> Result:
     """`join` on a disk that fails, and again on one that does not."""
     rig = Rig(lab, 40003)
     rig.found()

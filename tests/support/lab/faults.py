@@ -99,14 +99,17 @@ def reset(machine: Machine) -> None:
 
 
 _OF_FILES = frozenset({"create", "write", "fsync", "replace", "unlink", "mkdir", "rmdir", "chmod"})
+_OFTEN = frozenset({"send", "sql"})
 
 
-def sample(points: list[str], every: int) -> list[int]:
+def sample(points: list[str], every: int | None) -> list[int]:
     """Numbers of points, from 1 on: every so many, 1 for all of them; and the first of each kind.
 
-    Of what is done to files there is one kind each; anything else is one with its object.
+    Of what is done to files there is one kind each; anything else is one with its object. Where `every`
+    is None, of messages and statements there is one kind each too, and nothing but the first of each.
     """
+    alike = _OF_FILES if every else _OF_FILES | _OFTEN
     kinds = [label.partition(" ")[0] for label in points]
-    kinds = [kind if kind in _OF_FILES else label for kind, label in zip(kinds, points, strict=True)]
+    kinds = [kind if kind in alike else label for kind, label in zip(kinds, points, strict=True)]
     first = {kinds.index(kind) + 1 for kind in kinds}
-    return sorted(first | set(range(every, len(points) + 1, every)))
+    return sorted(first | set(range(every, len(points) + 1, every)) if every else first)
