@@ -38,7 +38,7 @@ from tests.support.prometheus import (
     needs_prometheus,
     run_promtool,
 )
-from tests.support.waiting import wait_until
+from tests.support.waiting import patience, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -144,18 +144,19 @@ TUNNEL_PLACE = "10.77.0.2:9586"
 
 
 def fetch(machine: Machine, place: str, path: str = "/metrics", **headers: str) -> tuple[int, str]:
-    """Status and body of an answer; 0 where no connection comes about within a second."""
+    """Status and body of an answer; 0 where none comes within a second."""
     words = [f"--header={name}: {value}" for name, value in headers.items()]
     program = (
         "import sys, http.client as h\n"
-        "place, path, *headers = sys.argv[1:]\n"
-        "c = h.HTTPConnection(place, timeout=1)\n"
+        "place, path, patience, *headers = sys.argv[1:]\n"
+        "c = h.HTTPConnection(place, timeout=float(patience))\n"
         "c.putrequest('GET', path, skip_host=any(x.startswith('--header=Host') for x in headers))\n"
         "[c.putheader(*x.removeprefix('--header=').split(': ')) for x in headers]\n"
         "try:\n  c.endheaders(); a = c.getresponse(); print(a.status, a.read().decode(), sep='\\n')\n"
         "except OSError: print(0)\n"
     )
-    status, _, body = machine.run(["python", "-c", program, place, path, *words]).stdout.partition("\n")
+    asked = ["python", "-c", program, place, path, str(patience(1)), *words]
+    status, _, body = machine.run(asked).stdout.partition("\n")
     return int(status), body
 
 
