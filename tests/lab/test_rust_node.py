@@ -93,6 +93,7 @@ def ends_at_once(machine: Machine, core: int) -> str:
     return process.error_output()
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_its_version_is_told_as_the_real_one_tells_it(machine):
     assert machine.run([PROGRAM, "--version"]).stdout == "quil-node 2.1.0.25\n"
     install_node(machine, version="2.1.0.23")
@@ -109,6 +110,7 @@ def test_the_first_start_makes_an_identity_and_a_worker_makes_none(machine):
     assert ask_node(machine)["identity"]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_each_process_has_the_sockets_that_were_seen(machine):
     start_node(machine, 0)
     assert listeners(machine, "t") == {"0.0.0.0:8340", "127.0.0.1:8337"}
@@ -137,6 +139,7 @@ def test_an_address_that_it_does_not_read_is_every_address(machine, key, address
     assert instead in listeners(machine, "t")
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_the_explorer_is_wide_where_it_is_on(machine):
     write_files(machine)
     text = machine.read(f"{CONFIG}/config.yml")
@@ -147,11 +150,13 @@ def test_the_explorer_is_wide_where_it_is_on(machine):
     assert "0.0.0.0:6600" in listeners(machine, "t")
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_core_beyond_the_list_listens_on_every_address(machine):
     start_node(machine, 4)
     assert {"0.0.0.0:32503", "0.0.0.0:25003"} <= listeners(machine, "t")
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_worker_without_its_address_lives_on_and_does_not_listen(machine):
     write_files(machine, dataWorkerStreamMultiaddrs="[/ip4/10.77.0.9/tcp/32500]")
     (worker,) = start_node(machine, 1)
@@ -166,6 +171,7 @@ def test_workers_keep_a_connection_and_earn(machine):
     assert "127.0.0.1:8340" in machine.run(["ss", "-Htn", "state", "established"]).stdout
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_worker_that_starts_first_calls_again_after_1_2_4_seconds(machine):
     (worker,) = start_node(machine, 1)
     worker.wait_for("again after 2 s")
@@ -178,6 +184,7 @@ def test_a_worker_that_starts_first_calls_again_after_1_2_4_seconds(machine):
     ]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_worker_whose_control_process_is_gone_begins_with_a_second_again(machine):
     (control,), (worker,) = start_node(machine, 0), start_node(machine, 1)
     worker.wait_for("connected")
@@ -187,6 +194,7 @@ def test_a_worker_whose_control_process_is_gone_begins_with_a_second_again(machi
     assert worker.poll() is None
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_with_the_status_that_a_shell_has_for_it(machine, number, status):
     processes = start_node(machine, 0, 1)
@@ -195,6 +203,7 @@ def test_a_signal_ends_it_with_the_status_that_a_shell_has_for_it(machine, numbe
     assert [process.wait(15) for process in processes] == [status, status]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_worker_without_its_keys_ends_at_once(machine):
     machine.run(["rm", f"{CONFIG}/keys.yml"])
     assert "keys.yml: No such file" in ends_at_once(machine, 1)
@@ -206,6 +215,7 @@ def test_a_worker_without_its_keys_ends_at_once(machine):
     assert "keys.yml is none" in ends_at_once(machine, 1)
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_file_that_it_refuses_ends_it_at_once(machine):
     machine.write(f"{CONFIG}/config.yml", f"\ufeff{settings()}")
     assert "byte order mark" in ends_at_once(machine, 0)
@@ -230,6 +240,7 @@ def test_a_worker_of_another_identity_is_served_and_does_not_earn(machine, what)
     assert [(each["core"], each["earns"]) for each in ask_node(machine)["workers"]] == [(1, True), (2, False)]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_worker_of_another_core_than_its_place_in_the_list_does_not_earn(machine):
     entry = f"/ip4/{THERE}/tcp/32501"
     write_files(machine, config=OTHER, dataWorkerStreamMultiaddrs=f"[{entry}, {entry}]")
@@ -239,6 +250,7 @@ def test_a_worker_of_another_core_than_its_place_in_the_list_does_not_earn(machi
     assert [each["earns"] for each in ask_node(machine)["workers"]] == [False]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_worker_by_the_masters_proxy_says_connected_and_does_not_earn(machine):
     write_files(machine, config=OTHER, enableMasterProxy="true")
     start_node(machine, 0)
@@ -248,6 +260,7 @@ def test_a_worker_by_the_masters_proxy_says_connected_and_does_not_earn(machine)
     assert "0.0.0.0:25000" not in listeners(machine, "t")
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_it_announces_for_each_core_the_announce_entry_else_the_lists_own(machine):
     write_files(machine, dataWorkerAnnounceP2pMultiaddrs="[/ip4/203.0.113.5/tcp/25000]")
     said = json.loads(machine.run([PROGRAM, "--config", CONFIG, "--peer-info"]).stdout)
@@ -258,12 +271,14 @@ def test_it_announces_for_each_core_the_announce_entry_else_the_lists_own(machin
     ]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_builds_of_june_never_call_a_worker(machine):
     start_node(machine, 1, 0)
     idle(1)
     assert ask_node(machine)["called"] == []
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_builds_of_august_call_each_worker_and_those_that_come_later(machine):
     install_node(machine, build="august")
     start_node(machine, 0)
@@ -273,6 +288,7 @@ def test_builds_of_august_call_each_worker_and_those_that_come_later(machine):
     assert earning_cores(machine) == [1, 3]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_keys_that_were_copied_before_the_control_process_had_all_of_its_own_earn_nothing(machine):
     write_files(machine, config=OTHER)
     install_node(machine, build="august")
@@ -282,6 +298,7 @@ def test_keys_that_were_copied_before_the_control_process_had_all_of_its_own_ear
     assert earning_cores(machine) == []
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_control_process_that_ends_holds_its_store_for_a_while(machine):
     install_node(machine, store_s=2)
     (control,) = start_node(machine, 0)

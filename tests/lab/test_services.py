@@ -45,6 +45,7 @@ def shown(machine: Machine, unit: str, *names: str) -> list[str]:
     return systemctl(machine, "show", f"--property={','.join(names)}", "--value", unit).split()
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_start_is_over_when_what_comes_before_and_after_the_process_is_and_in_that_order(machine):
     say = "/bin/sh -c 'echo"
     write(machine, "qmesh-a.service", f"{SLEEP}\nExecStartPre={say} one'\nExecStartPost={say} $$MAINPID'")
@@ -56,6 +57,7 @@ def test_a_start_is_over_when_what_comes_before_and_after_the_process_is_and_in_
     assert machine.processes("sleep 1000") == {}
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_start_that_fails_is_said_and_tried_again(machine):
     test = "/usr/bin/test -e /root/may"
     write(machine, "qmesh-a.service", f"{SLEEP}\nExecStartPre={test}\nRestart=always\nRestartSec=100ms")
@@ -66,6 +68,7 @@ def test_a_start_that_fails_is_said_and_tried_again(machine):
     assert "not found" in systemctl(machine, "start", "qmesh-none", code=1)
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_what_ends_is_started_again_and_counted(machine):
     write(machine, "qmesh-a.service", f"{SLEEP}\nRestart=always\nRestartSec=10ms")
     systemctl(machine, "start", "qmesh-a")
@@ -76,6 +79,7 @@ def test_what_ends_is_started_again_and_counted(machine):
     assert shown(machine, "qmesh-a", "ActiveState", "MainPID") == ["inactive", "0"]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 @pytest.mark.parametrize(("more", "state"), [("", "failed"), ("SuccessExitStatus=130 143", "inactive")])
 def test_an_exit_status_that_is_none_of_success_is_a_failure(machine, more, state):
     script = 'trap "exit 130" INT; while :; do sleep 0.01; done'
@@ -88,6 +92,7 @@ def test_an_exit_status_that_is_none_of_success_is_a_failure(machine, more, stat
     assert shown(machine, "qmesh-a", "ActiveState", "ExecMainStatus") == [state, "130"]
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_target_starts_its_workers_stops_them_and_comes_before_what_is_after_it(machine):
     write(machine, "qmesh-w@.service", "Type=exec\nExecStart=/bin/sleep 10%i", "PartOf=qmesh-w.target")
     write(machine, "qmesh-w.target", "", "Wants=qmesh-w@1.service\nWants=qmesh-w@2.service")
@@ -110,6 +115,7 @@ def test_a_target_starts_its_workers_stops_them_and_comes_before_what_is_after_i
     assert machine.processes("sleep 10[12]") == {}
 
 
+@pytest.mark.long  # the stand-in by itself: for who changes it
 def test_a_service_that_tells_is_waited_for_and_its_children_may_live_on(machine):
     tell = (
         'import os, socket, subprocess, time; subprocess.Popen(["sleep", "2000"]);'

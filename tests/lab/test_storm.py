@@ -12,23 +12,25 @@ from tests.support.waiting import idle
 
 pytestmark = pytest.mark.lab
 
-TIMES = 60
-
 
 @pytest.mark.parametrize(
-    "kill_agent",
-    [pytest.param(True, id="agent killed"), pytest.param(False, id="agent alive", marks=pytest.mark.long)],
+    ("times", "kill_agent"),
+    [
+        pytest.param(20, True, id="agent killed"),
+        pytest.param(60, True, id="agent killed, for longer", marks=pytest.mark.long),
+        pytest.param(60, False, id="agent alive", marks=pytest.mark.long),
+    ],
 )
-def test_g3_nothing_gets_through_while_the_rules_are_flushed_and_replaced(lab, kill_agent):
-    counted = storm(lab, TIMES, kill_agent=kill_agent)
+def test_g3_nothing_gets_through_while_the_rules_are_flushed_and_replaced(lab, times, kill_agent):
+    counted = storm(lab, times, kill_agent=kill_agent)
 
     assert counted.of_others(WORKER) == 0
-    assert counted.tried[f"tcp {WORKER}"] > TIMES
-    assert counted.tried[f"udp {WORKER}"] > TIMES
+    assert counted.tried[f"tcp {WORKER}"] > times
+    assert counted.tried[f"udp {WORKER}"] > times
     # The same to a port of no worker arrives: it is an attack.
-    assert counted.came[f"tcp {NOBODYS} {ATTACKER}"] > TIMES
-    assert counted.came[f"udp {NOBODYS} {ATTACKER}"] > TIMES
-    assert counted.dialled["answered"] > TIMES
+    assert counted.came[f"tcp {NOBODYS} {ATTACKER}"] > times
+    assert counted.came[f"udp {NOBODYS} {ATTACKER}"] > times
+    assert counted.dialled["answered"] > times
     assert counted.dialled.get("refused", 0) <= counted.dialled["answered"] / 1000
     assert counted.came[f"tcp {WORKER} 10.77.0.1"] >= counted.dialled["answered"]
 

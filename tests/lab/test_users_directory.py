@@ -109,6 +109,7 @@ def test_a_link_at_the_current_directory_is_neither_taken_nor_remembered(lab):
     assert machine.run(["ls", "-A", VICTIM]).stdout == "config.yml\n"
 
 
+@pytest.mark.long  # tests/agent/test_node_restarts.py
 def test_whose_a_directory_is_that_an_earlier_version_remembered_is_asked_once(control):
     machine = control
     older = settings(machine)

@@ -86,8 +86,8 @@ def comes_true(condition: Callable[[], object], seconds: float, *, every_s: floa
     while not condition():
         if deadline.is_over():
             return False
-        # Who asks by whole commands would leave no processor to what is waited for.
-        pause(max(every_s, time.monotonic() - asked))
+        # Who asks by whole commands would leave no processor to what is waited for, nor to other tests.
+        pause(max(every_s, 2 * (time.monotonic() - asked)))
         asked = time.monotonic()
     return True
 
