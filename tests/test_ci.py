@@ -12,6 +12,7 @@ import pytest
 from tests.support.checkout import CHECKOUT
 
 CI = CHECKOUT / ".ci"
+LEAN = "sudo apt-get install --no-install-recommends ca-certificates"
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 
@@ -19,7 +20,8 @@ README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     ("heading", "first"),
     [
         ("Install on a machine", ["sudo apt-get update", "sudo apt-get install curl openssh-client"]),
-        ("From source", ["sudo apt-get update", "sudo apt-get install nftables netbase pipx git"]),
+        ("From source", ["sudo apt-get update", f"{LEAN} git nftables netbase pipx"]),
+        ("With pipx", ["sudo apt-get update", f"{LEAN} curl openssh-client nftables netbase pipx"]),
         ("Try it", ["sudo ./scripts/demo"]),
         ("Test it", ["sudo ./scripts/test"]),
     ],
