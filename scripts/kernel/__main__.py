@@ -51,7 +51,9 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--uml", action="store_true", help="a user-mode Linux instead of QEMU; built once")
     parser.add_argument(
-        "--systemd", action="store_true", help="with systemd as init; the tests always have it"
+        "--systemd",
+        action=argparse.BooleanOptionalAction,
+        help="with systemd as init, which takes an emulated one half a minute; tests have it unless told",
     )
     parser.add_argument(
         "--rw",
@@ -97,7 +99,7 @@ def _job(options: argparse.Namespace, rest: list[str]) -> machine.Job:
         environment={name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)},
         writable=list(dict.fromkeys(writable)),
         over=options.over,
-        systemd=tests or options.systemd,
+        systemd=tests if options.systemd is None else options.systemd,
         timeout_s=options.timeout,
     )
 

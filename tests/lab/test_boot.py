@@ -153,6 +153,10 @@ def test_g3_guard_and_holder_are_there_before_the_network_and_the_agent_and_the_
     assert guarded["tables"] == ["inet qmesh", "inet qmesh-held"]
 
 
+def test_the_tunnel_of_a_kernel_that_has_wireguard_is_its(guarded):
+    assert guarded["tunnel"]["info_kind"] == "wireguard"
+
+
 def test_worker_ports_are_reserved_before_the_network_and_others_stay(guarded):
     assert guarded["reserved"] == "33333,40000-40002"
 

@@ -150,6 +150,7 @@ def guarded() -> dict[str, Any]:
     return {
         "kept_out": processes(KEPT_OUT),
         "tables": tables(),
+        "tunnel": json.loads(run("ip", "-json", "-details", "link", "show", "qmesh0"))[0]["linkinfo"],
         "began": began(*UNITS, "network-pre.target", "lan.service"),
         "reserved": (RECORDS / "reserved").read_text().strip(),
         "knocks": knocks(),
