@@ -86,9 +86,10 @@ def ci(tmp_path):
         (tmp_path / name).write_text("#!/bin/sh\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     shutil.copy(CHECKOUT / ".ci/run", tmp_path / ".ci/run")
-    (tmp_path / "scripts/package").write_text('#!/bin/sh\nmkdir -p "$2"\n', encoding="utf-8")
-    root = "shift 2\nfor w; do echo $w: so far; echo ended=$w=$([ $w != pipx ]; echo $?); done\n"
-    (tmp_path / "scripts/fresh").write_text("#!/bin/sh\n" + root, encoding="utf-8")
+    root = "for w; do echo $w: so far; echo ended=$w=$([ $w != pipx ]; echo $?); done\n"
+    (tmp_path / "scripts/fresh").write_text("#!/bin/sh\nshift 2\n" + root, encoding="utf-8")
+    package = 'mkdir -p "$2"\nset -- $QMESH_CI_PARTS\n' + root
+    (tmp_path / "scripts/package").write_text("#!/bin/sh\n" + package, encoding="utf-8")
 
     def run_ci(tests):
         (tmp_path / "said").write_text(tests, encoding="utf-8")
