@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import os
 import pickle
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,9 +29,10 @@ from tests.support.waiting import patience, slowness
 
 TEST_TIMEOUT_S = float(os.environ.get("QMESH_TEST_TIMEOUT_S", "300"))
 
-_NEW_NAMESPACES = 0x00020000 | 0x40000000 | 0x20000000  # CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID
+_NEW_MOUNTS, _NEW_NETWORK, _NEW_PIDS = 0x00020000, 0x40000000, 0x20000000  # CLONE_NEWNS, ...NET, ...PID
 _PRIVATE = 0x4000 | 0x40000  # MS_REC, MS_PRIVATE
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_SET_FLAGS, _UP = 0x8914, 0x1  # SIOCSIFFLAGS, IFF_UP: of a struct ifreq
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -67,18 +71,33 @@ def _run_apart(pyfuncitem: pytest.Function) -> tuple[str, str]:
     sys.stdout.flush()
     sys.stderr.flush()
     reading, writing = os.pipe()
-    outer = os.fork()
-    if outer == 0:
-        os.close(reading)
-        _be_outer(pyfuncitem, writing)
+    with _children_in_new_namespace():
+        machine = os.fork()
+        if machine == 0:
+            os.close(reading)
+            _be_machine(pyfuncitem, writing)
     os.close(writing)
     try:
         return _report(reading)
     finally:
         os.close(reading)
-        # The inner process, and with it all that it started, dies with the outer one.
-        os.kill(outer, signal.SIGKILL)
-        os.waitpid(outer, 0)
+        # It is waited for until all that it started is gone too.
+        os.kill(machine, signal.SIGKILL)
+        os.waitpid(machine, 0)
+
+
+@contextlib.contextmanager
+def _children_in_new_namespace() -> Iterator[None]:
+    """The first child is process 1 of a new namespace. By itself a process can make one only once."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _call("unshare", _NEW_PIDS)
+        try:
+            yield
+        finally:
+            _call("setns", own, _NEW_PIDS)
+    finally:
+        os.close(own)
 
 
 def _report(reading: int) -> tuple[str, str]:
@@ -91,28 +110,12 @@ def _report(reading: int) -> tuple[str, str]:
     return "failed", f"the test did not end within {patience(TEST_TIMEOUT_S):.0f} s"
 
 
-def _be_outer(pyfuncitem: pytest.Function, writing: int) -> NoReturn:
-    """Leave the machine's namespaces, and be the parent of the process that runs the test."""
-    try:
-        _call("prctl", _DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
-        _call("unshare", _NEW_NAMESPACES)
-        inner = os.fork()
-        if inner == 0:
-            _be_inner(pyfuncitem, writing)
-        os.close(writing)
-        os.waitpid(inner, 0)
-        signal.pause()
-    except BaseException as error:  # noqa: BLE001 - nothing may go back into pytest from here
-        os.write(writing, pickle.dumps(("failed", f"no machine for the test: {error!r}")))
-    finally:
-        os._exit(1)
-
-
-def _be_inner(pyfuncitem: pytest.Function, writing: int) -> NoReturn:
+def _be_machine(pyfuncitem: pytest.Function, writing: int) -> NoReturn:
     leaks: list[str] = []
     sys.unraisablehook = lambda unraisable: leaks.append(repr(unraisable.exc_value))
     try:
         _call("prctl", _DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+        _call("unshare", _NEW_MOUNTS | _NEW_NETWORK)
         _furnish()
         gc.freeze()  # what an earlier test left open in pytest's process is not this one's fault
         outcome = _outcome(pyfuncitem)
@@ -145,7 +148,8 @@ def _furnish() -> None:
     _call("mount", b"proc", b"/proc", b"proc", 0, None)
     for folder in (b"/run", b"/dev/shm"):
         _call("mount", b"tmpfs", folder, b"tmpfs", 0, None)
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        fcntl.ioctl(asking, _SET_FLAGS, struct.pack("16sh22x", b"lo", _UP))
 
 
 def _call(name: str, *arguments: int | bytes | None) -> None:
