@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import importlib.util
 import json
 import os
@@ -36,9 +35,13 @@ BEFORE = {"qmesh.cli", "qmesh.cli.entrypoints"}
 """Modules that import within functions what is loaded before any of it runs, or by another process."""
 
 
-@functools.cache
-def loaded(name: str) -> dict[str, str]:
-    """The modules of such a process at its start, with their files; of Python itself none."""
+@pytest.fixture(scope="module")  # so that of the processes that share the tests only one asks for it
+def loaded() -> dict[str, dict[str, str]]:
+    """By program the modules of such a process at its start, with their files; of Python itself none."""
+    return {name: ask_program(name) for name in PROGRAMS}
+
+
+def ask_program(name: str) -> dict[str, str]:
     script = (
         f"{PROGRAMS[name]}; import json, sys;"
         "print(json.dumps({name: getattr(it, '__file__', None) or '' for name, it in sys.modules.items()}))"
@@ -69,12 +72,12 @@ def is_module(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_process_that_lives_long_has_at_its_start_what_its_functions_import(name):
-    found = loaded(name)
+def test_a_process_that_lives_long_has_at_its_start_what_its_functions_import(loaded, name):
+    found = loaded[name]
     ours = {each for each in found if each.partition(".")[0] == "qmesh"} - BEFORE
     assert len(ours) > 10
     # A member's agent begins anew, with all of it, where it comes to need more.
-    later = loaded("agent") if name == "member" else {}
+    later = loaded["agent"] if name == "member" else {}
     missing = {
         (module, name)
         for module in ours
@@ -84,13 +87,13 @@ def test_a_process_that_lives_long_has_at_its_start_what_its_functions_import(na
     assert missing == set()
 
 
-def test_the_agent_of_a_worker_machine_has_no_registry_and_serves_nobody():
-    found = set(loaded("member"))
+def test_the_agent_of_a_worker_machine_has_no_registry_and_serves_nobody(loaded):
+    found = set(loaded["member"])
     heavy = {"asyncio", "sqlite3", "ssl", "http.client", "multiprocessing", "typer"}
     served = {"qmesh.host.registry", "qmesh.host.api.server", "qmesh.agent.daemon.membership_api"}
     served |= {"qmesh.agent.commands", "qmesh.mesh.imports", "qmesh.agent.notifications.notifier"}
     assert not found & (heavy | served)
-    assert (served - {"qmesh.agent.commands", "qmesh.mesh.imports"}) < set(loaded("agent"))
+    assert (served - {"qmesh.agent.commands", "qmesh.mesh.imports"}) < set(loaded["agent"])
 
 
 def change_settings(state: State, **changes: object) -> None:

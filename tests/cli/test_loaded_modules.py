@@ -7,7 +7,6 @@ is imported, and what they import in a branch, for the few runs that take it, is
 from __future__ import annotations
 
 import ast
-import functools
 import json
 import subprocess
 import sys
@@ -141,7 +140,7 @@ def is_module(name: str) -> bool:
     return (CHECKOUT / f"{name.replace('.', '/')}.py").exists()
 
 
-@functools.cache
+@pytest.fixture(scope="module")  # so that of the processes that share the tests only one asks for it
 def loaded_by_each() -> dict[str, set[str]]:
     wanted = {name: [name] for name in NEVER}
     for name in COMMANDS:
@@ -161,8 +160,8 @@ def heavy_in(modules: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_loads_what_its_row_says(name):
-    assert heavy_in(loaded_by_each()[name]) == LOADS[name]
+def test_a_command_loads_what_its_row_says(loaded_by_each, name):
+    assert heavy_in(loaded_by_each[name]) == LOADS[name]
 
 
 def test_each_command_has_its_row():
@@ -170,8 +169,8 @@ def test_each_command_has_its_row():
 
 
 @pytest.mark.parametrize("name", NEVER)
-def test_what_lives_long_has_nothing_of_the_command_line(name):
-    loaded = loaded_by_each()[name]
+def test_what_lives_long_has_nothing_of_the_command_line(loaded_by_each, name):
+    loaded = loaded_by_each[name]
     assert not NEVER[name] & (loaded | {each.partition(".")[0] for each in loaded})
 
 
