@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import CHECKOUT
+from tests.support.forked import type_command
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CHECKOUT)}
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -33,19 +34,18 @@ def run(
     *words: str | Path,
     code: int = 0,
     given: str = "",
-    directory: str | Path | None = None,
+    directory: str | Path = "/",
     before: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
-    command = [*before, sys.executable, "-m", "qmesh", "import", *map(str, words)]
-    done = subprocess.run(
-        command,
-        input=given,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=ENVIRONMENT,
-        cwd=directory,
-    )
+    """before: the words of a program that starts it; else it is forked."""
+    typed = ["import", *map(str, words)]
+    if before:
+        started = [*before, sys.executable, "-m", "qmesh", *typed]
+        done = subprocess.run(
+            started, capture_output=True, text=True, check=False, env=ENVIRONMENT, cwd=directory
+        )
+    else:
+        done = type_command(*typed, given=given, directory=directory)
     assert done.returncode == code, done.stderr
     assert SECRET not in done.stdout + done.stderr
     return done
