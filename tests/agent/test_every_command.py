@@ -683,4 +683,4 @@ def killed_in(work: Callable[[], object], at: int) -> bool:
 
 
 TestEveryCommand: Any = pytest.mark.lab(Commands.TestCase)
-TestEveryCommand.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestEveryCommand.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=40)

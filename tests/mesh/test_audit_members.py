@@ -66,9 +66,9 @@ def test_who_says_that_it_has_something_newer_is_looked_at_and_has_no_other_mach
 
 
 def test_of_many_machines_some_are_named():
-    older = {f"m{number}": replace(FACTS, qmesh="0.0.1") for number in range(2000)}
+    older = {f"m{number}": replace(FACTS, qmesh="0.0.1") for number in range(200)}
     (found,) = unlike(a=FACTS, **older)
-    assert found.seen == "0.1.0 on a; 0.0.1 on m0, m1, m10, m100 and 1996 more"
+    assert found.seen == "0.1.0 on a; 0.0.1 on m0, m1, m10, m100 and 196 more"
     assert len(found.cure) < 120
 
 
@@ -110,17 +110,17 @@ def test_a_slow_core_is_one_that_is_slower_than_the_others_usually_are(speeds, s
 
 
 def test_many_slow_machines_are_one_note_the_slowest_first():
-    quick = {f"q{number}": FACTS for number in range(2000)}
-    slow = {f"s{number}": replace(FACTS, core_speed=4000 - number, cpu="") for number in range(900)}
+    quick = {f"q{number}": FACTS for number in range(200)}
+    slow = {f"s{number}": replace(FACTS, core_speed=4000 - number, cpu="") for number in range(90)}
     (found,) = unlike(**quick, **slow)
-    assert found.subject == "s899, s898, s897, s896 and 896 more"
-    assert "3101 on s899; 3102 on s898" in found.seen
+    assert found.subject == "s89, s88, s87, s86 and 86 more"
+    assert "3911 on s89; 3912 on s88" in found.seen
     assert len(found.seen) < 200
 
 
 def test_many_versions_are_one_note_however_many_a_liar_invents():
-    (found,) = unlike(**{f"m{number}": replace(FACTS, qmesh=f"0.1.{number}") for number in range(2000)})
-    assert found.seen.endswith("and 1996 more")
+    (found,) = unlike(**{f"m{number}": replace(FACTS, qmesh=f"0.1.{number}") for number in range(200)})
+    assert found.seen.endswith("and 196 more")
     assert len(found.seen) + len(found.cure) < 300
 
 

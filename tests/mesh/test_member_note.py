@@ -25,6 +25,11 @@ def test_law_what_is_noted_is_read(cores, places):
     assert decode_note(line) == note
 
 
+def test_who_stopped_and_who_is_elsewhere_is_read():
+    found = decode_note("3-5@stopped,9@::1")
+    assert found == MemberNote(stopped=((3, 5),), elsewhere=((9, "::1"),))
+
+
 def test_of_many_workers_the_first_are_noted():
     note = MemberNote(elsewhere=tuple((core, "127.0.0.1") for core in range(1, 100)))
     assert decode_note(encode_note(note)).elsewhere == note.elsewhere[:10]

@@ -75,10 +75,12 @@ def test_what_is_refused(text, why):
 
 
 def test_every_process_of_the_node_is_started_with_them():
-    made = units("--debug", "--log-filter", "50% of $HOME \"a\" \\b; 'c'", "")
+    words = ("--debug", "--log-filter", "50% of $HOME \"a\" \\b; 'c'", "")
+    made = units(*words)
     end = ' --debug --log-filter "50%% of $$HOME \\"a\\" \\\\b; \'c\'" ""\n'
     assert f"\nExecStart=/root/node/node --config /root/node/.config{end}" in made[CONTROL_PROCESS]
     assert f"\nExecStart=/root/node/node --config /root/node/.config --core %i{end}" in made[WORKER]
+    assert parse_unit_arguments(made[WORKER]) == words
 
 
 def test_without_them_the_units_are_as_they_were():

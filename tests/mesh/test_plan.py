@@ -131,6 +131,12 @@ def pairs(draw: st.DrawFn) -> tuple[NodeState, NodeState]:
     return desired, observed
 
 
+def test_from_nothing_to_a_tunnel_and_back() -> None:
+    there = reduce(simulate_step, plan_steps(RUNNING, NOTHING), NOTHING)
+    assert there == RUNNING
+    assert reduce(simulate_step, plan_steps(NOTHING, there), there) == NOTHING
+
+
 @given(pairs())
 def test_the_plan_settles_at_what_is_desired(pair: tuple[NodeState, NodeState]) -> None:
     desired, observed = pair

@@ -39,6 +39,7 @@ def test_law_plain_text_is_shown_as_it_is(text):
 
 
 def test_what_is_shown_in_its_place():
+    assert escape_text("a b") == "a b"
     assert escape_text("a\tb\nc\x1b[2J\u202edcab\udcff") == "a\tb\nc\\x1b[2J\\u202edcab\\udcff"
     assert escape_line("a\nb") == "a\\nb"
     assert render_json("\x9b\u202e\U000e0041ü") == '"\\u009b\\u202e\\udb40\\udc41\\u00fc"'

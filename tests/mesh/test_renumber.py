@@ -23,6 +23,7 @@ SIZES = st.lists(st.integers(1, 6), max_size=6)
         ([4, 10], 4, (0, 1), 2),
         ([8, 8, 2, 2], 4, (2, 3, 0, 1), 2),
         ([1, 2, 5, 4], 3, (3, 1, 2, 0), 2),
+        ([1, 2, 2], 3, (0, 2, 1), 3),
     ],
 )
 def test_machines_from_behind_fill_the_gap_where_they_fit(sizes, gap, order, count):
@@ -36,6 +37,11 @@ def test_law_no_order_renumbers_fewer(sizes, gap):
     assert sorted(order) == list(range(len(sizes)))
     best = min(count_renumbered(sizes, gap, other) for other in permutations(range(len(sizes))))
     assert count_renumbered(sizes, gap, order) == best
+
+
+def test_without_time_to_search_it_is_an_order_still(monkeypatch):
+    monkeypatch.setattr(renumber, "MOST_LOOKS", 0)
+    assert sorted(close_gap([1, 2, 5, 4], 3)) == [0, 1, 2, 3]
 
 
 @given(SIZES, st.integers(1, 9))
