@@ -29,7 +29,13 @@ from tests.support.foreign_cases import (
     replay,
 )
 from tests.support.kernel_verdicts import Wire, build_guard, list_packets, open_far_socket
-from tests.support.rule_sets import compare, judge_listing, list_rule_sets, read_for
+from tests.support.rule_sets import (
+    compare,
+    judge_listing,
+    list_one_of_each_file,
+    list_rule_sets,
+    read_for,
+)
 from tests.support.waiting import patience
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -79,11 +85,15 @@ def test_the_kernel_and_the_evaluator_do_with_each_ruleset_what_is_expected():
     assert wrong == []
 
 
-def test_the_kernel_and_qmesh_say_the_same_of_each_packet_of_the_mesh_under_forty_rulesets():
-    """A rule that is not understood, or a limit that may be exceeded, is a disagreement too."""
+@pytest.mark.parametrize("is_whole", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_the_kernel_and_qmesh_say_the_same_of_each_packet_of_the_mesh_under_forty_rulesets(is_whole):
+    """A rule that is not understood, or a limit that may be exceeded, is a disagreement too.
+
+    is_whole: each file by each program that can load it; else by one.
+    """
     unlike, unexpected = [], []
     with Wire() as wire:
-        for rules in list_rule_sets():
+        for rules in list_rule_sets() if is_whole else list_one_of_each_file():
             found = list(compare(wire, rules))
             unlike += [str(each) for each in found if not each.agrees]
             for version in rules.versions:
@@ -117,9 +127,9 @@ def test_what_was_recorded_of_rulesets_is_what_the_kernel_says():
         assert judge_listing(*replay(recording), packets) == judge_listing(*replay(kept[name]), packets)
 
 
-def test_a_set_of_two_hundred_thousand_networks_is_asked_and_not_read(monkeypatch):
+def test_a_set_of_twenty_thousand_networks_is_asked_and_not_read(monkeypatch):
     """What is received of the kernel is far less than the set."""
-    elements = ",".join(f"{11 + (n >> 16)}.{n >> 8 & 255}.{n & 255}.0/25" for n in range(200_000))
+    elements = ",".join(f"12.{n >> 8}.{n & 255}.0/25" for n in range(20_000))
     chain = "chain c {\ntype filter hook input priority 0\nip saddr != @s drop\n}"
     nftables.run(
         "table inet geo {\nset s {\ntype ipv4_addr\nflags interval\n"

@@ -113,6 +113,15 @@ def list_rule_sets() -> list[RuleSet]:
     ]
 
 
+def list_one_of_each_file() -> list[RuleSet]:
+    """Every file with one program: of those that two can load half with each."""
+    by_path: dict[Path, list[RuleSet]] = {}
+    for rules in list_rule_sets():
+        by_path.setdefault(rules.path, []).append(rules)
+    chosen = [each[number % len(each)] for number, each in enumerate(by_path.values())]
+    return sorted(chosen, key=lambda rules: rules.backend.endswith("-legacy"))
+
+
 class Comparison(NamedTuple):
     """One packet under one ruleset. kernel: None where it could not be sent."""
 
