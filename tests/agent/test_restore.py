@@ -33,6 +33,7 @@ from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import LastBackup
 from qmesh.mesh.links.retirement import RetiredKey, RetiredKeys
+from qmesh.mesh.protocol import backup_file
 from qmesh.mesh.protocol.backup_file import MAGIC, decode_backup, encode_backup
 from qmesh.mesh.values import REVISION_JUMP, Secret
 from tests.support.control_node import make_control_node
@@ -43,6 +44,12 @@ pytestmark = [pytest.mark.lab]
 WISH = restore.RestoreOptions(endpoints=(), config=None)
 CALLS = ("open", "write", "fsync", "rename", "replace", "unlink", "mkdir", "chmod")
 """Of the system, by which anything becomes durable or visible."""
+
+
+@pytest.fixture(autouse=True)
+def quick_key(monkeypatch):
+    """A passphrase costs nothing: what it does else is in tests/mesh/test_backup_file.py."""
+    monkeypatch.setattr(backup_file, "_SCRYPT_N", 2)
 
 
 RETIRED = RetiredKey(

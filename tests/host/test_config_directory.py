@@ -469,12 +469,13 @@ EXCHANGE = f"while :; do mv {{0}} {HOME}/spare; ln -s {{1}} {{0}}; rm {{0}}; mv 
 @pytest.mark.parametrize(
     ("exchanged", "link"), [(CONFIG, VICTIM), (NODE, ROOTS), (CONFIG / NAME, VICTIM / NAME)]
 )
-def test_a_directory_that_is_exchanged_at_any_moment_leads_nowhere_else(exchanged, link):
+@pytest.mark.parametrize("times", [30, pytest.param(1000, marks=pytest.mark.long)])
+def test_a_directory_that_is_exchanged_at_any_moment_leads_nowhere_else(exchanged, link, times):
     """Its owner has a link to a place of root's put there and taken away, as fast as can be."""
     directory = furnish()
     number = done = 0
     with working(EXCHANGE.format(exchanged, link)):
-        while done < 100:
+        while done < times:
             number += 1
             with contextlib.suppress(QmeshError):
                 content = read(directory, NAME)

@@ -83,7 +83,7 @@ def test_a1_one_that_shows_nothing_hangs_and_it_is_told_where():
 @pytest.mark.parametrize("do", [beat_and_wait, wait_as_said, work])
 def test_one_that_beats_waits_as_it_said_or_works_does_not_hang(do):
     with thread(do) as found:
-        assert not becomes_stuck(found, 1.0)
+        assert not becomes_stuck(found, 0.6)
 
 
 def test_a1_one_that_works_without_an_end_hangs(monkeypatch):
