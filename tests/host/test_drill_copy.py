@@ -14,6 +14,7 @@ import pytest
 
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host.drill import namespaces as namespaces_module
+from qmesh.host.drill.conduct import DrillOrder, conduct_drill
 from qmesh.host.drill.legacy_copy import load_legacy_tables
 from qmesh.host.drill.live_network import read_live_network
 from qmesh.host.drill.namespaces import Namespaces, run_in_namespaces
@@ -21,6 +22,7 @@ from qmesh.host.drill.network_copy import copy_network
 from qmesh.host.drill.rule_copy import load_tables, read_live_tables
 from qmesh.host.firewall import nftables
 from qmesh.host.firewall.legacy_iptables import list_legacy_tables
+from tests.support import factories
 from tests.support.rule_sets import RuleSet, list_rule_sets
 from tests.support.waiting import some_time, wait_until
 
@@ -230,8 +232,7 @@ conduct_drill(order)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 @pytest.mark.usefixtures("own_machine")
 def test_nothing_is_left_whenever_it_is_ended(how):
-    subprocess.run(["ip", "link", "add", "eth0", "type", "veth"], check=True)
-    subprocess.run(["ip", "link", "set", "eth0", "up"], check=True)
+    make_interface()
     nftables.run("add table inet theirs")
     before = find_processes(), list_interfaces(), list_rules()
     for _ in range(4):
@@ -253,3 +254,23 @@ def test_nothing_is_left_whenever_it_is_ended(how):
         drill.stdout.close()
         wait_until(lambda: find_processes() == before[0])
         assert (list_interfaces(), list_rules()) == before[1:]
+
+
+@pytest.mark.usefixtures("own_machine")
+def test_what_decides_about_packets_and_is_not_copied_is_named():
+    make_interface()
+    policy = "xfrm policy add src 198.51.100.7 dst 192.0.2.2 dir in action block"
+    subprocess.run(["ip", *policy.split()], check=True)
+    found = conduct_drill(DrillOrder(guard=factories.guard(kind="tun"), member=None, listened=()))
+    assert set(found.unknown) == {
+        "not copied: IPsec policies",
+        "the tunnel qmesh0 is not up: nothing was fired through it",
+        "the machine does not have the table inet qmesh",
+        "the machine does not have the table inet qmesh-held",
+    }
+    assert found.stand_ins == []
+
+
+def make_interface() -> None:
+    for words in ("link add eth0 type veth", "link set eth0 up", "addr add 192.0.2.2/24 dev eth0"):
+        subprocess.run(["ip", *words.split()], check=True)

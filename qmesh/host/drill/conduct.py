@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -16,7 +16,9 @@ from qmesh.host.drill.namespaces import Namespaces, run_in_namespaces
 from qmesh.host.drill.network_copy import NetworkCopy, copy_network
 from qmesh.host.drill.rule_copy import TableCopy, load_tables, read_live_tables, remove_table
 from qmesh.host.firewall import nft_library
+from qmesh.host.firewall.ipsec_policies import read_ipsec_policies
 from qmesh.host.firewall.legacy_iptables import list_legacy_tables
+from qmesh.host.firewall.packet_programs import find_packet_programs
 from qmesh.host.network import rtnetlink_messages
 from qmesh.mesh.drill.battery import DrillRow, list_rows
 from qmesh.mesh.drill.rule_messages import list_legacy_words
@@ -82,9 +84,19 @@ class DrillResult(msgspec.Struct, frozen=True, kw_only=True):
 def conduct_drill(order: DrillOrder) -> DrillResult:
     """Copy this machine, fire, and tell what was seen. Raises MachineRefused; the machine is as it was."""
     live = read_live_network()
+    live = msgspec.structs.replace(live, left_out=(*live.left_out, *_list_other_hooks(live)))
     if order.ruleset is not None:
         return drill_copy(order, live)
     return drill_copy(order, live, read_live_tables(), tuple(list_legacy_tables()))
+
+
+def _list_other_hooks(live: LiveNetwork) -> Iterator[str]:
+    """What sees packets beside all rules, and is not copied."""
+    for program in find_packet_programs(each.name for each in live.links):
+        if program.place != "queue":  # one that delays, or drops by chance, lets nobody in
+            yield f"programs at {program.place} of {program.interface}"
+    if read_ipsec_policies():
+        yield "IPsec policies"
 
 
 def drill_copy(

@@ -82,7 +82,9 @@ class _Battery:
         self._mesh_ports = choose_ports(guard.mesh_ports)
         self._guarded = (*self._own_ports, *self._control_ports, *self._mesh_ports)
         self._closed = (*self._workers, *self._guarded)
-        self._open = (*target.listened[:MOST_PORTS], self._find_open_port())
+        of_mesh = {guard.listen_port, guard.service_port, guard.stream_port}
+        self._taken = {*guard.closed_ports, *target.listened, *of_mesh}
+        self._open = (*target.listened[:MOST_PORTS], *self._find_neighbours(), self._find_open_port())
         self._outside = tuple(each for each in target.ways if each != guard.interface)[:MOST_WAYS]
         self._next = 1 << 15
 
@@ -417,9 +419,13 @@ class _Battery:
             self._next += 1
         return self._next
 
+    def _find_neighbours(self) -> Iterator[int]:
+        """Open ports beside closed ones: a guard that closes more than it should is found there."""
+        for first, last in list_port_intervals(self._guard)[:2]:
+            yield from (port for port in (first - 1, last + 1) if port not in self._taken)
+
     def _find_open_port(self) -> int:
-        taken = {*self._guard.closed_ports, *self._target.listened, self._guard.listen_port}
-        return next(port for port in itertools.count(20001) if port not in taken)
+        return next(port for port in itertools.count(20001) if port not in self._taken)
 
     def _list_strangers(self, way: str) -> list[str]:
         """Who may come through the tunnel and is no member: of the network, and of elsewhere."""
