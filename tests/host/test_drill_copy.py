@@ -271,6 +271,21 @@ def test_what_decides_about_packets_and_is_not_copied_is_named():
     assert found.stand_ins == []
 
 
+@pytest.mark.usefixtures("own_machine")
+def test_a_bridge_without_a_port_has_one_in_the_copy_beside_interfaces_that_are_down():
+    make_interface()
+    for words in ("link add down0 type veth", "link add docker0 type bridge", "link set docker0 up"):
+        subprocess.run(["ip", *words.split()], check=True)
+    live = read_live_network()
+
+    def work(namespaces: Namespaces) -> tuple[list[str], list[str]]:
+        copy = copy_network(namespaces, live)
+        return sorted(each.name for each in copy.ways), list(copy.failures)
+
+    found = run_in_namespaces(work, tuple[list[str], list[str]], timeout_s=60)
+    assert found == (["docker0", "eth0"], [])
+
+
 def make_interface() -> None:
     for words in ("link add eth0 type veth", "link set eth0 up", "addr add 192.0.2.2/24 dev eth0"):
         subprocess.run(["ip", *words.split()], check=True)

@@ -26,7 +26,7 @@ from qmesh.host.drill.network_copy import Way
 from qmesh.host.lean.nftables_messages import NETFILTER
 from qmesh.host.network.netlink import open_socket
 from qmesh.host.network.netlink_messages import ACK, build_request, send_request
-from qmesh.mesh.drill.frames import answer_question, read_frame, render_frame
+from qmesh.mesh.drill.frames import IPV4, IPV6, answer_question, read_frame, render_frame
 from qmesh.mesh.drill.shots import FIRST_NUMBER, Fate, Shot, Trace, read_packet_trace, read_trace, render_shot
 
 _ALL_PROTOCOLS: Final = 0x0003  # ETH_P_ALL
@@ -40,6 +40,13 @@ _BATCH: Final = 512
 _MOST_CONNECTIONS: Final = 8192
 """Shots after which the kernel's table of connections is emptied, where the shots need none from before."""
 _TUNNEL_WAIT_S: Final = 2.0
+_TAP_TO_END_S: Final = 0.005
+"""From where WireGuard's packets are seen to where the kernel is done with them, on another processor."""
+_LAST_NUMBER: Final = FIRST_NUMBER - 1
+(_LAST,) = render_shot(
+    Shot(way=None, source="192.0.2.1", target="192.0.2.2", protocol="udp", source_port=9, target_port=9),
+    _LAST_NUMBER,
+)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -77,8 +84,10 @@ class FiringRange:
                 self._outside = self._open_tap()
                 self._marker = self._open_marker()
             self._far = {each.far: each for each in reversed(ways) if each.far}
-            self._tunnel_tap = self._open_tap()
-            self._tunnels = {each.name for each in ways if each.is_wireguard}
+            self._tunnels = {each.name: self._open_tap(each.name) for each in ways if each.is_wireguard}
+            self._is_drained = False
+            for name in self._tunnels:  # the first packet has the two ends shake hands
+                self._drain_tunnel(name)
             self._stack = self._stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -94,12 +103,14 @@ class FiringRange:
         made.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)
         return made
 
-    def _open_tap(self) -> socket.socket:
-        """All packets of all interfaces of the namespace that this process is in."""
+    def _open_tap(self, interface: str = "") -> socket.socket:
+        """All packets of that interface, or of all in the namespace that this process is in."""
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
         made = self._stack.enter_context(socket.socket(socket.AF_PACKET, kind, socket.htons(_ALL_PROTOCOLS)))
         made.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _BUFFER)
         made.setsockopt(_PACKETS, _IGNORE_OUTGOING, 1)
+        if interface:
+            made.bind((interface, _ALL_PROTOCOLS))
         return made
 
     def _open_marker(self) -> socket.socket:
@@ -188,7 +199,7 @@ class FiringRange:
                 with contextlib.suppress(OSError):
                     os.write(way.tun, framed)
             else:
-                protocol = 0x0800 if shot.version == 4 else 0x86DD
+                protocol = IPV4 if shot.version == 4 else IPV6
                 self._outside.sendto(framed, (way.far, protocol))
         return len(packets) if way.is_wireguard else 0
 
@@ -216,17 +227,29 @@ class FiringRange:
         while True:
             self._marker.send(b"x")
             self._marker.recv(1)
-            if not self._look():
+            if not any([*map(self._drain_tunnel, self._tunnels), self._look()]):
                 return
 
     def _await_tunnel(self, count: int) -> None:
         """WireGuard decrypts on any processor, in its order: the last one is past the tap and soon done."""
         until = time.monotonic() + _TUNNEL_WAIT_S
         while count > 0 and time.monotonic() < until:
-            select.select([self._tunnel_tap], [], [], 0.05)
-            for _, address in _receive_all(self._tunnel_tap):
-                count -= address[0] in self._tunnels
-        select.select([], [], [], 0.02)
+            for tap in select.select(self._tunnels.values(), [], [], 0.05)[0]:
+                count -= sum(1 for _ in _receive_all(tap))
+        select.select([], [], [], _TAP_TO_END_S)
+
+    def _drain_tunnel(self, name: str) -> bool:
+        """Have all come out that WireGuard sends, which keeps the order: one more is sent past all rules.
+
+        Whether a neighbour was asked for meanwhile.
+        """
+        self._is_drained, is_asked = False, False
+        self._tunnels[name].sendto(_LAST, (name, IPV4))
+        until = time.monotonic() + _TUNNEL_WAIT_S
+        while not self._is_drained and time.monotonic() < until:
+            select.select([self._outside], [], [], 0.05)
+            is_asked |= self._look()
+        return is_asked
 
     def _look(self) -> bool:
         """Note what came; whether a neighbour was asked for, so that more will come."""
@@ -261,6 +284,8 @@ class FiringRange:
         return True
 
     def _note(self, trace: Trace | None, *, left: str = "") -> None:
+        if trace is not None and trace.number == _LAST_NUMBER:
+            self._is_drained = True
         if trace is None or not 0 <= trace.number - FIRST_NUMBER < self._next - FIRST_NUMBER:
             return
         seen = self._seen[trace.number]

@@ -91,6 +91,7 @@ class _Maker:
         self._ways: dict[str, Way] = {}
         self._stand_ins: list[str] = []
         self._failures: list[str] = list(live.left_out)
+        self._made = 0
 
     def make(self) -> NetworkCopy:
         """All of it, interfaces first."""
@@ -146,7 +147,7 @@ class _Maker:
                 self._stand_ins.append(f"{link.name} ({link.kind or 'hardware'})")
 
     def _make_pair(self, session: CopySession, name: str, link: LiveLink | None = None) -> Way:
-        far = f"far{len(self._ways)}"
+        far = self._name_far()
         peer = LINK.pack(0, 0, 0, 0, 0) + build_attribute(_NAME, far.encode() + b"\0")
         peer += build_attribute(_NAMESPACE, struct.pack("=i", self._namespaces.get_file("outside")))
         data = build_attribute(_VETH_PEER, peer)
@@ -155,6 +156,11 @@ class _Maker:
             send_request(netlink, _build_link(index=socket.if_nametoindex(far), up=True))
         way = self._ways[name] = Way(name, far=far, link_address=_read_link_address(name))
         return way
+
+    def _name_far(self) -> str:
+        """For the other end of one more interface."""
+        self._made += 1
+        return f"far{self._made}"
 
     def _make_tun(self, link: LiveLink) -> None:
         """The file is this process's: the interface ends with it."""
@@ -168,7 +174,7 @@ class _Maker:
 
     def _make_wireguard(self, link: LiveLink) -> None:
         """Made outside, where its UDP socket stays: what it carries meets no rule of the copy on its way."""
-        far, backend = f"far{len(self._ways)}", KernelWireGuard()
+        far, backend = self._name_far(), KernelWireGuard()
         keys = [Secret(b2a_base64(os.urandom(32), newline=False).decode()) for _ in range(2)]
         with self._namespaces.enter_outside():
             with open_socket(_ROUTE_PROTOCOL) as netlink:
@@ -177,7 +183,7 @@ class _Maker:
                     send_request(netlink, build_request(_NEW_LINK, ACK | CREATE, made))
             for number, name in enumerate((link.name, far)):
                 backend.set_key(name, keys[number])
-                port = _PORT + 2 * len(self._ways)
+                port = _PORT + 2 * self._made
                 backend.set_listen_port(name, port + number)
                 peer = Peer(
                     public_key=derive_public_key(keys[1 - number]),
@@ -210,7 +216,7 @@ class _Maker:
 
     def _add_port(self, session: CopySession, bridge: LiveLink) -> None:
         """A machine behind a bridge that has no port of its own."""
-        name = f"qmdr{len(self._ways)}"
+        name = f"qmdr{self._made}"
         port = self._make_pair(session, name)
         del self._ways[name]
         master = build_attribute(_MASTER, struct.pack("=I", bridge.index))
