@@ -30,6 +30,7 @@ ELSEWHERE = {
     "mesh/foreign/xtables/stateful_matches.py": "the same",
     "mesh/foreign/xtables/matches.py": "the same",
     "mesh/foreign/xtables/targets.py": "the same",
+    "mesh/prover/xtables_steps.py": "the same",
     "host/page/page_files.py": "files of the package itself",
     "host/drill/legacy_copy.py": "what the kernel says of a table that it made itself",
     "host/drill/namespaces.py": "the answer of its own other process, as forked work",

@@ -99,12 +99,12 @@ def parse_sets(
             if is_wanted((family, table)):
                 name = decode_name(parse_text(found[_SET_NAME]))
                 (length,) = _U32.unpack(found[_SET_KEY_LENGTH])
-                listed[family, decode_name(table), name] = SetHeader(length, counts=_counts(found))
+                listed[family, decode_name(table), name] = SetHeader(length, counts=counts_packets(found))
     return listed
 
 
-def _counts(found: Mapping[int, bytes]) -> bool:
-    """Whether each element has a limit of its own."""
+def counts_packets(found: Mapping[int, bytes]) -> bool:
+    """Whether each element of a set has a limit of its own. found: what the kernel says of the set."""
     listed = [found[_SET_EXPRESSION]] if _SET_EXPRESSION in found else []
     listed += [content for _, content in parse_attributes(found.get(_SET_EXPRESSIONS, b""))]
     names = [dict(parse_attributes(content)).get(_EXPRESSION_NAME) for content in listed]

@@ -72,6 +72,7 @@ from qmesh.host.network.netlink_messages import (
 from qmesh.host.node_program import running_nodes
 from qmesh.host.notifications import delivery, notify_socket
 from qmesh.host.notifications.delivery_result import DeliveryResult
+from qmesh.host.prover import ruleset_file, set_elements
 from qmesh.host.readers import client as readers_client
 from qmesh.host.readers import server as readers_server
 from qmesh.host.registry import Registry, RegistryImage, image
@@ -160,6 +161,10 @@ _RULE: Final = (
     )
 )
 """A rule, as the kernel tells of it."""
+_NFT: Final = b'table inet t {\n\tchain c {\n\t\tiif "eth0" accept\n\t}\n}\n'
+_NFT_JSON: Final = msgspec.json.encode(
+    {"nftables": [{"rule": {"expr": [{"match": {"left": {"meta": {"key": "iif"}}, "right": "eth0"}}]}}]}
+)
 _ELEMENT: Final = (
     bytes(16)
     + b"\1\0\0\0"
@@ -1638,6 +1643,18 @@ READERS: Final[dict[str, Reader]] = {
             (rule_messages,),
             lambda octets: rule_messages.parse_elements([octets]),
             (_ELEMENT,),
+        ),
+        Reader(
+            "elements of sets for the prover",
+            (set_elements,),
+            lambda octets: set_elements.parse_set_elements([octets], has_timeout=False),
+            (_ELEMENT,),
+        ),
+        Reader(
+            "interfaces in a file with rules",
+            (ruleset_file,),
+            ruleset_file.list_interfaces,
+            (_NFT, _NFT_JSON),
         ),
         Reader(
             "tables of iptables-legacy",

@@ -1,0 +1,12 @@
+"""Whether any packet gets where none should, by all rules of a machine: proved, or refuted by a packet.
+
+gates, solver            conditions as wires, and the SAT solver that is asked about them
+traveller                a packet of which nothing need be known, and what its fields are
+set_contents, rulesets   what was read: sets, tables, chains, rules
+rule_run                 one rule over all packets at once: registers, doubts, what became of which
+field_loads, expression_steps, xtables_steps  what each expression does
+walk                     all packets on their way through the chains of a hook
+claims                   what is to be proved, as conditions on packets that must not come about
+examples                 ordinary packets, and one in words
+decide                   proved, refuted or neither; by which rules
+"""

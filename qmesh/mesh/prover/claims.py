@@ -1,0 +1,252 @@
+"""What is to be proved of a machine, as conditions on packets that must not come about."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.foreign.packet_fields import ORDER
+from qmesh.mesh.ports.port_ranges import list_port_ranges
+from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires
+from qmesh.mesh.prover.rulesets import ProvedRuleset
+from qmesh.mesh.prover.traveller import ACK, RST, SYN, TARGET_NAT, Family, PacketInterface, Traveller
+from qmesh.mesh.prover.walk import Walk
+from qmesh.mesh.state import Guard
+
+ClaimCode: TypeAlias = Literal[
+    "outside", "tunnel", "containers", "taken-up", "service", "control", "answers", "wireguard", "others"
+]
+CLAIMS: Final[dict[ClaimCode, str]] = {
+    "outside": "no packet reaches a closed port but through the tunnel, whatever its connection's state",
+    "tunnel": "through the tunnel a closed port is reached by those alone who may",
+    "containers": "no such packet is passed on to a container at a closed port",
+    "taken-up": "no TCP connection that is older than the guard is taken up again from a closed port",
+    "service": "of this machine's programs only root's speak with the membership service",
+    "control": "who may reach a worker port reaches it",
+    "answers": "who reached a worker port is answered",
+    "wireguard": "WireGuard's port is open to members",
+    "others": "the guard drops nothing that comes for another port by another interface",
+}
+ALONE: Final[tuple[ClaimCode, ...]] = ("outside", "tunnel", "containers", "taken-up", "service")
+"""Claims that hold with either of the guard's tables alone."""
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A claim about packets of a family. broken: which packets break it, once they have gone their `walk`."""
+
+    claim: ClaimCode
+    family: Family
+    walk: Walk
+    broken: int
+
+
+def build_cases(ruleset: ProvedRuleset, guard: Guard) -> Iterator[Case]:
+    """Every claim, family by family; those of one family one walk each way."""
+    families: tuple[Family, ...] = ("ip", "ip6")
+    for family in families:
+        yield from _build_arrivals(ruleset, guard, family)
+        yield from _build_forwarded(ruleset, guard, family)
+        yield from _build_sent(ruleset, guard, family)
+        if ruleset.own_tables:
+            yield from _build_others(ruleset, guard, family)
+
+
+class _Terms:
+    """The guard's words about a packet, as wires."""
+
+    def __init__(self, guard: Guard, at: Traveller) -> None:
+        self.guard = guard
+        self.at = at
+        self.gates: Gates = at.gates
+        family = "ip6" if ":" in guard.control_address else "ip"
+        self._control = ipaddress.ip_address(guard.control_address).packed if family == at.family else None
+
+    def is_in_ports(self, port: Wires, ports: Iterable[int]) -> int:
+        return self.gates.is_within(port, list_port_ranges(sorted(ports)))
+
+    @property
+    def came_by_tunnel(self) -> int:
+        assert self.at.iif is not None
+        return self.is_tunnel(self.at.iif)
+
+    def is_tunnel(self, interface: PacketInterface) -> int:
+        gates, guard = self.gates, self.guard
+        kind = guard.kind.encode().ljust(16, b"\0")
+        return gates.all_of(
+            (self.has_tunnel_name(interface), interface.has_kind, gates.equal(interface.kind, kind))
+        )
+
+    def has_tunnel_name(self, interface: PacketInterface) -> int:
+        return self.gates.equal(interface.name, self.guard.interface.encode().ljust(16, b"\0"))
+
+    def is_control(self, address: Wires) -> int:
+        return FALSE if self._control is None else self.gates.equal(address, self._control)
+
+    @property
+    def is_transport(self) -> int:
+        return self.gates.either(self.at.is_tcp, self.at.is_udp)
+
+    @property
+    def is_harmless_answer(self) -> int:
+        """What answers a connection of this machine's own, and asks for none."""
+        at = self.at
+        asks_for_none = self.gates.any_of((at.is_udp, at.flag(ACK), at.flag(RST)))
+        return self.gates.both(at.is_answer, asks_for_none)
+
+    @property
+    def is_from_outside(self) -> int:
+        """Of a packet at its end: it came to a closed port by another way than the tunnel."""
+        gates, guard, at = self.gates, self.guard, self.at
+        outside = gates.both(-at.is_looped, self.is_in_ports(at.target_port, guard.closed_ports))
+        own = FALSE
+        if guard.role == "worker":
+            own = gates.both(at.is_looped, self.is_in_ports(at.target_port, guard.ports))
+        return gates.both(-self.came_by_tunnel, gates.either(outside, own))
+
+    def is_from_wrong_member(self, asked: Wires) -> int:
+        """Of a packet at its end: it came to a closed port through the tunnel, from who may not.
+
+        asked: the port that it was sent to. The control node's packets are judged by it too: at the end
+        the guard asks no port of them any more.
+        """
+        gates, guard, at = self.gates, self.guard, self.at
+        by_control = (*guard.ports, *guard.control_ports) if guard.role == "worker" else ()
+        own = set(guard.closed_ports).difference(guard.mesh_ports, by_control)
+        is_control = self.is_control(at.source) if by_control else FALSE
+        dialled = gates.all_of(
+            (self.is_in_ports(asked, own), self.is_in_ports(at.target_port, own), -at.is_answer)
+        )
+        for_others = self.is_in_ports(at.target_port, own.union(by_control))
+        return gates.both(self.came_by_tunnel, gates.choose(is_control, dialled, for_others))
+
+    def reaches(self, walk: Walk, hostile: int) -> int:
+        """Packets that get through, or may by a way that no rule decides."""
+        through = self.gates.all_of((walk.alive, -walk.escaped, hostile))
+        return self.gates.all_of(
+            (self.gates.either(through, walk.escaped), self.is_transport, -self.is_harmless_answer)
+        )
+
+
+def _build_arrivals(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterator[Case]:
+    gates = Gates()
+    at = Traveller(gates, family, arrives=True)
+    walk = Walk(gates, ruleset, at)
+    terms = _Terms(guard, at)
+    source, asked = at.source, at.target_port
+    is_whole_way = gates.all_of(
+        (at.is_for_this_machine, gates.equal(at.mark, bytes(4)), at.connection.is_tracked,
+         -at.connection.is_related)
+    )  # fmt: skip
+    for hook in ("ingress", "prerouting", "input"):
+        walk.pass_hook(hook)
+    after, at.network = at.network, _put_source(at, source)
+    yield Case("outside", family, walk, terms.reaches(walk, terms.is_from_outside))
+    yield Case("tunnel", family, walk, terms.reaches(walk, terms.is_from_wrong_member(asked)))
+    at.network = after
+    is_dropped = gates.both(is_whole_way, -walk.alive)
+    opens = gates.either(-at.is_tcp, gates.both(at.flag(SYN), -at.flag(ACK)))
+    proper = gates.all_of((*walk.plain, is_dropped, terms.is_transport, gates.either(-at.is_new, opens)))
+    to_worker = terms.is_in_ports(asked, guard.ports)
+    if guard.role == "worker":
+        by = gates.both(terms.came_by_tunnel, terms.is_control(source))
+    else:
+        assert at.iif is not None
+        by = gates.both(at.is_looped, gates.equal(at.iif.name, b"lo".ljust(16, b"\0")))
+    yield Case("control", family, walk, gates.all_of((proper, by, to_worker, -at.connection.is_reply)))
+    to_wireguard = gates.both(at.is_udp, terms.is_in_ports(asked, [guard.listen_port]))
+    assert at.iif is not None
+    expected = at.connection.is_reply if guard.role == "worker" else TRUE
+    by = gates.all_of((-terms.has_tunnel_name(at.iif), -at.is_looped, expected))
+    yield Case("wireguard", family, walk, gates.all_of((proper, by, to_wireguard)))
+
+
+def _put_source(at: Traveller, source: Wires) -> Wires:
+    """The header with its first source: who sent it counts, and not what it was translated to at last."""
+    start = {"ip": 12, "ip6": 8}[at.family]
+    return (*at.network[: 8 * start], *source, *at.network[8 * start + len(source) :])
+
+
+def _build_forwarded(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterator[Case]:
+    gates = Gates()
+    at = Traveller(gates, family, arrives=True)
+    walk = Walk(gates, ruleset, at)
+    terms = _Terms(guard, at)
+    asked = at.target_port
+    for hook in ("ingress", "prerouting"):
+        walk.pass_hook(hook)
+    at.leave_by()
+    walk.pass_hook("forward")
+    assert at.oif is not None
+    bridge = gates.both(at.oif.has_kind, gates.equal(at.oif.kind, b"bridge".ljust(16, b"\0")))
+    to_container = gates.either(bridge, gates.both(at.is_in_connection, at.connection.status[TARGET_NAT]))
+    to_container = gates.both(to_container, -terms.has_tunnel_name(at.oif))
+    hostile = gates.either(terms.is_from_outside, terms.is_from_wrong_member(asked))
+    broken = terms.reaches(walk, gates.all_of((hostile, to_container, -at.is_looped)))
+    yield Case("containers", family, walk, broken)
+
+
+def _build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterator[Case]:
+    gates = Gates()
+    at = Traveller(gates, family, arrives=False)
+    walk = Walk(gates, ruleset, at)
+    terms = _Terms(guard, at)
+    source_port = at.source_port
+    walk.pass_hook("output")
+    oif, passed = at.oif, walk.alive
+    assert oif is not None
+    is_root = gates.both(at.has_socket, gates.equal(at.user, bytes(4)))
+    to_service = terms.is_in_ports(at.target_port, [guard.service_port])
+    middle = gates.all_of((passed, at.is_tcp, at.is_new, -at.flag(SYN)))
+    is_loopback = gates.equal(oif.type, (772).to_bytes(2, ORDER))
+    own = gates.both(is_loopback, terms.is_in_ports(source_port, guard.guarded_ports))
+    may = gates.either(own, gates.both(gates.either(is_root, -at.has_socket), to_service))
+    if guard.role == "worker":
+        may = gates.either(may, gates.both(terms.is_tunnel(oif), terms.is_control(at.target)))
+    closed = terms.is_in_ports(source_port, guard.closed_ports)
+    yield Case("taken-up", family, walk, gates.all_of((middle, closed, -may)))
+    if guard.role == "worker":
+        is_hub = terms.has_tunnel_name(oif)
+    else:
+        hubs = [guard.control_address, *([guard.successor_address] if guard.successor_address else [])]
+        is_hub = gates.any_of(
+            gates.equal(at.target, ipaddress.ip_address(hub).packed)
+            for hub in hubs
+            if (":" in hub) == (family == "ip6")
+        )
+    nobody = gates.both(-at.has_socket, at.flag(SYN))
+    user = gates.both(at.has_socket, -gates.equal(at.user, bytes(4)))
+    wrong = gates.either(nobody, user)
+    yield Case("service", family, walk, gates.all_of((passed, at.is_tcp, to_service, is_hub, wrong)))
+    for hook in ("postrouting", "egress"):
+        walk.pass_hook(hook)
+    answer = gates.all_of(
+        (*walk.plain, -walk.alive, terms.is_transport, at.is_answer, -at.connection.is_related,
+         terms.is_in_ports(source_port, guard.ports), gates.either(-at.is_tcp, at.flag(ACK)))
+    )  # fmt: skip
+    if guard.role == "worker":
+        to = gates.both(terms.is_tunnel(oif), terms.is_control(at.target))
+    else:
+        to = is_loopback
+    not_service = -terms.is_in_ports(at.target_port, [guard.service_port])
+    yield Case(
+        "answers", family, walk, gates.all_of((answer, to, not_service, gates.equal(at.mark, bytes(4))))
+    )
+
+
+def _build_others(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterator[Case]:
+    """By the guard's own tables: what others do is the same with them and without."""
+    gates = Gates()
+    at = Traveller(gates, family, arrives=True)
+    walk = Walk(gates, ruleset.only(*ruleset.own_tables), at)
+    terms = _Terms(guard, at)
+    assert at.iif is not None
+    is_other = gates.all_of(
+        (-terms.is_in_ports(at.target_port, guard.closed_ports), -terms.has_tunnel_name(at.iif))
+    )
+    for hook in ("ingress", "prerouting", "input"):
+        walk.pass_hook(hook)
+    is_other = gates.both(is_other, -terms.is_in_ports(at.target_port, guard.closed_ports))
+    yield Case("others", family, walk, gates.both(is_other, -walk.alive))

@@ -1,0 +1,166 @@
+"""Whether a claim is proved, refuted by a packet, or neither; and by which rules."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from qmesh.mesh.prover.claims import ALONE, Case, ClaimCode
+from qmesh.mesh.prover.examples import (
+    ExamplePacket,
+    list_interface_laws,
+    list_ordinary,
+    list_preferred,
+    read_packet,
+)
+from qmesh.mesh.prover.rule_run import RulePlace
+from qmesh.mesh.prover.rulesets import TableKey
+from qmesh.mesh.prover.solver import Solver
+from qmesh.mesh.prover.walk import Passing
+from qmesh.mesh.state import Guard
+
+Answer: TypeAlias = Literal["proved", "refuted", "not proved"]
+_MOST_ROUNDS: Final = 8
+_MOST_SHORTENED: Final = 60
+"""Rules of a proof of which each is tried whether it can do without."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a claim.
+
+    without: the table of the guard's that was left out. rules: of a proof, those that it needs.
+    packet: one that breaks the claim, or, where it is not proved, may. path: the rules that it comes to.
+    unclear: rules whose meaning is not known, and on which it depends.
+    """
+
+    claim: ClaimCode
+    family: str
+    answer: Answer
+    without: str = ""
+    rules: tuple[RulePlace, ...] = ()
+    packet: ExamplePacket | None = None
+    path: tuple[str, ...] = ()
+    unclear: tuple[RulePlace, ...] = ()
+
+
+def decide_cases(
+    cases: Iterable[Case], guard: Guard, interfaces: Mapping[str, int], own_tables: Collection[TableKey]
+) -> list[Verdict]:
+    """Every case; those that hold with either table of the guard alone, so too. own_tables: the guard's."""
+    found = []
+    walks: dict[int, Solver] = {}
+    try:
+        for case in cases:
+            solver = walks.get(id(case.walk))
+            if solver is None:
+                solver = walks[id(case.walk)] = Solver(case.walk.gates)
+                for law in (*case.walk.laws, *list_interface_laws(case, interfaces)):
+                    solver.require(law)
+            missing: list[TableKey | None] = [None]
+            if case.claim in ALONE and len(own_tables) > 1:
+                missing += own_tables
+            found += [_decide(case, solver, guard, interfaces, without=each) for each in missing]
+    finally:
+        for solver in walks.values():
+            solver.close()
+    return found
+
+
+def _decide(
+    case: Case, solver: Solver, guard: Guard, interfaces: Mapping[str, int], *, without: TableKey | None
+) -> Verdict:
+    walk = case.walk
+    switches = [-wire if place.table == without else wire for wire, place in walk.switches.items()]
+    left_out = "" if without is None else without[1].strip()
+    if not solver.is_possible([case.broken, *switches]):
+        needed = _shorten(case, solver, solver.list_reasons() & set(switches))
+        rules = tuple(walk.switches[wire] for wire in needed if wire > 0)
+        return Verdict(claim=case.claim, family=case.family, answer="proved", without=left_out, rules=rules)
+    may_break = {wire for wire in walk.gates.list_cone([case.broken]) if solver.is_set(wire)}
+    ordinary = walk.gates.all_of([case.broken, *list_ordinary(case, guard, interfaces)])
+    return _find_example(case, solver, guard, ordinary, switches, may_break, left_out)
+
+
+def _shorten(case: Case, solver: Solver, reasons: set[int]) -> list[int]:
+    """Of the rules that a proof uses, as few as are enough. In their order."""
+    kept = [
+        wire for wire in (*case.walk.switches, *(-each for each in case.walk.switches)) if wire in reasons
+    ]
+    if len(kept) <= _MOST_SHORTENED:
+        for wire in tuple(kept):
+            fewer = [each for each in kept if each != wire]
+            if not solver.is_possible([case.broken, *fewer]):
+                kept = fewer
+    return kept
+
+
+def _find_example(
+    case: Case,
+    solver: Solver,
+    guard: Guard,
+    broken: int,
+    switches: list[int],
+    may_break: set[int],
+    left_out: str,
+) -> Verdict:
+    """A packet that breaks the claim whatever the unclear rules mean; else one that may."""
+    gates, doubts = case.walk.gates, case.walk.unknowns.doubts
+    packet = [wire for wire in gates.list_cone([broken]) if gates.inputs[wire] is None]
+    packet = [wire for wire in packet if wire not in doubts and wire not in case.walk.switches]
+    asked = [broken, *switches]
+    for wire in list_preferred(case, guard):
+        if solver.is_possible([*asked, wire]):
+            asked.append(wire)
+    unclear: tuple[RulePlace, ...] = ()
+    for _ in range(_MOST_ROUNDS):
+        if not solver.is_possible(asked):
+            break
+        chosen = {wire for wire in gates.list_cone([broken]) if solver.is_set(wire)}
+        may_break = chosen
+        fixed = [wire if wire in chosen else -wire for wire in packet]
+        if not solver.is_possible([*fixed, *switches, -broken]):
+            return _tell(case, "refuted", chosen, switches, left_out, ())
+        # With that meaning of the unclear rules it does not break it: the next one has to.
+        meaning = {wire: solver.is_set(wire) for wire in doubts}
+        unclear = unclear or _list_unclear(case, solver, fixed, switches, chosen, broken)
+        asked.append(
+            gates.substitute(broken, {wire: 1 if is_set else -1 for wire, is_set in meaning.items()})
+        )
+    return _tell(case, "not proved", may_break, switches, left_out, unclear)
+
+
+def _list_unclear(
+    case: Case, solver: Solver, fixed: list[int], switches: list[int], chosen: set[int], broken: int
+) -> tuple[RulePlace, ...]:
+    """The rules that have to mean one thing for a packet to break the claim."""
+    doubts = case.walk.unknowns.doubts
+    cone = set(case.walk.gates.list_cone([broken]))
+    meant = [wire if wire in chosen else -wire for wire in doubts if wire in cone]
+    solver.is_possible([*fixed, *switches, *meant, -broken])  # it is not, and the reasons are asked for
+    reasons = solver.list_reasons()
+    return tuple(dict.fromkeys(place for wire, place in doubts.items() if reasons & {wire, -wire}))
+
+
+def _tell(
+    case: Case,
+    answer: Answer,
+    chosen: set[int],
+    switches: list[int],
+    left_out: str,
+    unclear: tuple[RulePlace, ...],
+) -> Verdict:
+    walk = case.walk
+    on = chosen | {wire for wire in switches if wire > 0}
+    passings = walk.passings
+    came = walk.gates.evaluate([each.when for each in passings], on.__contains__)
+    path = tuple(_describe(each) for each, has_come in zip(passings, came, strict=True) if has_come)
+    return Verdict(
+        claim=case.claim, family=case.family, answer=answer, without=left_out,
+        packet=read_packet(case, on.__contains__), path=path, unclear=unclear,
+    )  # fmt: skip
+
+
+def _describe(passing: Passing) -> str:
+    return f"{passing.hook}: {passing.place}"

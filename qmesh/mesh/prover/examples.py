@@ -1,0 +1,217 @@
+"""A packet that breaks a claim, in words; and which packets are ordinary enough to be shown."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from qmesh.mesh.foreign.packet_fields import ORDER
+from qmesh.mesh.prover.claims import Case
+from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires
+from qmesh.mesh.prover.traveller import (
+    ACK,
+    ASSURED,
+    CONFIRMED,
+    FIN,
+    RST,
+    SEEN_REPLY,
+    SYN,
+    PacketInterface,
+    Traveller,
+)
+from qmesh.mesh.state import Guard
+
+_ETHER, _LOOPBACK, _NONE = 1, 772, 0xFFFE
+_FLAGS: Final = {SYN: "SYN", ACK: "ACK", RST: "RST", FIN: "FIN"}
+_SOURCES: Final = {
+    "ip": ("198.51.100.0/24", "10.0.0.0/8", "127.0.0.0/8"),
+    "ip6": ("2001:db8:1::/48", "fd00::/8", "::1/128"),
+}
+_TARGETS: Final = {
+    "ip": ("192.0.2.0/24", "10.0.0.0/8", "127.0.0.0/8"),
+    "ip6": ("2001:db8:2::/48", "fd00::/8", "::1/128"),
+}
+_LOOPBACK_NETWORKS: Final = ("127.0.0.0/8", "::1/128")
+_USERS: Final = (0, 1000)
+_LEAST_PORT: Final = 1024
+
+
+class ExamplePacket(msgspec.Struct, frozen=True, kw_only=True):
+    """A packet. came_by, goes_by: interfaces with their kinds; empty for none. state: of its connection."""
+
+    family: str
+    came_by: str = ""
+    goes_by: str = ""
+    protocol: str
+    source: str
+    source_port: int
+    target: str
+    target_port: int
+    flags: tuple[str, ...] = ()
+    state: str
+    user: int | None = None
+
+
+def list_interface_laws(case: Case, interfaces: Mapping[str, int]) -> Iterator[int]:
+    """The interfaces that there are have these numbers, and no other has."""
+    gates = case.walk.gates
+    for interface in (case.walk.start.iif, case.walk.at.oif):
+        if interface is not None:
+            for name, index in interfaces.items():
+                is_name = gates.equal(interface.name, _encode_name(name))
+                yield gates.same(is_name, gates.equal(interface.index, index.to_bytes(4, ORDER)))
+
+
+def list_ordinary(case: Case, guard: Guard, interfaces: Mapping[str, int]) -> Iterator[int]:
+    """What holds of a packet that anybody might send, and that no rule translates."""
+    walk = case.walk
+    at, gates = walk.start, walk.gates
+    connection = at.connection
+    yield from walk.plain
+    yield from (gates.equal(at.mark, bytes(4)), gates.equal(at.connection_mark, bytes(4)))
+    yield from (connection.is_tracked, -connection.is_related, gates.equal(at.packet_type, b"\0"))
+    if case.claim not in {"control", "wireguard", "answers"}:
+        yield -connection.is_reply
+    is_old = connection.is_established
+    for weight, wire in enumerate(connection.status):
+        is_usual = weight in {SEEN_REPLY, ASSURED, CONFIRMED}
+        yield gates.same(wire, is_old) if is_usual else -wire
+    is_later = gates.either(is_old, TRUE if case.claim == "taken-up" else FALSE)
+    yield gates.either(-at.is_tcp, gates.same(at.flag(SYN), -is_later))
+    yield gates.either(-at.is_tcp, gates.same(at.flag(ACK), is_later))
+    yield from (gates.either(-at.is_tcp, -at.transport[8 * 13 + bit]) for bit in (0, 1, 2, 4, RST, FIN))
+    yield _is_in_networks(gates, at.source, (*_SOURCES[at.family], guard.control_address))
+    yield _is_in_networks(gates, at.target, (*_TARGETS[at.family], guard.control_address))
+    yield gates.any_of(gates.equal(at.user, user.to_bytes(4, ORDER)) for user in _USERS)
+    for address in (at.source, at.target):
+        yield gates.either(-at.is_looped, _is_in_networks(gates, address, _LOOPBACK_NETWORKS))
+    if at.iif is not None:
+        yield at.is_for_this_machine
+        yield -gates.less(at.source_port, _LEAST_PORT.to_bytes(2, "big"))
+    yield -at.is_piece
+    yield from _list_whole(at)
+    for interface in (at.iif, walk.at.oif):
+        if interface is not None:
+            yield _is_usual_interface(gates, interface, guard, interfaces)
+
+
+def list_preferred(case: Case, guard: Guard) -> Iterator[int]:
+    """What is best for an example, where it can be: a stranger's first packet, by an ordinary interface."""
+    at, gates = case.walk.start, case.walk.gates
+    yield -at.is_looped
+    for interface in (at.iif, case.walk.at.oif):
+        if interface is not None:
+            yield -gates.both(
+                gates.equal(interface.name, _encode_name(guard.interface)),
+                _has_type(gates, interface, _ETHER),
+            )
+            yield -interface.has_kind
+    yield at.is_tcp
+    yield -at.connection.is_established
+    for address, networks in ((at.source, _SOURCES), (at.target, _TARGETS)):
+        for network in networks[at.family]:
+            yield _is_in_networks(gates, address, [network])
+
+
+def _list_whole(at: Traveller) -> Iterator[int]:
+    gates = at.gates
+    if at.family == "ip":
+        yield gates.equal(at.network[:8], b"\x45")
+        yield from (-bit for bit in at.network[8 * 6 + 2 : 8 * 8])
+    else:
+        yield from (gates.same(*pair) for pair in zip(at.network[48:56], at.protocol, strict=True))
+
+
+def _is_in_networks(gates: Gates, address: Wires, networks: Iterable[str]) -> int:
+    found = FALSE
+    for text in networks:
+        network = ipaddress.ip_network(text)
+        if network.max_prefixlen == len(address):
+            ends = (int(network.network_address), int(network.broadcast_address))
+            found = gates.either(found, gates.is_within(address, [ends]))
+    return found
+
+
+def _is_usual_interface(
+    gates: Gates, interface: PacketInterface, guard: Guard, interfaces: Mapping[str, int]
+) -> int:
+    """One of this machine's, as it is; or one of another kind that has the tunnel's name."""
+    names = {"lo": 1, "eth0": 2, guard.interface: 3, **interfaces}
+    found = FALSE
+    for name, index in names.items():
+        number = gates.equal(interface.index, index.to_bytes(4, ORDER))
+        here = gates.both(number, gates.equal(interface.name, _encode_name(name)))
+        kind = gates.equal(interface.kind, _encode_name(guard.kind))
+        usual = gates.both(
+            _has_type(gates, interface, _LOOPBACK if name == "lo" else _ETHER), -interface.has_kind
+        )
+        if name == guard.interface:
+            is_tunnel = gates.all_of((_has_type(gates, interface, _NONE), interface.has_kind, kind))
+            dummy = gates.equal(interface.kind, _encode_name("dummy"))
+            taken = gates.all_of((_has_type(gates, interface, _ETHER), interface.has_kind, dummy))
+            usual = gates.either(is_tunnel, taken)
+        elif name != "lo":
+            bridge = gates.equal(interface.kind, _encode_name("bridge"))
+            of_bridge = gates.both(interface.has_kind, bridge)
+            usual = gates.either(usual, gates.both(_has_type(gates, interface, _ETHER), of_bridge))
+        found = gates.either(found, gates.both(here, usual))
+    return found
+
+
+def _encode_name(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")[:16].ljust(16, b"\0")
+
+
+def _has_type(gates: Gates, interface: PacketInterface, number: int) -> int:
+    return gates.equal(interface.type, number.to_bytes(2, ORDER))
+
+
+def read_packet(case: Case, is_set: Callable[[int], bool]) -> ExamplePacket:
+    """The packet of an example. is_set: of its variables."""
+    at, gates = case.walk.start, case.walk.gates
+
+    def read(bits: Wires) -> int:
+        return int("".join("01"[value] for value in gates.evaluate(bits, is_set)), 2)
+
+    def is_true(wire: int) -> bool:
+        return gates.evaluate([wire], is_set)[0]
+
+    def describe(interface: PacketInterface | None) -> str:
+        if interface is None:
+            return ""
+        name, kind = (_read_text(read(bits)) for bits in (interface.name, interface.kind))
+        return f"{name} ({kind})" if is_true(interface.has_kind) else name
+
+    is_tcp = is_true(at.is_tcp)
+    make = ipaddress.IPv4Address if at.family == "ip" else ipaddress.IPv6Address
+    return ExamplePacket(
+        family=at.family, came_by=describe(at.iif), goes_by=describe(case.walk.at.oif),
+        protocol={6: "tcp", 17: "udp"}.get(read(at.protocol), str(read(at.protocol))),
+        source=str(make(read(at.source))), source_port=read(at.source_port),
+        target=str(make(read(at.target))), target_port=read(at.target_port),
+        flags=tuple(name for bit, name in _FLAGS.items() if is_tcp and is_true(at.flag(bit))),
+        state=_describe_state(at, is_true),
+        user=read(_turn(at.user)) if is_true(at.has_socket) else None,
+    )  # fmt: skip
+
+
+def _describe_state(at: Traveller, is_true: Callable[[int], bool]) -> str:
+    has = at.connection
+    if not is_true(has.is_tracked):
+        return "invalid"
+    word = "established" if is_true(has.is_established) else "related" if is_true(has.is_related) else "new"
+    return f"{word}, an answer" if is_true(has.is_reply) else word
+
+
+def _turn(bits: Wires) -> Wires:
+    """A number of the machine's own order, its highest bit first."""
+    octets = [bits[place : place + 8] for place in range(0, len(bits), 8)]
+    return tuple(bit for octet in (reversed(octets) if ORDER == "little" else octets) for bit in octet)
+
+
+def _read_text(number: int) -> str:
+    octets = number.to_bytes(16, "big").split(b"\0")[0]
+    return octets.decode("utf-8", "backslashreplace")

@@ -1,0 +1,144 @@
+"""What rules load of a packet whose bits are wires. Source: linux/netfilter/nf_tables.h for numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from qmesh.mesh.foreign.expressions import Attributes, read_number
+from qmesh.mesh.foreign.packet_fields import ORDER
+from qmesh.mesh.prover.gates import FALSE, TRUE, Wires, make_constant
+from qmesh.mesh.prover.rule_run import Load, RuleRun
+from qmesh.mesh.prover.traveller import (
+    LEAST_TRANSPORT,
+    LOCAL,
+    NAME_OCTETS,
+    PacketInterface,
+    build_connection_state,
+    build_direction,
+    place_bits,
+)
+
+_INDEXES, _NAMES, _TYPES, _KINDS = (4, 5), (6, 7), (8, 9), (26, 27)
+"""NFT_META_*, of the interface by which a packet comes, and of the one by which it goes."""
+_STATE: Final = 0  # NFT_CT_STATE
+_CONNECTION_DIRECTION: Final = 3  # NFTA_CT_DIRECTION
+_FIB_TYPE, _FIB_OF_TARGET, _FIB_BY_INTERFACE = 3, 2, 8 | 16
+_FIB_PRESENT: Final = 32
+_LINK, _NETWORK = 0, 1
+_LONGEST: Final = 16
+"""Octets of what is loaded that is not known: of a register."""
+_ETHERTYPES: Final = {"ip": b"\x08\x00", "ip6": b"\x86\xdd"}
+_FAMILY_NUMBERS: Final = {"ip": 2, "ip6": 10}
+
+
+def load_unknown(run: RuleRun, length: int = _LONGEST) -> tuple[Wires, int]:
+    """Something that is not modelled, which may not be there."""
+    return run.unknowns.doubt_bits(8 * length), run.unknowns.doubt()
+
+
+def _load_payload(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
+    base, octet, length = (read_number(attributes, kind) for kind in (2, 3, 4))
+    found = run.at.take(base, octet, length)
+    if (base, octet, length) == (_LINK, 12, 2):  # rules ask first whether there is one
+        return make_constant(_ETHERTYPES[run.at.family]), run.unknowns.doubt()
+    if found is None:
+        return load_unknown(run, length)
+    if base == _NETWORK:
+        return found, TRUE
+    there = (
+        TRUE if octet + length <= LEAST_TRANSPORT else run.gates.either(run.at.is_tcp, run.unknowns.chance())
+    )
+    return found, run.gates.both(there, -run.at.is_piece)
+
+
+def _load_meta(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
+    at, key = run.at, read_number(attributes, 2)
+    if key in {*_INDEXES, *_NAMES, *_TYPES, *_KINDS}:
+        is_input = key in {_INDEXES[0], _NAMES[0], _TYPES[0], _KINDS[0]}
+        return _load_interface(at.iif if is_input else at.oif, key)
+    match key:
+        case 1:
+            return make_constant(_ETHERTYPES[at.family]), TRUE
+        case 3:
+            return at.mark, TRUE
+        case 10:
+            return at.user, run.unknowns.doubt() if at.iif else at.has_socket
+        case 15:
+            return make_constant(bytes([_FAMILY_NUMBERS[at.family]])), TRUE
+        case 16:
+            return at.protocol, TRUE
+        case 19:
+            return at.packet_type, TRUE
+    return load_unknown(run)
+
+
+def _load_interface(interface: PacketInterface | None, key: int) -> tuple[Wires, int]:
+    if interface is None:
+        length = NAME_OCTETS if key in {*_NAMES, *_KINDS} else 4
+        return (FALSE,) * (8 * length), FALSE if key in {*_TYPES, *_KINDS} else TRUE
+    if key in _INDEXES:
+        return interface.index, TRUE
+    if key in _NAMES:
+        return interface.name, TRUE
+    return (interface.type, TRUE) if key in _TYPES else (interface.kind, interface.has_kind)
+
+
+def _load_connection(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
+    at, gates, key = run.at, run.gates, read_number(attributes, 2)
+    if key == _STATE:
+        return _load_state(run), TRUE
+    there = at.is_in_connection
+    if at.phase == "before conntrack":
+        there = gates.all_of((there, at.is_looped, run.unknowns.doubt()))
+    elif at.phase == "at conntrack":
+        there = gates.both(there, run.unknowns.doubt())
+    if _CONNECTION_DIRECTION not in attributes:
+        match key:
+            case 1:
+                return build_direction(at), there
+            case 2:
+                return place_bits(dict(enumerate(at.connection.status)), 4), there
+            case 3:
+                return at.connection_mark, there
+    return run.unknowns.doubt_bits(8 * _LONGEST), gates.both(there, run.unknowns.doubt())
+
+
+def _load_state(run: RuleRun) -> Wires:
+    at, gates = run.at, run.gates
+    now = build_connection_state(at)
+    if at.phase == "after conntrack":
+        return now
+    none = place_bits({0: -at.untracked, 6: at.untracked}, 4)
+    if at.phase == "before conntrack" and at.is_looped == FALSE:
+        return none
+    is_there = run.unknowns.doubt()
+    if at.phase == "before conntrack":
+        is_there = gates.both(is_there, at.is_looped)
+    return gates.choose_each(is_there, now, none)
+
+
+def _load_route(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
+    """Whether an address is this machine's; of all else that routes say nothing is known."""
+    result, flags = read_number(attributes, 2), read_number(attributes, 3)
+    if result != _FIB_TYPE or not flags & _FIB_OF_TARGET or flags & (_FIB_BY_INTERFACE | _FIB_PRESENT):
+        return load_unknown(run)
+    own = make_constant(LOCAL.to_bytes(4, ORDER))
+    other = run.unknowns.doubt_bits(8)
+    is_other = -run.gates.equal(other, bytes([LOCAL]))
+    number = place_bits({7 - place: bit for place, bit in enumerate(other)}, 4)
+    return run.gates.choose_each(run.at.is_for_this_machine, own, number), run.gates.either(
+        run.at.is_for_this_machine, is_other
+    )
+
+
+def _load_header_option(run: RuleRun, _: Attributes) -> tuple[Wires, int]:
+    return load_unknown(run)
+
+
+LOADS: Final[Mapping[str, tuple[Load, int]]] = {
+    "payload": (_load_payload, 5), "meta": (_load_meta, 3), "ct": (_load_connection, 4),
+    "fib": (_load_route, 0), "exthdr": (_load_header_option, 7),
+}  # fmt: skip
+"""By an expression's name: what it loads into the register of attribute 1; and the attribute by which it sets
+something in place of that."""

@@ -1,0 +1,152 @@
+"""iptables' matches and targets, for all packets at once. Source: linux/netfilter/xt_*.h, net/netfilter."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
+
+from qmesh.mesh.prover.gates import FALSE, TRUE, Wires
+from qmesh.mesh.prover.rule_run import RuleRun
+
+_Match: TypeAlias = Callable[[RuleRun, bytes], int]
+_STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
+_NEW_STATES: Final = _STATES | {"untracked": 256}
+_ONLY_STATE: Final = 1 | 0x2000  # XT_CONNTRACK_STATE, _STATE_ALIAS
+_TRANSLATED: Final = 64 | 128  # XT_CONNTRACK_STATE_SNAT, _DNAT
+_LOCAL_TYPE: Final = 4
+_HARMLESS_TARGETS: Final = frozenset(
+    {"LOG", "NFLOG", "ULOG", "TRACE", "TCPMSS", "CLASSIFY", "CHECKSUM", "AUDIT", "LED", "IDLETIMER",
+     "RATEEST", "TCPOPTSTRIP", "SECMARK", "CONNSECMARK", "SET"}
+)  # fmt: skip
+_OF_HEADERS: Final = frozenset({"TOS", "DSCP", "TTL", "HL", "ECN"})
+_TRANSLATIONS: Final = frozenset({"DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP"})
+
+
+def run_match(run: RuleRun, name: str, revision: int, content: bytes) -> int:
+    """Which packets it means; a doubt where it is not known. Raises struct.error for what is too short."""
+    match = _MATCHES.get((name, revision))
+    return run.unknowns.doubt() if match is None else match(run, content)
+
+
+def run_target(run: RuleRun, name: str, _: int, __: bytes) -> None:
+    """What becomes of the packets that come so far."""
+    if name in {"REJECT", "DROP"}:
+        run.end("drop")
+    elif name in _TRANSLATIONS:
+        run.translates = run.gates.either(run.translates, run.hits)
+        run.end("accept")
+    elif name in {"MARK", "CONNMARK"}:
+        run.change_mark(run.unknowns.doubt_bits(32))
+        run.change_connection_mark(run.unknowns.doubt_bits(32))
+    elif name in _OF_HEADERS:
+        run.change_service_fields()
+    elif name in {"CT", "NOTRACK"}:
+        run.untrack(TRUE if name == "NOTRACK" else run.unknowns.doubt())
+    elif name not in _HARMLESS_TARGETS:
+        run.give_up()
+
+
+def _match_all(_: RuleRun, __: bytes) -> int:
+    return TRUE
+
+
+def _match_chance(run: RuleRun, _: bytes) -> int:
+    return run.unknowns.chance()
+
+
+def _match_ports(run: RuleRun, ports: list[int], inverted: int) -> int:
+    first, last, first_target, last_target = ports
+    at, gates = run.at, run.gates
+    source, target = (
+        _is_in_span(run, at.source_port, first, last),
+        _is_in_span(run, at.target_port, first_target, last_target),
+    )
+    return gates.all_of(
+        (-source if inverted & 1 else source, -target if inverted & 2 else target, -at.is_piece)
+    )
+
+
+def _is_in_span(run: RuleRun, port: Wires, first: int, last: int) -> int:
+    return run.gates.is_within(port, [(first, last)]) if first <= last else FALSE
+
+
+def _match_tcp(run: RuleRun, content: bytes) -> int:
+    *ports, option, mask, wanted, inverted = struct.unpack_from("=4H4B", content)
+    at, gates = run.at, run.gates
+    asked = ((bit, at.flag(7 - bit)) for bit in range(8) if mask >> bit & 1)
+    flags = gates.all_of(wire if wanted >> bit & 1 else -wire for bit, wire in asked)
+    if wanted & ~mask:
+        flags = FALSE
+    return gates.all_of(
+        (
+            at.is_tcp,
+            _match_ports(run, ports, inverted),
+            -flags if inverted & 4 else flags,
+            run.unknowns.doubt() if option else TRUE,
+        )
+    )
+
+
+def _match_udp(run: RuleRun, content: bytes) -> int:
+    *ports, inverted = struct.unpack_from("=4HB", content)
+    return run.gates.both(run.at.is_udp, _match_ports(run, ports, inverted))
+
+
+def _match_multiport(run: RuleRun, content: bytes) -> int:
+    kind, count = content[:2]
+    ports = struct.unpack_from("=15H", content, 2)
+    begins, is_inverted = content[32:47], content[47]
+    spans = [
+        (port, ports[place + 1] if begins[place] else port)
+        for place, port in enumerate(ports[:count])
+        if place == 0 or not begins[place - 1]
+    ]
+    at, gates = run.at, run.gates
+    asked = {0: (at.source_port,), 1: (at.target_port,)}.get(kind, (at.source_port, at.target_port))
+    found = gates.any_of(_is_in_span(run, port, *span) for port in asked for span in spans)
+    return gates.both(-found if is_inverted else found, -at.is_piece)
+
+
+def _match_states(run: RuleRun, wanted: int, bits: Mapping[str, int]) -> int:
+    at, gates, has = run.at, run.gates, run.at.connection
+    if at.phase != "after conntrack":
+        return run.unknowns.doubt()
+    inside = at.is_in_connection
+    found = {
+        "invalid": gates.both(-at.untracked, -has.is_tracked), "untracked": at.untracked,
+        "established": gates.both(inside, has.is_established),
+        "related": gates.both(inside, has.is_related), "new": at.is_new,
+    }  # fmt: skip
+    return gates.any_of(wire for name, wire in found.items() if wanted & bits[name])
+
+
+def _match_conntrack(run: RuleRun, content: bytes) -> int:
+    flags, inverted, states = struct.unpack_from("=HHH", content, 146)
+    if flags & ~_ONLY_STATE or states & _TRANSLATED:
+        return run.unknowns.doubt()
+    found = _match_states(run, states, _NEW_STATES) if flags & 1 else TRUE
+    return -found if inverted & 1 else found
+
+
+def _match_state(run: RuleRun, content: bytes) -> int:
+    (states,) = struct.unpack_from("=I", content)
+    return _match_states(run, states, _STATES)
+
+
+def _match_address_type(run: RuleRun, content: bytes) -> int:
+    source, target, flags = struct.unpack_from("=HHI", content)
+    if source or target != _LOCAL_TYPE or flags & ~2:
+        return run.unknowns.doubt()
+    found = run.at.is_for_this_machine
+    return -found if flags & 2 else found
+
+
+_MATCHES: Final[Mapping[tuple[str, int], _Match]] = {
+    ("comment", 0): _match_all, ("tcp", 0): _match_tcp, ("udp", 0): _match_udp,
+    ("multiport", 1): _match_multiport, ("conntrack", 3): _match_conntrack, ("state", 0): _match_state,
+    ("addrtype", 1): _match_address_type,
+    **{(name, revision): _match_chance
+       for name in ("limit", "hashlimit", "connlimit", "recent", "statistic", "quota", "time")
+       for revision in range(5)},
+}  # fmt: skip

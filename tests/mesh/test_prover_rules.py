@@ -1,0 +1,405 @@
+"""What single expressions do to packets, as the prover has it: also those that no ruleset of nft's has."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from qmesh.mesh.foreign.expressions import Expression
+from qmesh.mesh.foreign.kernel_rules import KernelRule
+from qmesh.mesh.foreign.rulesets import ListedChain, Listing
+from qmesh.mesh.prover.gates import FALSE, TRUE, Gates
+from qmesh.mesh.prover.rule_run import decode_name
+from qmesh.mesh.prover.rulesets import ProvedRuleset, build_ruleset, describe_rule, list_changes
+from qmesh.mesh.prover.set_contents import SetContent, SetElement
+from qmesh.mesh.prover.solver import Solver
+from qmesh.mesh.prover.traveller import Traveller
+from qmesh.mesh.prover.walk import Walk
+from tests.support.checkout import CHECKOUT
+from tests.support.foreign_cases import Fate, read_recordings, replay
+from tests.support.kernel_expressions import (
+    DROP,
+    bitwise,
+    compares,
+    conntrack,
+    ct,
+    data,
+    immediate,
+    limit,
+    lookup,
+    meta,
+    number,
+    payload,
+    verdict,
+    xt,
+)
+from tests.support.prover_recordings import DATAGRAM
+from tests.support.sent_packets import Judge, SentPacket
+
+LEGACY = read_recordings(CHECKOUT / "tests/mesh/foreign_listings/kernel-rule-sets.json")
+SYN = DATAGRAM._replace(protocol="tcp", flag="syn")
+ACCEPT = verdict(1)
+TRACKING = KernelRule("inet", "quiet", "out", 1, (ct(0), compares(bytes(4)), DROP))
+MANY_PORTS = struct.pack("=15H", 51820, *[0] * 14)
+PORT = payload(2, 2, 2)
+DIALLED = struct.pack("!H", 51820)
+
+
+def ruleset(
+    *rules: list[Expression], sets: dict[str, SetContent] | None = None, **named: Any
+) -> ProvedRuleset:
+    """A table with a base chain of these rules, and one `other` that drops."""
+    family = named.pop("family", "inet")
+    chain = {"hook": "input", "kind": "filter", **named}
+    tracks = named.pop("tracks", True)
+    chain.pop("tracks", None)
+    return build_ruleset(
+        Listing(
+            tables=((family, "t"), ("inet", "quiet")),
+            chains=(
+                ListedChain(family=family, table="t", name="c", **chain),
+                ListedChain(family=family, table="t", name="other"),
+            ),
+            rules=(
+                *(KernelRule(family, "t", "c", place, tuple(each)) for place, each in enumerate(rules)),
+                KernelRule(family, "t", "other", 99, (DROP,)),
+                *([TRACKING] if tracks else []),
+            ),
+        ),
+        {(family, "t", name): content for name, content in (sets or {}).items()},
+    )
+
+
+def fate(*rules: list[Expression], packet: SentPacket = DATAGRAM, **named: Any) -> Fate:
+    return Judge(ruleset(*rules, **named), packet.family, {"eth0": 2}).find_fate(packet)
+
+
+def nft(name: str, **attributes: bytes) -> Expression:
+    return Expression(name, {int(kind[1:]): value for kind, value in attributes.items()})
+
+
+def elements(*keys: bytes, **more: Any) -> SetContent:
+    return SetContent(key_length=2, elements=tuple(SetElement(key=key) for key in keys), **more)
+
+
+@pytest.mark.parametrize(
+    ("expected", "rules"),
+    [
+        ("unclear", [[nft("of tomorrow")], [ACCEPT]]),
+        ("drops", [[nft("of tomorrow")], [DROP]][1:]),
+        ("unclear", [[verdict(7)]]),
+        ("passes", [[verdict(-1), ACCEPT]]),
+        ("unclear", [[compares(b"\0\0"), DROP]]),
+        ("passes", [[meta(15), compares(b"\x02"), ACCEPT], [DROP]]),
+        ("unclear", [[nft("immediate", a1=b"\0\0\0\xff")], [ACCEPT]]),
+        ("unclear", [[PORT, nft("cmp", a1=number(23), a2=number(0), a3=data(bytes(64))), DROP]]),
+        ("unclear", [[PORT, compares(DIALLED, operator=9), DROP]]),
+        ("unclear", [[PORT, bitwise(b"\xff\xff", operation=1), compares(DIALLED), DROP]]),
+        ("unclear", [[payload(0, 0, 6), compares(bytes(6)), DROP]]),
+        ("unclear", [[payload(0, 12, 2), compares(b"\x08\x00"), DROP]]),
+        ("passes", [[payload(0, 12, 2), compares(b"\x86\xdd"), DROP]]),
+        ("unclear", [[payload(2, 30, 2), compares(bytes(2)), DROP]]),
+        ("unclear", [[meta(20), compares(bytes(4)), DROP]]),
+        ("passes", [[meta(1), compares(b"\x86\xdd"), DROP]]),
+        ("unclear", [[meta(10), compares(bytes(4)), DROP]]),
+        ("passes", [[meta(7), compares(b"eth0".ljust(16, b"\0")), DROP]]),
+        ("passes", [[meta(9), compares(b"\1\0"), DROP]]),
+        ("unclear", [[ct(1, 0), compares(b"\0"), DROP]]),
+        ("unclear", [[ct(17), compares(b"\0\0"), DROP]]),
+        ("unclear", [[nft("fib", a1=number(1), a2=number(1), a3=number(1)), compares(bytes(4)), DROP]]),
+        ("unclear", [[nft("exthdr", a1=number(1), a2=b"\2"), compares(bytes(2)), DROP]]),
+        ("passes", [[nft("exthdr", a7=number(1))]]),
+        ("unclear", [[nft("socket", a1=number(1), a2=number(1)), compares(bytes(4)), DROP]]),
+        ("unclear", [[nft("dynset"), DROP]]),
+        ("unclear", [[limit(1), DROP]]),
+        ("unclear", [[nft("objref", a1=number(4)), DROP]]),
+        ("drops", [[nft("objref", a1=number(1)), DROP]]),
+        ("unclear", [[nft("objref", a1=number(10)), DROP]]),
+        ("unclear", [[nft("queue")], [DROP]]),
+        ("unclear", [[nft("tproxy")], [DROP]]),
+        ("unclear", [[nft("dup")], [DROP]]),
+        ("unclear", [[nft("dup")]]),
+        ("drops", [[nft("reject")], [ACCEPT]]),
+        ("unclear", [[verdict(-3, "nowhere")]]),
+        ("drops", [[verdict(-3, "other")]]),
+        ("unclear", [[lookup("no such set")]]),
+        ("passes", [[PORT, nft("byteorder", a1=number(1), a2=number(1), a4=number(2), a5=number(2)),
+                     compares(DIALLED), DROP]]),
+        ("drops", [[PORT, nft("byteorder", a1=number(1), a2=number(1), a4=number(2), a5=number(2)),
+                    compares(DIALLED[::-1]), DROP]]),
+        ("passes", [[PORT, nft("range", a1=number(1), a2=number(1), a3=data(b"\0\1"), a4=data(DIALLED)),
+                     DROP]]),
+        ("passes", [[immediate(1, b"\0\x16"), nft("payload", a2=number(2), a3=number(2), a4=number(2),
+                                                   a5=number(1))],
+                    [PORT, compares(DIALLED), DROP]]),
+        ("drops", [[immediate(1, b"\x0a\0\0\1"), nft("payload", a2=number(1), a3=number(12), a4=number(4),
+                                                    a5=number(1))],
+                   [payload(1, 12, 4), compares(b"\x0a\0\0\1"), DROP]]),
+        ("unclear", [[nft("payload", a2=number(1), a3=number(9), a4=number(1), a5=number(1))],
+                     [meta(16), compares(b"\x11"), DROP]]),
+        ("unclear", [[nft("payload", a2=number(0), a3=number(0), a4=number(2), a5=number(1))],
+                     [PORT, compares(DIALLED), DROP]]),
+        ("passes", [[immediate(1, b"\1"), nft("meta", a2=number(19), a3=number(1))],
+                    [meta(19), compares(b"\0"), DROP]]),
+        ("passes", [[nft("ct", a2=number(22), a4=number(1))], [nft("meta", a2=number(12), a3=number(1))]]),
+    ],
+)  # fmt: skip
+def test_what_an_expression_means_is_followed_or_left_open(expected: Fate, rules: list[list[Expression]]):
+    assert fate(*rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "content", "flags"),
+    [
+        ("drops", elements(DIALLED), {}),
+        ("passes", elements(b"\0\1"), {}),
+        ("passes", elements(DIALLED), {"flags": 1}),
+        ("unclear", elements(DIALLED, counts=True), {}),
+        ("unclear", elements(b"\0\1", changes=True), {}),
+        ("drops", elements(DIALLED, changes=True), {}),
+        ("unclear", SetContent(key_length=2, elements=None), {}),
+        ("drops", elements(b"\0\1", has_ranges=True), {}),
+        ("drops", SetContent(key_length=2, elements=(SetElement(is_rest=True),)), {}),
+        ("unclear", SetContent(key_length=2, elements=(SetElement(key=DIALLED, is_temporary=True),)), {}),
+        ("drops", SetContent(key_length=2, elements=(SetElement(key=b"\0\1", last=b"\xff\xff"),)), {}),
+    ],
+)
+def test_what_a_set_has_decides(expected: Fate, content: SetContent, flags: dict[str, int]):
+    assert fate([PORT, lookup("s", **flags), DROP], sets={"s": content}) == expected
+
+
+def test_a_map_of_verdicts_or_values_decides():
+    verdicts = SetContent(
+        key_length=2,
+        elements=(SetElement(key=DIALLED, verdict=-3, chain="other"), SetElement(is_rest=True, verdict=1)),
+    )
+    assert fate([PORT, lookup("m", target=0)], sets={"m": verdicts}) == "drops"
+    assert (
+        fate([PORT, lookup("m", target=0)], sets={"m": verdicts}, packet=DATAGRAM._replace(target_port=9))
+        == "passes"
+    )
+    marks = SetContent(key_length=2, elements=(SetElement(key=DIALLED, value=b"\5\0\0\0"),))
+    rules = [PORT, lookup("m", target=1), compares(b"\5\0\0\0"), DROP]
+    assert fate(rules, sets={"m": marks}) == "drops"
+    for unknown in (replace(marks, changes=True), replace(marks, elements=None)):
+        assert fate(rules, sets={"m": unknown}) == "unclear"
+    several = SetContent(
+        key_length=8,
+        fields=(2, 2),
+        elements=(SetElement(key=DIALLED + b"\0\0" + b"\0\1\0\0", last=DIALLED + b"\0\0" + b"\xff\xff\0\0"),),
+    )
+    both = [
+        PORT,
+        payload(2, 0, 2, register=9),
+        Expression("lookup", lookup("m").attributes | {2: number(8)}),
+        DROP,
+    ]
+    both[0] = payload(2, 2, 2, register=8)
+    assert fate(both, sets={"m": several}) == "drops"
+
+
+@pytest.mark.parametrize(
+    ("expected", "rules"),
+    [
+        ("drops", [[xt("comment", 0, b""), DROP]]),
+        ("unclear", [[xt("of tomorrow", 0, b""), DROP]]),
+        ("unclear", [[xt("udp", 0, b""), DROP]]),
+        ("drops", [[xt("udp", 0, struct.pack("=4HB", 0, 65535, 51820, 51820, 0)), DROP]]),
+        ("passes", [[xt("udp", 0, struct.pack("=4HB", 0, 65535, 51820, 51820, 2)), DROP]]),
+        ("passes", [[xt("udp", 0, struct.pack("=4HB", 9, 1, 51820, 51820, 0)), DROP]]),
+        ("passes", [[xt("tcp", 0, struct.pack("=4H4B", 0, 65535, 0, 65535, 0, 0, 0, 0)), DROP]]),
+        ("unclear", [[xt("limit", 0, b""), DROP]]),
+        ("drops", [[xt("multiport", 1, b"\1\1" + MANY_PORTS + bytes(16)), DROP]]),
+        ("passes", [[xt("multiport", 1, b"\2\1" + MANY_PORTS + bytes(15) + b"\1"), DROP]]),
+        ("drops", [[xt("conntrack", 3, conntrack(1, states=8)), DROP]]),
+        ("passes", [[xt("conntrack", 3, conntrack(1, 1, states=8)), DROP]]),
+        ("unclear", [[xt("conntrack", 3, conntrack(2, states=8)), DROP]]),
+        ("drops", [[xt("conntrack", 3, conntrack(0)), DROP]]),
+        ("drops", [[xt("state", 0, number(8)[::-1]), DROP]]),
+        ("drops", [[xt("addrtype", 1, struct.pack("=HHI", 0, 4, 0)), DROP]]),
+        ("passes", [[xt("addrtype", 1, struct.pack("=HHI", 0, 4, 2)), DROP]]),
+        ("unclear", [[xt("addrtype", 1, struct.pack("=HHI", 4, 0, 0)), DROP]]),
+        ("drops", [[xt("REJECT", 0, b"", "target")], [ACCEPT]]),
+        ("drops", [[xt("LOG", 0, b"", "target")], [DROP]]),
+        ("unclear", [[xt("MARK", 2, b"", "target")], [meta(3), compares(bytes(4)), DROP]]),
+        ("unclear", [[xt("TTL", 0, b"", "target")], [payload(1, 8, 1), compares(b"\x40"), DROP]]),
+        ("drops", [[xt("TTL", 0, b"", "target")], [PORT, compares(DIALLED), DROP]]),
+        ("unclear", [[xt("TPROXY", 0, b"", "target")], [DROP]]),
+        ("drops", [[xt("NOTRACK", 0, b"", "target")], [ct(0), compares(struct.pack("=I", 8)), DROP]]),
+    ],
+)  # fmt: skip
+def test_what_iptables_has_put_there_is_followed_or_left_open(expected: Fate, rules: list[list[Expression]]):
+    assert fate(*rules) == expected
+
+
+def test_iptables_asks_for_flags_of_tcp():
+    def asks(mask: int, wanted: int, option: int = 0, inverted: int = 0) -> list[Expression]:
+        content = struct.pack("=4H4B", 0, 65535, 0, 65535, option, mask, wanted, inverted)
+        return [xt("tcp", 0, content), DROP]
+
+    assert fate(asks(0x17, 0x02), packet=SYN) == "drops"
+    assert fate(asks(0x17, 0x02, inverted=4), packet=SYN) == "passes"
+    assert fate(asks(0x02, 0x12), packet=SYN) == "passes"
+    assert fate(asks(0x17, 0x02, option=2), packet=SYN) == "unclear"
+
+
+NOTRACK = [nft("notrack")]
+STATE_NEW = [ct(0), bitwise(struct.pack("=I", 8)), compares(bytes(4), 1), DROP]
+UNTRACKED = [ct(0), compares(struct.pack("=I", 64)), DROP]
+XT_NEW = [xt("state", 0, number(8)[::-1]), DROP]
+
+
+@pytest.mark.parametrize(
+    ("expected", "rules", "named"),
+    [
+        ("passes", [STATE_NEW], {"hook": "prerouting", "priority": -300}),
+        ("unclear", [STATE_NEW], {"hook": "prerouting", "priority": -200}),
+        ("drops", [STATE_NEW], {"hook": "prerouting", "priority": -150}),
+        ("unclear", [XT_NEW], {"hook": "prerouting", "priority": -300}),
+        ("passes", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -300}),
+        ("unclear", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -200}),
+        ("drops", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -100 - 1}),
+        ("unclear", [[DROP]], {"hook": "prerouting", "priority": -500}),
+        ("unclear", [[DROP]], {"hook": "prerouting", "priority": -100}),
+        ("unclear", [[DROP]], {"hook": "prerouting", "priority": 0, "tracks": False}),
+        ("drops", [[DROP]], {"hook": "input", "priority": 0, "tracks": False}),
+        ("unclear", [[DROP]], {"hook": "ingress", "priority": 0, "family": "netdev"}),
+        ("passes", [NOTRACK, STATE_NEW], {"hook": "prerouting", "priority": -300}),
+        ("unclear", [NOTRACK, UNTRACKED], {"hook": "prerouting", "priority": -200}),
+        ("unclear", [[DROP]], {"hook": "prerouting", "priority": -100, "kind": "nat"}),
+        ("passes", [[ACCEPT]], {"hook": "prerouting", "priority": -100, "kind": "nat"}),
+        ("passes", [[xt("DNAT", 2, b"", "target")]], {"hook": "prerouting", "priority": -100, "kind": "nat"}),
+        ("passes", [[nft("masq")]], {"hook": "input", "priority": 100, "kind": "nat"}),
+        ("passes", [[DROP]], {"hook": "forward"}),
+        ("drops", [], {"drops": True}),
+    ],
+)  # fmt: skip
+def test_when_a_chain_is_passed_decides(expected: Fate, rules: list[list[Expression]], named: dict[str, Any]):
+    assert fate(*rules, **named) == expected
+
+
+def test_what_is_untracked_before_its_pieces_are_together_may_come_in_pieces():
+    packet = DATAGRAM._replace(family="ip6", source="2001:db8:1::1", target="2001:db8::2")
+    drops = ruleset([PORT, compares(DIALLED), DROP])
+    chain = ListedChain(family="ip6", table="u", name="c", hook="prerouting", priority=-450)
+    early = replace(
+        drops,
+        chains={**drops.chains, ("ip6", "u"): {"c": chain}},
+        rules={**drops.rules, ("ip6", "u", "c"): (KernelRule("ip6", "u", "c", 1, tuple(NOTRACK)),)},
+    )
+    assert Judge(early, "ip6", {"eth0": 2}).find_fate(packet) == "unclear"
+    assert Judge(early, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "drops"
+
+
+def test_rules_of_iptables_legacy_are_not_followed_and_its_policies_are():
+    (recording,) = (each for name, each in LEGACY.items() if name.endswith("legacy"))
+    listing, _ = replay(recording)
+    found = build_ruleset(listing, {})
+    assert any("iptables-legacy" in table for _, table in found.chains)
+    assert Judge(found, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "unclear"
+    place = describe_rule(next(rule for rule in found.list_rules({"ip"}) if "legacy" in rule.table))
+    assert str(place).endswith("rules of iptables-legacy, which are not followed")
+
+
+def test_of_ipv6_in_pieces_the_ports_may_not_be_seen():
+    packet = DATAGRAM._replace(family="ip6", source="2001:db8:1::1", target="2001:db8::2")
+    drops = [PORT, compares(DIALLED), DROP]
+    assert fate(drops, packet=packet) == "drops"
+    assert fate(drops, packet=packet, tracks=False) == "unclear"
+    assert (
+        fate([xt("udp", 0, struct.pack("=4HB", 0, 65535, 0, 65535, 0)), DROP], packet=packet, tracks=False)
+        == "unclear"
+    )
+    assert fate([xt("HL", 0, b"", "target")], drops, packet=packet) == "drops"
+
+
+def test_chains_of_one_priority_may_change_what_others_ask_for():
+    for change, asks in (
+        (
+            [immediate(1, bytes(4)), nft("meta", a2=number(3), a3=number(1))],
+            [meta(3), compares(bytes(4)), DROP],
+        ),
+        ([immediate(1, bytes(4)), nft("ct", a2=number(3), a4=number(1))], [ct(3), compares(bytes(4)), DROP]),
+        (NOTRACK, STATE_NEW),
+        ([nft("queue")], [PORT, compares(DIALLED), DROP]),
+    ):
+        one = ruleset(asks)
+        other = replace(
+            one,
+            chains={
+                **one.chains,
+                ("inet", "u"): {"c": ListedChain(family="inet", table="u", name="c", hook="input")},
+            },
+            rules={**one.rules, ("inet", "u", "c"): (KernelRule("inet", "u", "c", 1, tuple(change)),)},
+        )
+        assert Judge(one, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "drops"
+        assert Judge(other, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expressions"),
+    [
+        (set(), [nft("payload", a1=number(1))]),
+        ({"headers"}, [nft("payload", a5=number(1))]),
+        (set(), [nft("meta", a2=number(19), a3=number(1))]),
+        ({"mark"}, [nft("meta", a2=number(3), a3=number(1))]),
+        ({"connection mark"}, [nft("ct", a4=number(1))]),
+        (set(), [ct(0), xt("LOG", 0, b"", "target")]),
+        ({"mark", "connection mark"}, [xt("MARK", 2, b"", "target")]),
+        ({"mark", "connection mark", "headers", "tracking"}, [nft("of tomorrow")]),
+    ],
+)
+def test_what_rules_may_change_is_known(changes: set[str], expressions: list[Expression]):
+    assert list_changes(ruleset(expressions), ("inet", "t")) == changes
+
+
+def test_jumps_without_end_are_not_followed():
+    found = ruleset([verdict(-3, "c")])
+    assert Judge(found, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "unclear"
+
+
+def test_more_rules_than_are_followed_are_left_open(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("qmesh.mesh.prover.walk.MOST_RULES", 1)
+    assert fate([ACCEPT]) == "passes"
+    assert fate([PORT, compares(b"\0\1"), ACCEPT], [DROP]) == "unclear"
+
+
+def test_gates_fold_what_is_known_and_say_what_they_are():
+    gates = Gates()
+    one, other = gates.make_variables(2)
+    assert gates.both(one, other) == gates.both(other, one)
+    assert gates.both(one, -one) == FALSE
+    assert gates.either(one, TRUE) == TRUE
+    assert gates.choose(one, other, other) == other
+    both = gates.both(one, other)
+    assert gates.substitute(both, {one: TRUE}) == other
+    assert gates.substitute(-both, {one: FALSE}) == TRUE
+    assert gates.evaluate([both, -both, TRUE], {one, other}.__contains__) == [True, False, True]
+    with Solver(gates) as solver:
+        assert solver.is_possible([both])
+        assert not solver.is_possible([both, -one])
+        assert solver.list_reasons() <= {both, -one}
+        solver.require(-one, -other)
+        assert not solver.is_possible([both])
+
+
+def test_a_name_of_another_program_may_be_no_text():
+    assert decode_name(b"caf\xe9\0") == "caf\udce9"
+
+
+def test_what_this_machine_sends_has_no_connection_before_conntrack():
+    for priority, is_dropped in ((-300, False), (-150, True)):
+        gates = Gates()
+        walk = Walk(
+            gates,
+            ruleset([ct(0), compares(struct.pack("=I", 1)), DROP], hook="output", priority=priority),
+            Traveller(gates, "ip", arrives=False),
+        )
+        walk.pass_hook("output")
+        with Solver(gates) as solver:
+            new = walk.at.is_new
+            switches = list(walk.switches)
+            assert solver.is_possible([new, *switches, walk.alive]) is is_dropped

@@ -1,0 +1,157 @@
+"""The prover's word and the kernel's on the same packets under the same rules.
+
+Packets are written into interfaces of a machine of the test's own. What comes past all rules is read at raw
+sockets, which see it whichever port it is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import struct
+import subprocess
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import Final, NamedTuple, Self
+
+from qmesh.errors import KernelRefused
+from qmesh.host.firewall import nftables
+from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules
+from qmesh.mesh.prover.rulesets import build_ruleset
+from qmesh.mesh.prover.traveller import Family
+from tests.support.foreign_cases import Fate
+from tests.support.random_rules import INTERFACES, draw_ruleset
+from tests.support.sent_packets import Judge, SentPacket, draw_packets
+from tests.support.waiting import patience
+
+_LINK: Final = bytes.fromhex("020000000002020000000001")
+_TYPES: Final = {"ip": b"\x08\x00", "ip6": b"\x86\xdd"}
+_SETTLED_S: Final = 0.02
+_ADDRESSES: Final = {"qmesh0": ("10.77.0.2/24", "fd77::2/64"), "eth0": ("192.0.2.2/24", "2001:db8::2/64")}
+_FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
+_QUIET: Final = ("ipv4.conf.all.rp_filter", "ipv4.conf.default.rp_filter", "ipv6.conf.default.accept_dad")
+
+
+class PacketInlet:
+    """Interfaces into which packets are written, and where they come out; to be closed."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        for setting in _QUIET:
+            _run(f"sysctl -qw net.{setting}=0")
+        self._ends = {name: self._open_interface(name) for name in INTERFACES}
+        for name, addresses in _ADDRESSES.items():
+            for address in addresses:
+                _run(f"ip addr add {address} dev {name}{' nodad' if ':' in address else ''}")
+        self._raw = [
+            self._open_raw(family, protocol)
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _open_interface(self, name: str) -> int:
+        end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        self._stack.callback(os.close, end)
+        mode = 0x1001 if name == "qmesh0" else 0x1002  # IFF_NO_PI with IFF_TUN or IFF_TAP
+        fcntl.ioctl(end, 0x400454CA, struct.pack("16sH22x", name.encode(), mode))  # TUNSETIFF
+        if name != "qmesh0":
+            _run(f"ip link set {name} address 02:00:00:00:00:02")
+        _run(f"ip link set {name} up")
+        return end
+
+    def _open_raw(self, family: socket.AddressFamily, protocol: int) -> socket.socket:
+        found = self._stack.enter_context(socket.socket(family, socket.SOCK_RAW, protocol))
+        found.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
+        found.setblocking(False)
+        return found
+
+    def send(self, packets: Sequence[SentPacket], *, wait_s: float = _SETTLED_S) -> set[int]:
+        """The numbers of those that came past all rules."""
+        for packet in packets:
+            content = b"".join(packet.build())
+            if packet.interface != "qmesh0":
+                content = _LINK + _TYPES[packet.family] + content
+            os.write(self._ends[packet.interface], content)
+        came: set[int] = set()
+        while ready := select.select(self._raw, [], [], wait_s)[0]:
+            for each in ready:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        came.add(_read_number(each, each.recv(2000)))
+        return came
+
+
+def _read_number(raw: socket.socket, content: bytes) -> int:
+    if raw.family == socket.AF_INET:
+        content = content[20:]
+    place = 8 if raw.proto == socket.IPPROTO_UDP else 4
+    return int(struct.unpack_from("!I", content, place)[0])
+
+
+class Comparison(NamedTuple):
+    """What was compared: rulesets, packets, and how many of these came through.
+
+    unlike: those on which the two do not agree. refused: rulesets that nft does not load.
+    """
+
+    rulesets: int
+    packets: int
+    passed: int
+    unlike: tuple[str, ...]
+    refused: int
+
+
+def compare(seeds: Iterable[int], count: int) -> Comparison:
+    """Under each seed's rules, so many packets."""
+    rulesets = packets = passed = refused = 0
+    unlike: list[str] = []
+    with PacketInlet() as inlet:
+        for seed in seeds:
+            try:
+                nftables.run(f"flush ruleset\n{draw_ruleset(seed)}")
+            except KernelRefused:
+                refused += 1
+                continue
+            sent = draw_packets(Random(seed), count, packets + 1)  # noqa: S311 - nothing secret
+            came = inlet.send(sent)
+            for packet, is_alive in _judge_many(read_live_rules(), sent):
+                has_come = packet.number in came
+                if has_come is not is_alive:  # once more, with more patience
+                    has_come = bool(inlet.send([packet], wait_s=patience(0.3)))
+                if has_come is not is_alive:
+                    words = f"the kernel says {has_come}, the prover {is_alive}"
+                    unlike.append(f"seed {seed}: {words}: {packet}")
+                passed += has_come
+            rulesets, packets = rulesets + 1, packets + len(sent)
+    return Comparison(rulesets, packets, passed, tuple(unlike), refused)
+
+
+def judge(rules: ReadRules, sent: Sequence[SentPacket]) -> list[tuple[SentPacket, Fate]]:
+    """Of each packet what becomes of it under these rules, as the prover says."""
+    ruleset = build_ruleset(rules.listing, rules.sets)
+    judges = {family: Judge(ruleset, family, rules.listing.interfaces) for family in _FAMILIES}
+    return [(packet, judges[packet.family].find_fate(packet)) for packet in sent]
+
+
+def _judge_many(rules: ReadRules, sent: Sequence[SentPacket]) -> list[tuple[SentPacket, bool]]:
+    """The same, quickly, where there is nothing that is not understood."""
+    ruleset = build_ruleset(rules.listing, rules.sets)
+    found: list[tuple[SentPacket, bool]] = []
+    for family in _FAMILIES:
+        asked = [packet for packet in sent if packet.family == family]
+        judged = Judge(ruleset, family, rules.listing.interfaces).list_alive(asked)
+        found += zip(asked, judged, strict=True)
+    return found
+
+
+def _run(command: str) -> None:
+    subprocess.run(command.split(), check=True)

@@ -1,0 +1,154 @@
+"""Packets of all kinds, drawn by a seed, and what the prover says of each."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from random import Random
+from typing import Final, NamedTuple
+
+from qmesh.mesh.foreign.packet_fields import ORDER
+from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires, make_constant
+from qmesh.mesh.prover.rulesets import ProvedRuleset
+from qmesh.mesh.prover.solver import Solver
+from qmesh.mesh.prover.traveller import Family, Traveller
+from qmesh.mesh.prover.walk import Walk
+from tests.support.foreign_cases import Fate
+from tests.support.random_rules import INTERFACES, NETWORKS, PORTS, TARGETS
+
+_TYPES: Final = {"qmesh0": 0xFFFE, "eth0": 1, "eth10": 1}
+_FLAGS: Final = {"syn": 0x02, "ack": 0x10, "rst": 0x04}
+
+
+class SentPacket(NamedTuple):
+    """A packet that begins a connection, or says that it is in the middle of one."""
+
+    number: int
+    family: Family
+    interface: str
+    protocol: str
+    source: str
+    source_port: int
+    target: str
+    target_port: int
+    flag: str
+    hops: int
+    service: int
+
+    def build(self) -> tuple[bytes, bytes]:
+        """The network's header and what is behind it."""
+        ports = struct.pack("!HH", self.source_port, self.target_port)
+        number = struct.pack("!I", self.number)
+        if self.protocol == "udp":
+            content = ports + struct.pack("!HH", 12, 0) + number
+        else:
+            content = ports + number + struct.pack("!IBBHHH", 0, 0x50, _FLAGS[self.flag], 1000, 0, 0)
+        kind = {"tcp": 6, "udp": 17}[self.protocol]
+        ends = ip_address(self.source).packed, ip_address(self.target).packed
+        pseudo = b"".join(ends) + struct.pack("!HH", kind, len(content))
+        place = 16 if self.protocol == "tcp" else 6
+        content = content[:place] + struct.pack("!H", _checksum(pseudo + content)) + content[place + 2 :]
+        if self.family == "ip6":
+            first = 6 << 28 | self.service << 20
+            return struct.pack("!IHBB", first, len(content), kind, self.hops) + b"".join(ends), content
+        header = struct.pack(
+            "!BBHHHBBH", 0x45, self.service, 20 + len(content), self.number & 0xFFFF, 0, self.hops, kind, 0
+        )
+        return header[:10] + struct.pack("!H", _checksum(header + b"".join(ends))) + b"".join(ends), content
+
+
+def draw_packets(random: Random, count: int, first: int) -> list[SentPacket]:
+    """Some, each of a connection of its own."""
+    found: dict[tuple[str, str, str], SentPacket] = {}
+    while len(found) < count:
+        family: Family = random.choice(("ip", "ip6"))
+        network = ip_network(random.choice(NETWORKS[family]))
+        size = min(16, network.max_prefixlen - network.prefixlen)
+        source = str(network.network_address + random.randrange(1, (1 << size) - 1))
+        protocol = random.choice(("tcp", "udp"))
+        found[family, protocol, source] = SentPacket(
+            number=first + len(found), family=family, interface=random.choice(INTERFACES), protocol=protocol,
+            source=source, source_port=random.choice(PORTS), target=random.choice(TARGETS[family]),
+            target_port=random.choice((*PORTS, random.randrange(1, 65536))),
+            flag=random.choice(tuple(_FLAGS)), hops=random.choice((1, 59, 60, 64, 255)),
+            service=random.choice((0, 32)),
+        )  # fmt: skip
+    return list(found.values())
+
+
+class Judge:
+    """The prover's word on packets of a family: one walk, and many packets through its gates at once."""
+
+    def __init__(self, ruleset: ProvedRuleset, family: Family, interfaces: Mapping[str, int]) -> None:
+        self._interfaces = interfaces
+        self._gates = Gates()
+        at = Traveller(self._gates, family, arrives=True)
+        self._walk = Walk(self._gates, ruleset, at)
+        for hook in ("ingress", "prerouting", "input"):
+            self._walk.pass_hook(hook)
+        self._cone = self._gates.list_cone([self._walk.alive])
+
+    def list_alive(self, packets: Sequence[SentPacket]) -> list[bool]:
+        """Of each packet whether it comes past all rules."""
+        every = (1 << len(packets)) - 1
+        values: dict[int, int] = {TRUE: every, **dict.fromkeys(self._walk.switches, every)}
+        for place, packet in enumerate(packets):
+            for wire, is_set in self._list_bits(packet):
+                if is_set:
+                    values[wire] = values.get(wire, 0) | 1 << place
+        for node in self._cone:
+            inputs = self._gates.inputs[node]
+            if inputs is not None:
+                one, other = (values[wire] if wire > 0 else every ^ values[-wire] for wire in inputs)
+                values[node] = one & other
+            else:
+                values.setdefault(node, 0)
+        alive = self._walk.alive
+        found = values[alive] if alive > 0 else every ^ values[-alive]
+        return [bool(found >> place & 1) for place in range(len(packets))]
+
+    def find_fate(self, packet: SentPacket) -> Fate:
+        """What becomes of a packet, whatever the rules mean that are not understood."""
+        walk = self._walk
+        switches = list(walk.switches)
+        fixed = [wire if is_set else -wire for wire, is_set in self._list_bits(packet) if abs(wire) != TRUE]
+        fixed += [wire for wire in walk.plain if wire != FALSE]
+        fixed += [-bit for bit in (*walk.start.mark, *walk.start.connection_mark, *walk.start.packet_type)]
+        fixed += [-walk.start.connection.is_established, -walk.start.connection.is_related]
+        fixed += [-bit for bit in (*walk.start.connection.status, walk.start.connection.is_reply)]
+        with Solver(self._gates) as solver:
+            for law in walk.laws:
+                solver.require(law)
+            passes = self._gates.both(walk.alive, -walk.escaped)
+            may_pass = solver.is_possible([*fixed, *switches, passes])
+            may_drop = solver.is_possible([*fixed, *switches, -passes])
+        return "unclear" if may_pass is may_drop else "passes" if may_pass else "drops"
+
+    def _list_bits(self, packet: SentPacket) -> Iterator[tuple[int, bool]]:
+        at = self._walk.start
+        header, content = packet.build()
+        assert at.iif is not None
+        octets: list[tuple[Wires, bytes]] = [
+            (at.network, header), (at.transport, content[:20].ljust(20, b"\0")),
+            (at.protocol, bytes([6 if packet.protocol == "tcp" else 17])),
+            (at.iif.name, packet.interface.encode().ljust(16, b"\0")),
+            (at.iif.index, self._interfaces[packet.interface].to_bytes(4, ORDER)),
+            (at.iif.type, _TYPES[packet.interface].to_bytes(2, ORDER)),
+            (at.iif.kind, b"tun".ljust(16, b"\0")),
+        ]  # fmt: skip
+        for wires, known in octets:
+            for wire, bit in zip(wires, make_constant(known), strict=True):
+                yield wire, bit != FALSE
+        yield at.iif.has_kind, True
+        yield at.is_for_this_machine, True
+        is_invalid = packet.protocol == "tcp" and packet.flag == "rst"
+        yield at.connection.is_tracked, not is_invalid
+
+
+def _checksum(octets: bytes) -> int:
+    octets += bytes(len(octets) % 2)
+    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return int(total) ^ 0xFFFF
