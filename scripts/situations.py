@@ -10,13 +10,17 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Final, Literal
 
 from tests.support.lab.machines import Lab
 from tests.support.lab.situation_cluster import SILENT_S, Outcome, Situation, SituationCluster
 from tests.support.lab.situations import SITUATIONS
+from tests.support.waiting import limit_time
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/faults.md"
 FIRST, LAST = "<!-- printed by `sudo ./scripts/situations --page` -->\n", "<!-- so far -->\n"
+MOST_S: Final = 300
+"""Seconds of an idle machine after which a situation is given up: each of its waits is shorter by far."""
 BY = {
     "named": "`check`",
     "fixed": "agent",
@@ -24,6 +28,7 @@ BY = {
     "harmless": "nothing, rightly",
     "false alarm": "**a false alarm**",
     "broken": "**not tried**",
+    "unending": "**not over in time**",
 }
 HEAD = (
     "| part | situation | what the mesh can't do | code, exit | noticed after, s | by | its fix ends it |\n"
@@ -57,13 +62,18 @@ def try_situations(situations: list[Situation], silent_s: int) -> list[Outcome]:
 
 
 def try_situation(cluster: SituationCluster, situation: Situation) -> Outcome:
-    """One of them. Where that cannot be done, it says why, and goes on with others on new machines."""
+    """One of them. Where it cannot be tried, or does not end, it says why; the next one has new machines."""
+    how: Literal["broken", "unending"] = "broken"
     try:
-        return cluster.try_situation(situation)
+        with limit_time(MOST_S):
+            return cluster.try_situation(situation)
+    except TimeoutError:
+        how = "unending"
+        traceback.print_exc()
     except Exception:  # noqa: BLE001 - what it does to machines may break whatever looks at them
         traceback.print_exc()
-        cluster.is_sound = False
-        return Outcome(situation, "broken", 0, 0.0, "", 0.0, ())
+    cluster.is_sound = False
+    return Outcome(situation, how, 0, 0.0, "", 0.0, ())
 
 
 def describe_run(done: list[Outcome], silent_s: int) -> str:
@@ -72,6 +82,7 @@ def describe_run(done: list[Outcome], silent_s: int) -> str:
     ended = sum(each.ends in {"yes", "by hand"} for each in done)
     by_hand = sum(each.ends == "by hand" for each in done)
     broken = f", {count['broken']} not tried" if count["broken"] else ""
+    broken += f", {count['unending']} not over in time" if count["unending"] else ""
     return (
         f"{len(done)} situations, links silent after {silent_s} s: {count['named']} named by `check`,"
         f" {count['fixed']} fixed by the agent, {count['silent']} silent, {count['harmless']} harmless and"

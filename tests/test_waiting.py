@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.support import waiting
-from tests.support.waiting import Deadline, comes_true, slowness, wait_until, within
+from tests.support.waiting import Deadline, comes_true, limit_time, slowness, wait_until, within
 
 TESTS = Path(__file__).parent
 PROGRAMS = [path for path in sorted(TESTS.rglob("*.py")) if path != Path(waiting.__file__)]
@@ -74,3 +76,23 @@ def test_what_does_not_come_is_a_failure_that_says_how_long_it_was_waited_for(bu
         wait_until(lambda: False, 0.01)
     with pytest.raises(AssertionError, match=r"longer than 0\.01 s"), within(0.01):
         waiting.idle(0.2)
+
+
+def pause_twice() -> None:
+    """As what may not be cut off does."""
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+@pytest.mark.parametrize("wait", [signal.pause, pause_twice])
+def test_what_waits_for_ever_is_given_up(wait):
+    with pytest.raises(TimeoutError, match="not over after"), limit_time(0.01):
+        wait()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_interrupt_is_still_one_where_time_is_limited():
+    with pytest.raises(KeyboardInterrupt), limit_time(60):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

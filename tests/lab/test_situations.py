@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from qmesh.host.system.processes import parse_stat
 from tests.support.checkout import CHECKOUT
 from tests.support.lab.machines import Lab
-from tests.support.lab.situation_cluster import Outcome, SituationCluster, list_commands
+from tests.support.lab.situation_cluster import Outcome, Situation, SituationCluster, list_commands
 from tests.support.lab.situations import DETOURS, OWN_ROUTES, SITUATIONS
 
 pytestmark = pytest.mark.lab
@@ -126,3 +127,30 @@ def test_a_whole_run_puts_its_table_into_the_page(monkeypatch):
     broken = [outcome, Outcome(find("all rules flushed"), "broken", 0, 0.0, "", 0.0, ())]
     assert "1 named by `check`, 0 fixed by the agent, 0 silent" in script.describe_run(broken, 10)
     assert "1 not tried" in script.describe_run(broken, 10)
+
+
+def test_a_situation_that_does_not_end_is_named_and_the_next_one_is_tried(monkeypatch, capsys):
+    """As what waits for a process that cannot end: where it waited is said."""
+    monkeypatch.syspath_prepend(CHECKOUT / "scripts")
+    script = importlib.import_module("situations")
+    monkeypatch.setattr(script, "MOST_S", 0.05)
+    right = Outcome(find("agent killed"), "named", 1, 3.4, "yes", 10.5, ())
+
+    class Cluster:
+        def __init__(self, *_: object, **__: object) -> None:
+            self.is_sound = True
+
+        def try_situation(self, situation: Situation) -> Outcome:
+            if situation.name != "agent killed":
+                signal.pause()
+            return right
+
+    monkeypatch.setattr(script, "Lab", contextlib.nullcontext)
+    monkeypatch.setattr(script, "SituationCluster", Cluster)
+    done = script.try_situations([find("all rules flushed"), find("agent killed")], 10)
+    assert [each.how for each in done] == ["unending", "named"]
+    assert [each.is_right for each in done] == [False, True]
+    assert "1 not over in time" in script.describe_run(done, 10)
+    said = capsys.readouterr()
+    assert "| **not over in time** |" in said.out
+    assert "signal.pause()" in said.err

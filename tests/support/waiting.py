@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -108,6 +109,35 @@ def within(seconds: float) -> Iterator[None]:
     deadline = Deadline(seconds)
     yield
     assert not deadline.is_over(), f"it took longer than {deadline}"
+
+
+@contextlib.contextmanager
+def limit_time(seconds: float) -> Iterator[None]:
+    """What is done inside, by the main thread, is given up after so long, whatever it waits for.
+
+    By SIGINT, which a lab handles once each process that it starts is known; where it waits for just that, at
+    once a while later. Raises TimeoutError.
+    """
+    given_up: list[str] = []
+    limit_s = patience(seconds)
+
+    def give_up(*_: object) -> None:
+        if given_up:
+            raise TimeoutError(given_up[0])
+        given_up.append(f"not over after {limit_s:.0f} s")
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, limit_s, max(limit_s / 10, POLL_S))
+    try:
+        yield
+    except KeyboardInterrupt as where:
+        if not given_up:
+            raise
+        raise TimeoutError(given_up[0]) from where
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def idle(seconds: float) -> None:

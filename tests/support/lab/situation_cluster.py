@@ -35,6 +35,8 @@ Action: TypeAlias = str | Callable[[Machines], None]
 
 SILENT_S: Final = 180
 """Seconds without a packet after which the product calls a link silent."""
+SETTLED_S: Final = 20.0
+"""Seconds in which agents on a busy machine have said again what they say all the time."""
 COMMANDS: Final = frozenset(
     {
         "chattr",
@@ -56,16 +58,23 @@ COMMANDS: Final = frozenset(
 )
 """Programs with which a command of a printed cure begins."""
 AGENT: Final = textwrap.dedent(f"""
-    import sys
+    import sys, time
     from pathlib import Path
     from qmesh.agent.daemon import main, observe
     from qmesh.mesh.links import activity
-    silent_s = float(sys.argv[1])
+    silent_s = float(sys.argv[-1])
+    real, ahead_s = time.time, float(sys.argv[1]) if sys.argv[2:] else 0
+    time.time = lambda: real() + ahead_s
     activity.SILENT_S, activity.QUIET_S = silent_s, min(silent_s * 0.8, 45.0)
     observe.AUDIT_S, main.LOOK_S = 0.5, 1.0
     main.run_agent(Path("{STATE}"))
 """)
-"""An agent for which a link is silent after so many seconds as it is told: all else is the product's."""
+"""An agent for which a link is silent after so many seconds as it is told: all else is the product's.
+
+Where it is told another number before, the clock that it sees is so many seconds ahead.
+"""
+SITUATION_AGENT: Final = "silent_s = float|qmesh agent"
+"""How it is known, for `processes` and `kill`; or the product's own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +111,7 @@ class Outcome:
     """What became of a situation. exit_code: of `check`; how: by whom it was noticed; ends: of the cure."""
 
     situation: Situation
-    how: Literal["named", "fixed", "silent", "harmless", "false alarm", "broken"]
+    how: Literal["named", "fixed", "silent", "harmless", "false alarm", "broken", "unending"]
     exit_code: int
     noticed_s: float
     ends: Literal["yes", "by hand", "no", ""]
@@ -112,7 +121,7 @@ class Outcome:
     @property
     def is_right(self) -> bool:
         """Whether it was noticed, and ended by what was printed; of what is harmless, whether nothing was."""
-        return self.how not in {"silent", "false alarm", "broken"} and self.ends != "no"
+        return self.how not in {"silent", "false alarm", "broken", "unending"} and self.ends != "no"
 
 
 class SituationCluster:
@@ -185,9 +194,15 @@ class SituationCluster:
             action(self.machines)
 
     def _see_harmless(self, situation: Situation) -> Outcome:
-        """See that nothing is said of it, even once the agents have looked and links would be silent."""
+        """See that nothing lasting is said of it, even once agents have looked and links would be silent."""
         idle(self.silent_s + 5)
-        findings = self._find_all()
+        findings: list[Finding] = []
+
+        def is_quiet() -> bool:
+            findings[:] = self._find_all()
+            return not findings
+
+        comes_true(is_quiet, SETTLED_S, every_s=0.5)
         is_whole = self._restore(situation)
         how: Literal["harmless", "false alarm"] = "false alarm" if findings else "harmless"
         return Outcome(
