@@ -15,6 +15,7 @@ import pytest
 from qmesh.host.system.processes import parse_stat
 from tests.support.checkout import CHECKOUT
 from tests.support.lab.machines import Lab
+from tests.support.lab.rented_servers import RENTED_SERVERS
 from tests.support.lab.situation_cluster import Outcome, Situation, SituationCluster, list_commands
 from tests.support.lab.situations import DETOURS, OWN_ROUTES, SITUATIONS
 
@@ -103,6 +104,13 @@ def test_situations_have_names_of_their_own():
 @pytest.mark.long
 @pytest.mark.parametrize("situation", [*OWN_ROUTES, *DETOURS], ids=lambda each: each.name)
 def test_what_is_the_tunnels_own_is_fixed_and_the_rest_is_named_with_the_command(cluster, situation):
+    outcome = cluster.try_situation(situation)
+    assert outcome.is_right, outcome
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("situation", RENTED_SERVERS, ids=lambda each: each.name)
+def test_what_providers_and_distributions_do_is_fixed_or_named_or_harmless(cluster, situation):
     outcome = cluster.try_situation(situation)
     assert outcome.is_right, outcome
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -40,6 +41,7 @@ _NEW_PID_NAMESPACE = 0x20000000
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _END_SECONDS = 30.0
 
+_ports = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -153,7 +155,10 @@ class Machine:
         link_local: IPv6 link-local address on the LAN, without scope.
         pid: the host's number of the machine's first process.
         version: where its qmesh is installed, as of `tests.support.versions`; this checkout's at first.
+        lan: what it is plugged into: a bridge, where rules see what passes between machines.
     """
+
+    lan: Machine
 
     def __init__(self, name: str, *, ipv4: str = "", ipv6: str | None = None) -> None:
         self.name = name
@@ -381,12 +386,9 @@ class Lab:
         with _interrupted_later():
             machine = Machine(name, ipv4=ipv4, ipv6=ipv6)
             self._undo.callback(machine.close)
-        port = f"port{len(self._machines)}"
         self._machines.append(machine)
-        _ip(
-            self._lan.pid,
-            f"link add {port} type veth peer name eth0 netns {machine.pid}\nlink set {port} master lan up\n",
-        )
+        machine.lan = self._lan
+        plug_in(machine, "eth0")
         _ip(machine.pid, _addresses(machine))
         return machine
 
@@ -395,6 +397,13 @@ class Lab:
         self._undo.close()
         self._machines.clear()
         self._lan = None
+
+
+def plug_in(machine: Machine, interface: str) -> None:
+    """Give a machine an interface on the LAN, down and without an address."""
+    port = f"port{next(_ports)}"
+    made = f"link add {port} type veth peer name {interface} netns {machine.pid}"
+    _ip(machine.lan.pid, f"{made}\nlink set {port} master lan up\n")
 
 
 class _End(contextlib.AbstractContextManager["_End"]):

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from tests.support.lab.cluster import CONFIG, STATE
 from tests.support.lab.machines import TOOLS
+from tests.support.lab.rented_servers import RENTED_SERVERS
 from tests.support.lab.situation_cluster import Machines, Situation, Where
 from tests.support.lab.two_worlds import TWO_WORLDS
 
@@ -696,5 +697,5 @@ LOST_TUNNELS: Final = (
 )
 SITUATIONS: Final = (
     *OWN_ROUTES, *DETOURS, *SILENCES, *TWO_WORLDS, *FOREIGN_RULES, *IPSEC, *FILES, *PATHS, *WORKERS,
-    *LOST_TUNNELS, *FIXED,
+    *LOST_TUNNELS, *FIXED, *RENTED_SERVERS,
 )  # fmt: skip

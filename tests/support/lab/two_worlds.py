@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from tests.support.lab.cluster import (
-    AGENT,
     CONFIG,
     STATE,
     copy_state,
@@ -16,10 +15,9 @@ from tests.support.lab.cluster import (
     start_workers,
     stop_agent,
 )
-from tests.support.lab.situation_cluster import Machines, Situation
+from tests.support.lab.situation_cluster import SITUATION_AGENT, Machines, Situation
 from tests.support.waiting import wait_until
 
-_AGENTS: Final = f"silent_s [=] float|{AGENT}"
 _SNAPSHOT: Final = "/root/snapshot"
 _BACKUP: Final = "/root/control.backup"
 _COPIED: Final = ("machine.json", "private.key", "preshared.key", "membership.json", "guard.nft")
@@ -44,7 +42,7 @@ def _replace_member(machines: Machines) -> None:
 def _put_registry_back(machines: Machines, *, changes_it: bool = False) -> None:
     """As a snapshot of the control node's disk does. changes_it: to another mesh of the same revision."""
     control, member = machines["control"], machines["member"]
-    assert control.kill(_AGENTS)
+    assert control.kill(SITUATION_AGENT)
     control.run(["cp", "-a", STATE, _SNAPSHOT])
     start_agent(control)
     qmesh(control, "set", "machine-b", "--guard-port", "9999")
@@ -74,7 +72,7 @@ def _put_key_back(machines: Machines) -> None:
     member = machines["member"]
     copy_state(member, _SNAPSHOT)
     qmesh(member, "rotate-key", timeout=60)
-    assert member.kill(_AGENTS)
+    assert member.kill(SITUATION_AGENT)
     member.run(["sh", "-c", f"cp -a {_SNAPSHOT}/private.key {_SNAPSHOT}/membership.json {STATE}"])
     qmesh(member, "apply")
 
