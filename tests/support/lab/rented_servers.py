@@ -171,12 +171,12 @@ RENTED_SERVERS: Final = (
         by_hand=_shift_control_clock(0),
     ),
     _harmless(
-        "cloud-init makes the network anew",
+        "cloud-init sets the network up again",
         "ip link set eth0 down; ip address flush dev eth0; sleep 1; ip link set eth0 up;"
         f" ip address add 192.168.0.201/24 dev eth0; {_IPV6}",
     ),
     _harmless(
-        "netplan makes the rules anew",
+        "netplan sets the rules again",
         "ip rule flush; ip rule add lookup main priority 32766; ip rule add lookup default priority 32767",
     ),
     _harmless(
