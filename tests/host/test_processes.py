@@ -87,10 +87,14 @@ def test_what_ends_a_command_is_heeded_after_what_is_done_whole():
 
 
 def test_what_is_started_meanwhile_heeds_signals_as_ever():
-    with defer_signals():
-        said = subprocess.run(
-            [sys.executable, "-c", SAY_HANDLERS], capture_output=True, text=True, check=True
-        )
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has these tests ignore it
+    try:
+        with defer_signals():
+            said = subprocess.run(
+                [sys.executable, "-c", SAY_HANDLERS], capture_output=True, text=True, check=True
+            )
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert said.stdout == f"{signal.SIG_DFL:d} {signal.SIG_DFL:d} set()\n"
 
 
