@@ -198,6 +198,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "handover": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed, _require_control)),
     "handover --cancel": _CONTROL,
     "import": Preconditions(root=False),
+    "prove": Preconditions(local=(_refuse_removed,)),
     "plan": Preconditions(local=(_refuse_removed,)),
     "apply": Preconditions(state=(_refuse_while_unconfirmed,), local=(_refuse_removed,)),
     "apply --confirm": Preconditions(state=(roll_back_if_due,), local=(_refuse_removed,)),

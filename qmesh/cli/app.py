@@ -39,6 +39,7 @@ GROUPS: Final = {
     "This machine": {
         "check": "Check this machine: keys, tunnel, guard, listeners and config.yml.",
         "drill": "Fire hostile and legitimate packets at a copy of this machine.",
+        "prove": "Prove by all rules here that the ports are closed, or show a packet that gets in.",
         "plan": "Show the steps that `apply` would take.",
         "apply": "Make this machine as desired, guard first.",
         "confirm": "Keep what `apply --confirm` did.",

@@ -52,6 +52,7 @@ LOADS: dict[str, set[str]] = {
     "log": {*STATE, *REGISTRY},
     "check": {*NODE, *REGISTRY, "qmesh.mesh.foreign.kernel_rules"},
     "drill": STATE,
+    "prove": {*STATE, "pysat", "pyformula", "pysolvers", "qmesh.mesh.foreign.kernel_rules"},
     "plan": STATE,
     "apply": NODE,
     "confirm": STATE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
@@ -50,21 +51,16 @@ def decide_cases(
 ) -> list[Verdict]:
     """Every case; those that hold with either table of the guard alone, so too. own_tables: the guard's."""
     found = []
-    walks: dict[int, Solver] = {}
-    try:
-        for case in cases:
-            solver = walks.get(id(case.walk))
-            if solver is None:
-                solver = walks[id(case.walk)] = Solver(case.walk.gates)
-                for law in (*case.walk.laws, *list_interface_laws(case, interfaces)):
-                    solver.require(law)
-            missing: list[TableKey | None] = [None]
-            if case.claim in ALONE and len(own_tables) > 1:
-                missing += own_tables
-            found += [_decide(case, solver, guard, interfaces, without=each) for each in missing]
-    finally:
-        for solver in walks.values():
-            solver.close()
+    for walk, group in itertools.groupby(cases, key=lambda case: case.walk):
+        with Solver(walk.gates) as solver:
+            for number, case in enumerate(group):
+                if number == 0:
+                    for law in (*walk.laws, *list_interface_laws(case, interfaces)):
+                        solver.require(law)
+                missing: list[TableKey | None] = [None]
+                if case.claim in ALONE and len(own_tables) > 1:
+                    missing += own_tables
+                found += [_decide(case, solver, guard, interfaces, without=each) for each in missing]
     return found
 
 

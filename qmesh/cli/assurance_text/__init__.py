@@ -1,0 +1,1 @@
+"""What commands print that show whether a machine is closed."""

@@ -1,0 +1,81 @@
+"""What `prove` prints: each claim, the rules that decide it, or a packet that breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from qmesh.cli.screen.spans import Lines, Style, style_labels
+from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.printable import escape_line
+from qmesh.mesh.prover.claims import CLAIMS
+
+if TYPE_CHECKING:
+    from qmesh.agent.commands.prove import ProofReport
+    from qmesh.mesh.prover.decide import Verdict
+    from qmesh.mesh.prover.examples import ExamplePacket
+
+_STYLES: Final[Mapping[str, Style]] = {"refuted": "error", "not proved": "warning", "proved": "heading"}
+_FAMILIES: Final = {"ip": "IPv4", "ip6": "IPv6"}
+_MOST_RULES: Final = 12
+
+
+def build_proof_lines(report: ProofReport) -> Lines:
+    """A report with styles: each claim by what became of it."""
+    return tuple(style_labels(render_proof(report), _STYLES))
+
+
+def render_proof(report: ProofReport) -> str:
+    """A report in words."""
+    return "\n".join(_list_lines(report))
+
+
+def _list_lines(report: ProofReport) -> Iterator[str]:
+    yield (
+        f"{escape_line(report.machine)}: {escape_line(report.source)}, {report.rules} rules;"
+        f" closed ports: {format_port_ranges(report.ports)}"
+    )
+    for claim, words in CLAIMS.items():
+        found = [verdict for verdict in report.verdicts if verdict.claim == claim]
+        proved = [verdict for verdict in found if verdict.answer == "proved"]
+        if found and len(proved) == len(found):
+            tables = any(verdict.without for verdict in found)
+            yield f"proved: {words}{'; also with either table of the guard alone' if tables else ''}"
+            yield from _list_rules(proved)
+        for verdict in found:
+            if verdict.answer != "proved":
+                yield from _list_broken(verdict, words)
+
+
+def _list_rules(proved: Sequence[Verdict]) -> Iterator[str]:
+    """The rules that a proof needs, of both families together, with the whole rule set."""
+    rules = dict.fromkeys(str(rule) for verdict in proved if not verdict.without for rule in verdict.rules)
+    for rule in list(rules)[:_MOST_RULES]:
+        yield f"    by {escape_line(rule)}"
+    if len(rules) > _MOST_RULES:
+        yield f"    and {len(rules) - _MOST_RULES} more rules"
+
+
+def _list_broken(verdict: Verdict, words: str) -> Iterator[str]:
+    without = f" without the table {verdict.without}" if verdict.without else ""
+    yield f"{verdict.answer}: {words} ({_FAMILIES[verdict.family]}{without})"
+    if verdict.packet is not None:
+        may = "" if verdict.answer == "refuted" else "it may be broken by: "
+        yield f"    {may}{_describe_packet(verdict.packet)}"
+    for step in verdict.path:
+        yield f"    came to {escape_line(step)}"
+    for rule in verdict.unclear:
+        yield f"    not understood: {escape_line(str(rule))}"
+
+
+def _describe_packet(packet: ExamplePacket) -> str:
+    came = f" by {packet.came_by}" if packet.came_by else ""
+    goes = f", out by {packet.goes_by}" if packet.goes_by else ""
+    flags = f" {','.join(packet.flags)}" if packet.flags else ""
+    user = "" if packet.user is None else f", of user {packet.user}"
+    ends = f"{_join(packet.source, packet.source_port)} to {_join(packet.target, packet.target_port)}"
+    return escape_line(f"{packet.protocol}{flags} from {ends}{came}{goes}, connection: {packet.state}{user}")
+
+
+def _join(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
