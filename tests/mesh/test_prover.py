@@ -79,7 +79,7 @@ def test_what_circulates_as_advice_is_refuted_by_packets():
     assert outside.path == ("input: inet filter input: meta nfproto 2 ip saddr 10.77.0.1 accept",)
     assert verdicts["tunnel", "ip6"].answer == "refuted"
     assert verdicts["service", "ip"].answer == "refuted"
-    assert verdicts["control", "ip"].answer == "proved"
+    assert verdicts["answers", "ip"].answer == "proved"
     assert ("others", "ip") not in verdicts  # it is about the guard's own tables
 
 

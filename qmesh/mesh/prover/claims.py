@@ -17,20 +17,36 @@ from qmesh.mesh.prover.walk import Walk
 from qmesh.mesh.state import Guard
 
 ClaimCode: TypeAlias = Literal[
-    "outside", "tunnel", "containers", "taken-up", "service", "control", "answers", "wireguard", "others"
+    "outside",
+    "tunnel",
+    "granted",
+    "containers",
+    "into-tunnel",
+    "older",
+    "taken-up",
+    "service",
+    "control",
+    "answers",
+    "wireguard",
+    "others",
 ]
 CLAIMS: Final[dict[ClaimCode, str]] = {
     "outside": "no packet reaches a closed port but through the tunnel, whatever its connection's state",
     "tunnel": "through the tunnel a closed port is reached by those alone who may",
+    "granted": "through the tunnel nothing is reached but what the mesh grants",
     "containers": "no such packet is passed on to a container at a closed port",
+    "into-tunnel": "nothing but answers is passed on into the tunnel",
+    "older": "a connection that is older than the guard is not answered from a closed port",
     "taken-up": "no TCP connection that is older than the guard is taken up again from a closed port",
     "service": "of this machine's programs only root's speak with the membership service",
-    "control": "who may reach a worker port reaches it",
-    "answers": "who reached a worker port is answered",
+    "control": "who may reach a closed port reaches it",
+    "answers": "who reached a closed port is answered",
     "wireguard": "WireGuard's port is open to members",
     "others": "the guard drops nothing that comes for another port by another interface",
 }
-ALONE: Final[tuple[ClaimCode, ...]] = ("outside", "tunnel", "containers", "taken-up", "service")
+ALONE: Final[tuple[ClaimCode, ...]] = (
+    "outside", "tunnel", "containers", "into-tunnel", "older", "taken-up", "service",
+)  # fmt: skip
 """Claims that hold with either of the guard's tables alone."""
 
 
@@ -96,14 +112,13 @@ class _Terms:
         asks_for_none = self.gates.any_of((at.is_udp, at.flag(ACK), at.flag(RST)))
         return self.gates.both(at.is_answer, asks_for_none)
 
-    @property
-    def is_from_outside(self) -> int:
-        """Of a packet at its end: it came to a closed port by another way than the tunnel."""
+    def is_from_outside(self, port: Wires) -> int:
+        """It came to a closed port by another way than the tunnel."""
         gates, guard, at = self.gates, self.guard, self.at
-        outside = gates.both(-at.is_looped, self.is_in_ports(at.target_port, guard.closed_ports))
+        outside = gates.both(-at.is_looped, self.is_in_ports(port, guard.closed_ports))
         own = FALSE
         if guard.role == "worker":
-            own = gates.both(at.is_looped, self.is_in_ports(at.target_port, guard.ports))
+            own = gates.both(at.is_looped, self.is_in_ports(port, guard.ports))
         return gates.both(-self.came_by_tunnel, gates.either(outside, own))
 
     def is_from_wrong_member(self, asked: Wires) -> int:
@@ -122,6 +137,17 @@ class _Terms:
         for_others = self.is_in_ports(at.target_port, own.union(by_control))
         return gates.both(self.came_by_tunnel, gates.choose(is_control, dialled, for_others))
 
+    def is_granted(self, asked: Wires, target: Wires) -> int:
+        """What a packet through the tunnel asks for may be asked for by who sends it. target: its address."""
+        gates, guard, at = self.gates, self.guard, self.at
+        if guard.role == "worker":
+            ports = self.is_in_ports(asked, (*guard.ports, *guard.control_ports))
+            found = gates.both(self.is_control(at.source), ports)
+        else:
+            ports = self.is_in_ports(asked, {guard.service_port, guard.stream_port or guard.service_port})
+            found = gates.all_of((at.is_tcp, self.is_control(target), ports))
+        return gates.both(self.came_by_tunnel, gates.either(found, self.is_in_ports(asked, guard.mesh_ports)))
+
     def reaches(self, walk: Walk, hostile: int) -> int:
         """Packets that get through, or may by a way that no rule decides."""
         through = self.gates.all_of((walk.alive, -walk.escaped, hostile))
@@ -135,29 +161,34 @@ def _build_arrivals(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Ite
     at = Traveller(gates, family, arrives=True)
     walk = Walk(gates, ruleset, at)
     terms = _Terms(guard, at)
-    source, asked = at.source, at.target_port
+    source, target, asked = at.source, at.target, at.target_port
     is_whole_way = gates.all_of(
         (at.is_for_this_machine, gates.equal(at.mark, bytes(4)), at.connection.is_tracked,
          -at.connection.is_related)
     )  # fmt: skip
     for hook in ("ingress", "prerouting", "input"):
         walk.pass_hook(hook)
+    assert at.iif is not None
     after, at.network = at.network, _put_source(at, source)
-    yield Case("outside", family, walk, terms.reaches(walk, terms.is_from_outside))
+    yield Case("outside", family, walk, terms.reaches(walk, terms.is_from_outside(at.target_port)))
     yield Case("tunnel", family, walk, terms.reaches(walk, terms.is_from_wrong_member(asked)))
+    granted = terms.is_granted(asked, target)
+    named = gates.all_of((terms.has_tunnel_name(at.iif), -granted, -at.is_answer))
+    yield Case("granted", family, walk, terms.reaches(walk, named))
     at.network = after
     is_dropped = gates.both(is_whole_way, -walk.alive)
     opens = gates.either(-at.is_tcp, gates.both(at.flag(SYN), -at.flag(ACK)))
     proper = gates.all_of((*walk.plain, is_dropped, terms.is_transport, gates.either(-at.is_new, opens)))
-    to_worker = terms.is_in_ports(asked, guard.ports)
+    to_mesh = gates.both(terms.came_by_tunnel, terms.is_in_ports(asked, guard.mesh_ports))
     if guard.role == "worker":
-        by = gates.both(terms.came_by_tunnel, terms.is_control(source))
+        by_control = terms.is_in_ports(asked, (*guard.ports, *guard.control_ports))
+        by = gates.all_of((terms.came_by_tunnel, terms.is_control(source), by_control))
     else:
-        assert at.iif is not None
-        by = gates.both(at.is_looped, gates.equal(at.iif.name, b"lo".ljust(16, b"\0")))
-    yield Case("control", family, walk, gates.all_of((proper, by, to_worker, -at.connection.is_reply)))
+        is_own = gates.both(at.is_looped, gates.equal(at.iif.name, b"lo".ljust(16, b"\0")))
+        by = gates.both(is_own, terms.is_in_ports(asked, guard.closed_ports))
+    may = gates.both(gates.either(by, to_mesh), -at.connection.is_reply)
+    yield Case("control", family, walk, gates.both(proper, may))
     to_wireguard = gates.both(at.is_udp, terms.is_in_ports(asked, [guard.listen_port]))
-    assert at.iif is not None
     expected = at.connection.is_reply if guard.role == "worker" else TRUE
     by = gates.all_of((-terms.has_tunnel_name(at.iif), -at.is_looped, expected))
     yield Case("wireguard", family, walk, gates.all_of((proper, by, to_wireguard)))
@@ -174,18 +205,28 @@ def _build_forwarded(ruleset: ProvedRuleset, guard: Guard, family: Family) -> It
     at = Traveller(gates, family, arrives=True)
     walk = Walk(gates, ruleset, at)
     terms = _Terms(guard, at)
-    asked = at.target_port
+    asked, is_own = at.target_port, at.is_for_this_machine
     for hook in ("ingress", "prerouting"):
         walk.pass_hook(hook)
     at.leave_by()
     walk.pass_hook("forward")
     assert at.oif is not None
+    assert at.iif is not None
     bridge = gates.both(at.oif.has_kind, gates.equal(at.oif.kind, b"bridge".ljust(16, b"\0")))
     to_container = gates.either(bridge, gates.both(at.is_in_connection, at.connection.status[TARGET_NAT]))
     to_container = gates.both(to_container, -terms.has_tunnel_name(at.oif))
-    hostile = gates.either(terms.is_from_outside, terms.is_from_wrong_member(asked))
-    broken = terms.reaches(walk, gates.all_of((hostile, to_container, -at.is_looped)))
-    yield Case("containers", family, walk, broken)
+    hostile = gates.either(terms.is_from_outside(at.target_port), terms.is_from_wrong_member(asked))
+    by_other_name = gates.both(-terms.has_tunnel_name(at.iif), -at.is_answer)
+    published = gates.all_of((is_own, terms.is_from_outside(asked), by_other_name))
+    hostile = gates.either(gates.both(hostile, to_container), published)
+    yield Case("containers", family, walk, terms.reaches(walk, gates.both(hostile, -at.is_looped)))
+    into = gates.all_of((walk.alive, terms.has_tunnel_name(at.oif), -at.is_answer))
+    yield Case("into-tunnel", family, walk, into)
+    container = gates.both(at.iif.has_kind, gates.equal(at.iif.kind, b"bridge".ljust(16, b"\0")))
+    middle = gates.all_of((walk.alive, at.is_tcp, at.is_new, -at.flag(SYN), container))
+    is_loopback = gates.equal(at.oif.type, (772).to_bytes(2, ORDER))
+    closed = terms.is_in_ports(at.source_port, guard.closed_ports)
+    yield Case("taken-up", family, walk, gates.all_of((middle, closed, -is_loopback)))
 
 
 def _build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterator[Case]:
@@ -207,6 +248,16 @@ def _build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterato
         may = gates.either(may, gates.both(terms.is_tunnel(oif), terms.is_control(at.target)))
     closed = terms.is_in_ports(source_port, guard.closed_ports)
     yield Case("taken-up", family, walk, gates.all_of((middle, closed, -may)))
+    answer = gates.all_of((passed, terms.is_transport, at.is_answer, closed))
+    to_mesh = gates.both(terms.is_tunnel(oif), terms.is_in_ports(source_port, guard.mesh_ports))
+    if guard.role == "worker":
+        by_control = terms.is_in_ports(source_port, (*guard.ports, *guard.control_ports))
+        to_asker = gates.all_of((terms.is_tunnel(oif), terms.is_control(at.target), by_control))
+        asked = gates.any_of((own, to_asker, to_mesh))
+    else:
+        asked = gates.either(is_loopback, to_mesh)
+    by_root = gates.both(gates.either(is_root, -at.has_socket), to_service)
+    yield Case("older", family, walk, gates.all_of((answer, -asked, -by_root, -at.is_for_this_machine)))
     if guard.role == "worker":
         is_hub = terms.has_tunnel_name(oif)
     else:
@@ -219,7 +270,12 @@ def _build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterato
     nobody = gates.both(-at.has_socket, at.flag(SYN))
     user = gates.both(at.has_socket, -gates.equal(at.user, bytes(4)))
     wrong = gates.either(nobody, user)
-    yield Case("service", family, walk, gates.all_of((passed, at.is_tcp, to_service, is_hub, wrong)))
+    as_service = FALSE
+    if guard.role == "control":
+        from_service = terms.is_in_ports(source_port, [guard.service_port])
+        as_service = gates.all_of((from_service, terms.is_control(at.source), user))
+    wrong = gates.either(gates.all_of((to_service, is_hub, wrong)), as_service)
+    yield Case("service", family, walk, gates.all_of((passed, at.is_tcp, wrong)))
     for hook in ("postrouting", "egress"):
         walk.pass_hook(hook)
     answer = gates.all_of(

@@ -73,7 +73,7 @@ def list_ordinary(case: Case, guard: Guard, interfaces: Mapping[str, int]) -> It
     yield from walk.plain
     yield from (gates.equal(at.mark, bytes(4)), gates.equal(at.connection_mark, bytes(4)))
     yield from (connection.is_tracked, -connection.is_related, gates.equal(at.packet_type, b"\0"))
-    if case.claim not in {"control", "wireguard", "answers"}:
+    if case.claim not in {"control", "wireguard", "answers", "older"}:
         yield -connection.is_reply
     is_old = connection.is_established
     for weight, wire in enumerate(connection.status):

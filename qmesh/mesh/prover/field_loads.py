@@ -124,7 +124,7 @@ def _load_route(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
     if result != _FIB_TYPE or not flags & _FIB_OF_TARGET or flags & (_FIB_BY_INTERFACE | _FIB_PRESENT):
         return load_unknown(run)
     own = make_constant(LOCAL.to_bytes(4, ORDER))
-    other = run.unknowns.doubt_bits(8)
+    other = tuple(run.unknowns.chance() for _ in range(8))
     is_other = -run.gates.equal(other, bytes([LOCAL]))
     number = place_bits({7 - place: bit for place, bit in enumerate(other)}, 4)
     return run.gates.choose_each(run.at.is_for_this_machine, own, number), run.gates.either(
