@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from qmesh.host.drill import firing_range
 from qmesh.mesh.guard.render import render_table, render_unowned_table
 from qmesh.mesh.guard.tables import HELD, TABLE
 from tests.support.drill_range import drill_scripts
@@ -24,6 +25,15 @@ def test_g1_g2_g5_the_guard_passes_a_drill_and_no_guard_does_not(role, address):
     assert whole.counterexamples == ()
     assert whole.passed is True
     assert none.passed is False
+
+
+def test_a_machine_whose_kernel_has_no_ipv6_is_drilled_over_ipv4(monkeypatch):
+    monkeypatch.setattr(firing_range, "has_ipv6", lambda: False)
+    guard = GUARDS["worker"]
+    whole, none = drill_scripts(guard, [render_table(guard), f"table inet {TABLE} {{\n}}\n"])
+    assert whole is not None
+    assert none is not None
+    assert (whole.passed, none.passed) == (True, False)
 
 
 def test_there_are_enough_kinds_of_mistakes_and_the_same_again_from_their_seed():

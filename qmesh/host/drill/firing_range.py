@@ -75,10 +75,11 @@ class FiringRange:
         self._next, self._fired = FIRST_NUMBER, 0
         with self._stack:
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            self._families = (socket.AF_INET, socket.AF_INET6) if has_ipv6() else (socket.AF_INET,)
             self._receivers = [
                 (protocol, family, self._open_receiver(family, protocol))
                 for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
-                for family in (socket.AF_INET, socket.AF_INET6)
+                for family in self._families
             ]
             with namespaces.enter_outside():
                 self._outside = self._open_tap()
@@ -123,11 +124,12 @@ class FiringRange:
     def listen(self, ports: Iterable[int]) -> None:
         """Have programs of the machine accept TCP connections at these ports, on all addresses."""
         for port in set(ports).difference(self._listeners):
-            made = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+            made = socket.socket(self._families[-1], socket.SOCK_STREAM)
             self._listeners[port] = made
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            made.bind(("::", port))
+            if made.family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            made.bind(("", port))
             made.listen(4096)
 
     def begin_anew(self) -> None:
@@ -184,6 +186,8 @@ class FiringRange:
     def _send(self, shot: Shot, number: int) -> int:
         """How many packets went into a WireGuard tunnel."""
         packets = render_shot(shot, number)
+        if shot.way is None and shot.version == 6 and socket.AF_INET6 not in self._families:
+            return 0
         if shot.way is None:
             sender = self._get_local_sender(shot)
             for packet in packets:
@@ -296,6 +300,15 @@ class FiringRange:
             seen.out_ports.append(trace.port)
         else:
             seen.ports.append(trace.port)
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel has it: it may be switched off when the machine boots."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError:
+        return False
+    return True
 
 
 def _receive_all(receiver: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:

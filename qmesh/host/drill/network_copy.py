@@ -96,7 +96,8 @@ class _Maker:
     def make(self) -> NetworkCopy:
         """All of it, interfaces first."""
         with self._namespaces.enter_outside(), open_socket(_ROUTE_PROTOCOL) as netlink:
-            (SYSCTLS / "ipv6/conf/default/disable_ipv6").write_text("1", encoding="ascii")
+            with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+                (SYSCTLS / "ipv6/conf/default/disable_ipv6").write_text("1", encoding="ascii")
             send_request(netlink, _build_link(index=_LOOPBACK, up=True))
         with CopySession(self._namespaces, _ROUTE_PROTOCOL) as session:
             self._write_settings(_QUIET)
