@@ -41,6 +41,7 @@ def looks(machine: Machine) -> tuple[str, ...]:
     return (*seen, machine.run(["sysctl", "-a", "-r", "rp_filter|forwarding|disable_ipv6"]).stdout)
 
 
+@pytest.mark.kernel
 def test_g1_g2_g5_a_drill_passes_on_both_machines_and_leaves_nothing(lab):
     for machine in make_cluster(lab):
         before = looks(machine)
