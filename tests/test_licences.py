@@ -8,13 +8,15 @@ import runpy
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkout import CHECKOUT
 
-DEPENDENCIES = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
+DEPENDENCIES = PROJECT["dependencies"]
 ADVISED = {
     "cryptography": (50, 0, 0),  # CVE-2026-69247; before: CVE-2026-39892, 26007, GHSA-537c-gmf6-5ccf
     "h11": (0, 16, 0),  # CVE-2025-43859
@@ -49,8 +51,9 @@ def test_each_library_that_is_installed_is_imported_and_each_that_is_imported_is
     """`compression` is Python's own from 3.14 on, in place of `backports`."""
     imported = set[str]().union(*map(imported_by, (CHECKOUT / "qmesh").rglob("*.py")))
     others = imported - {*sys.stdlib_module_names, "compression", "qmesh"}
-    names = {"backports": "backports.zstd", "yaml": "pyyaml"}
-    needed = {re.split("[>;= ]", each)[0] for each in DEPENDENCIES}
+    names = {"backports": "backports.zstd", "pysat": "python-sat", "yaml": "pyyaml"}
+    extras = chain.from_iterable(PROJECT["optional-dependencies"].values())
+    needed = {re.split("[>;= ]", each)[0] for each in (*DEPENDENCIES, *extras)}
     assert {names.get(each, each) for each in others} == needed
 
 
