@@ -34,7 +34,8 @@ def command(
     if find_spec("pysat") is None:
         raise MissingProgram(
             "`qmesh prove` needs the Python package python-sat, which is not installed",
-            hint="add it to the environment that qmesh is in; with pipx: `pipx inject qmesh python-sat`",
+            hint="with qmesh from pipx: `pipx inject qmesh python-sat`; the Debian package does not have it."
+            " `qmesh drill` needs no such package",
         )
     from qmesh.agent.commands.prove import prove
     from qmesh.cli.assurance_text.proof_text import build_proof_lines
