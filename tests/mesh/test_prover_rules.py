@@ -249,6 +249,8 @@ def test_iptables_asks_for_flags_of_tcp():
 NOTRACK = [nft("notrack")]
 STATE_NEW = [ct(0), bitwise(struct.pack("=I", 8)), compares(bytes(4), 1), DROP]
 UNTRACKED = [ct(0), compares(struct.pack("=I", 64)), DROP]
+SET_CONNECTION_MARK = [immediate(1, b"\5\0\0\0"), nft("ct", a2=number(3), a4=number(1))]
+MARKED = [ct(3), compares(b"\5\0\0\0"), DROP]
 XT_NEW = [xt("state", 0, number(8)[::-1]), DROP]
 
 
@@ -262,6 +264,8 @@ XT_NEW = [xt("state", 0, number(8)[::-1]), DROP]
         ("passes", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -300}),
         ("unclear", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -200}),
         ("drops", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -100 - 1}),
+        ("unclear", [SET_CONNECTION_MARK, MARKED], {"hook": "prerouting", "priority": -200}),
+        ("drops", [SET_CONNECTION_MARK, MARKED], {"hook": "prerouting", "priority": -150}),
         ("unclear", [[DROP]], {"hook": "prerouting", "priority": -500}),
         ("unclear", [[DROP]], {"hook": "prerouting", "priority": -100}),
         ("unclear", [[DROP]], {"hook": "prerouting", "priority": 0, "tracks": False}),
@@ -292,6 +296,24 @@ def test_what_is_untracked_before_its_pieces_are_together_may_come_in_pieces():
     )
     assert Judge(early, "ip6", {"eth0": 2}).find_fate(packet) == "unclear"
     assert Judge(early, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "drops"
+
+
+def test_before_conntrack_there_is_no_connection_whose_mark_is_set():
+    late = ruleset(MARKED)
+    early = replace(
+        late,
+        chains={
+            **late.chains,
+            ("inet", "u"): {
+                "c": ListedChain(family="inet", table="u", name="c", hook="prerouting", priority=-300)
+            },
+        },
+        rules={
+            **late.rules,
+            ("inet", "u", "c"): (KernelRule("inet", "u", "c", 1, tuple(SET_CONNECTION_MARK)),),
+        },
+    )
+    assert Judge(early, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "passes"
 
 
 def test_rules_of_iptables_legacy_are_not_followed_and_its_policies_are():

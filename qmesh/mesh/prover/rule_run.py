@@ -129,8 +129,14 @@ class RuleRun:
         self.at.mark = self.gates.choose_each(self.hits, bits, self.at.mark)
 
     def change_connection_mark(self, bits: Wires) -> None:
-        """The connection's mark becomes that, where there is one."""
-        when = self.gates.both(self.hits, self.at.is_in_connection)
+        """The connection's mark becomes that, where there is one already."""
+        at, doubt = self.at, self.unknowns.doubt
+        is_there = TRUE
+        if at.phase == "before conntrack":
+            is_there = self.gates.both(at.is_looped, doubt())
+        elif at.phase == "at conntrack":
+            is_there = doubt()
+        when = self.gates.all_of((self.hits, at.is_in_connection, is_there))
         self.at.connection_mark = self.gates.choose_each(when, bits, self.at.connection_mark)
 
     def change_headers(self) -> None:
