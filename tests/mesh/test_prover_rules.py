@@ -181,6 +181,8 @@ def test_a_map_of_verdicts_or_values_decides():
         fate([PORT, lookup("m", target=0)], sets={"m": verdicts}, packet=DATAGRAM._replace(target_port=9))
         == "passes"
     )
+    limited = replace(verdicts, counts=True)
+    assert fate([PORT, lookup("m", target=0)], sets={"m": limited}) == "unclear"
     marks = SetContent(key_length=2, elements=(SetElement(key=DIALLED, value=b"\5\0\0\0"),))
     rules = [PORT, lookup("m", target=1), compares(b"\5\0\0\0"), DROP]
     assert fate(rules, sets={"m": marks}) == "drops"

@@ -176,6 +176,8 @@ def _run_lookup(run: RuleRun, attributes: Attributes) -> None:
         others = Group(value=rest.value, verdict=rest.verdict, chain=rest.chain)
         members.append((others, -run.gates.any_of(is_in for _, is_in in members)))
     if has_target:
+        if content.counts:  # an element that is found may end the rule by its limit
+            run.require(run.unknowns.chance())
         _use_map(run, read_number(attributes, 3), members)
         return
     is_in = run.gates.any_of(wire for _, wire in members)
