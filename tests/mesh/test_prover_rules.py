@@ -171,6 +171,17 @@ def test_what_a_set_has_decides(expected: Fate, content: SetContent, flags: dict
     assert fate([PORT, lookup("s", **flags), DROP], sets={"s": content}) == expected
 
 
+def test_an_element_may_have_gone_from_a_set_from_which_rules_remove_some():
+    def changes(operation: int) -> list[Expression]:
+        return [PORT, nft("dynset", a1=b"s\0", a3=number(operation), a4=number(1))]
+
+    asks = [PORT, lookup("s"), DROP]
+    assert fate(changes(2), asks, sets={"s": elements(DIALLED)}) == "unclear"
+    assert fate(changes(0), asks, sets={"s": elements(DIALLED)}) == "drops"
+    assert fate(changes(0), asks, sets={"s": elements(b"\0\1")}) == "unclear"
+    assert fate(changes(2), [PORT, lookup("m", target=0)], sets={"s": elements(DIALLED)}) == "unclear"
+
+
 def test_a_map_of_verdicts_or_values_decides():
     verdicts = SetContent(
         key_length=2,

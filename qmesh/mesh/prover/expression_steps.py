@@ -164,11 +164,11 @@ def _run_lookup(run: RuleRun, attributes: Attributes) -> None:
     key = run.read(read_number(attributes, 2), content.key_length)
     is_inverted = bool(read_number(attributes, 5) & _INVERTS)
     has_target = 3 in attributes
-    if content.elements is None or (content.changes and has_target):
+    if content.elements is None or content.loses or (content.changes and has_target):
         if has_target:
             run.give_up()
         else:
-            run.require(run.unknowns.chance() if content.elements is not None else run.unknowns.doubt())
+            run.require(run.unknowns.doubt() if content.elements is None else run.unknowns.chance())
         return
     groups, rest = list_groups(content)
     members = [(group, _match_group(run, group, key, content)) for group in groups]

@@ -14,13 +14,15 @@ from qmesh.mesh.foreign.rule_text import render_rule
 from qmesh.mesh.foreign.rulesets import ListedChain, Listing
 from qmesh.mesh.foreign.xtables.legacy_tables import parse_legacy_table
 from qmesh.mesh.guard.tables import HELD, TABLE
-from qmesh.mesh.prover.rule_run import RulePlace
-from qmesh.mesh.prover.set_contents import SetContents
+from qmesh.mesh.prover.rule_run import RulePlace, decode_name
+from qmesh.mesh.prover.set_contents import SetContent, SetContents, SetKey
 
 TableKey: TypeAlias = tuple[str, str]
 """Family and name."""
 _LEGACY: Final = "iptables-legacy "
 """Before the names of its tables: they are beside those of nftables."""
+_DELETE: Final = (2).to_bytes(4, "big")
+"""NFT_DYNSET_OP_DELETE."""
 _UNCLEAR: Final = (Expression("iptables-legacy", {}),)
 _STARTING: Final = {"ct", "nat", "masq", "redir", "connlimit", "flow_offload", "synproxy"}
 """Expressions for which the kernel begins to track connections, and so puts packets in pieces together."""
@@ -156,7 +158,20 @@ def build_ruleset(listing: Listing, sets: SetContents) -> ProvedRuleset:
             chains.setdefault(key, {})[each.name] = each
     for rule in itertools.chain(listing.rules, _list_legacy_rules(listing)):
         rules.setdefault((rule.family, rule.table, rule.chain), []).append(rule)
-    return ProvedRuleset(chains=chains, rules={key: tuple(found) for key, found in rules.items()}, sets=sets)
+    kept = {key: tuple(found) for key, found in rules.items()}
+    return ProvedRuleset(chains=chains, rules=kept, sets=_note_changes(listing.rules, sets))
+
+
+def _note_changes(rules: Iterable[KernelRule], sets: SetContents) -> dict[SetKey, SetContent]:
+    """The sets, and of each whether rules add and remove elements, whatever its flags say."""
+    found = dict(sets)
+    for rule in rules:
+        for each in rule.expressions:
+            key = rule.family, rule.table, decode_name(each.attributes.get(1, b""))
+            if each.name == "dynset" and key in found:
+                loses = each.attributes.get(3) == _DELETE or found[key].loses
+                found[key] = msgspec.structs.replace(found[key], changes=True, loses=loses)
+    return found
 
 
 def _list_legacy_chains(listing: Listing) -> Iterator[ListedChain]:

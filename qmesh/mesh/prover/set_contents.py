@@ -34,14 +34,15 @@ class SetElement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class SetContent(msgspec.Struct, frozen=True, kw_only=True):
     """A set or map. elements: None where there are too many.
 
-    fields: the lengths of what its keys are made of. changes: whether rules add and remove elements.
-    counts: whether its elements have limits of their own.
+    fields: the lengths of what its keys are made of. changes: whether rules add elements; loses: whether they
+    remove some. counts: whether its elements have limits of their own.
     """
 
     key_length: int
     fields: tuple[int, ...] = ()
     has_ranges: bool = False
     changes: bool = False
+    loses: bool = False
     counts: bool = False
     elements: tuple[SetElement, ...] | None = ()
 
