@@ -359,6 +359,10 @@ def test_chains_of_one_priority_may_change_what_others_ask_for():
         ),
         ([immediate(1, bytes(4)), nft("ct", a2=number(3), a4=number(1))], [ct(3), compares(bytes(4)), DROP]),
         (NOTRACK, STATE_NEW),
+        (
+            [immediate(1, b"\0"), nft("meta", a2=number(19), a3=number(1))],
+            [meta(19), compares(b"\0"), DROP],
+        ),
         ([nft("queue")], [PORT, compares(DIALLED), DROP]),
     ):
         one = ruleset(asks)
@@ -379,12 +383,13 @@ def test_chains_of_one_priority_may_change_what_others_ask_for():
     [
         (set(), [nft("payload", a1=number(1))]),
         ({"headers"}, [nft("payload", a5=number(1))]),
-        (set(), [nft("meta", a2=number(19), a3=number(1))]),
+        ({"packet type"}, [nft("meta", a2=number(19), a3=number(1))]),
+        (set(), [nft("meta", a2=number(12), a3=number(1)), meta(3)]),
         ({"mark"}, [nft("meta", a2=number(3), a3=number(1))]),
         ({"connection mark"}, [nft("ct", a4=number(1))]),
         (set(), [ct(0), xt("LOG", 0, b"", "target")]),
         ({"mark", "connection mark"}, [xt("MARK", 2, b"", "target")]),
-        ({"mark", "connection mark", "headers", "tracking"}, [nft("of tomorrow")]),
+        ({"mark", "connection mark", "headers", "tracking", "packet type"}, [nft("of tomorrow")]),
     ],
 )
 def test_what_rules_may_change_is_known(changes: set[str], expressions: list[Expression]):

@@ -100,7 +100,7 @@ def _is_of_conntrack(expression: Expression) -> bool:
 
 
 def list_changes(ruleset: ProvedRuleset, table: TableKey) -> frozenset[str]:
-    """What rules of a table may change of a packet: `mark`, `connection mark`, `headers`, `tracking`."""
+    """What rules of a table may change of a packet: by the words of `_ALL`."""
     found: set[str] = set()
     for rule in ruleset.list_rules({table[0]}):
         if rule.table == table[1]:
@@ -109,7 +109,8 @@ def list_changes(ruleset: ProvedRuleset, table: TableKey) -> frozenset[str]:
     return frozenset(found)
 
 
-_ALL: Final = frozenset({"mark", "connection mark", "headers", "tracking"})
+_ALL: Final = frozenset({"mark", "connection mark", "headers", "tracking", "packet type"})
+_META_CHANGES: Final = {3: frozenset({"mark"}), 19: frozenset({"packet type"})}
 _QUIET: Final = frozenset(
     {"immediate", "cmp", "range", "bitwise", "byteorder", "lookup", "counter", "log", "last", "limit",
      "connlimit", "quota", "dynset", "fib", "reject", "match", "exthdr", "objref", "hash", "numgen", "osf",
@@ -128,7 +129,9 @@ def _list_changes_of(expression: Expression) -> frozenset[str]:
         case "payload":
             return frozenset({"headers"} if 5 in attributes else ())
         case "meta":
-            return frozenset({"mark"} if 3 in attributes and read_number(attributes, 2) == 3 else ())
+            return (
+                _META_CHANGES.get(read_number(attributes, 2), frozenset()) if 3 in attributes else frozenset()
+            )
         case "ct":
             return frozenset({"connection mark"} if 4 in attributes else ())
         case "notrack":

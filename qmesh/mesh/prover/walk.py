@@ -130,6 +130,8 @@ class Walk:
             at.mark = unknowns.doubt_bits(32)
         if "connection mark" in changed:
             at.connection_mark = unknowns.doubt_bits(32)
+        if "packet type" in changed:
+            at.packet_type = unknowns.doubt_bits(8)
         if "tracking" in changed:
             at.untracked = self.gates.either(at.untracked, unknowns.doubt())
         if "headers" in changed:
