@@ -142,6 +142,10 @@ def elements(*keys: bytes, **more: Any) -> SetContent:
                      [meta(16), compares(b"\x11"), DROP]]),
         ("unclear", [[nft("payload", a2=number(0), a3=number(0), a4=number(2), a5=number(1))],
                      [PORT, compares(DIALLED), DROP]]),
+        ("drops", [[payload(1, 8, 2), nft("payload", a2=number(1), a3=number(8), a4=number(2), a5=number(1))],
+                   [meta(16), compares(b"\x11"), DROP]]),
+        ("unclear", [[nft("payload", a2=number(0), a3=number(6), a4=number(6), a5=number(1)), DROP]]),
+        ("unclear", [[nft("payload", a2=number(2), a3=number(16), a4=number(2), a5=number(1)), DROP]]),
         ("passes", [[immediate(1, b"\1"), nft("meta", a2=number(19), a3=number(1))],
                     [meta(19), compares(b"\0"), DROP]]),
         ("passes", [[nft("ct", a2=number(22), a4=number(1))], [nft("meta", a2=number(12), a3=number(1))]]),
@@ -349,6 +353,14 @@ def test_of_ipv6_in_pieces_the_ports_may_not_be_seen():
         == "unclear"
     )
     assert fate([xt("HL", 0, b"", "target")], drops, packet=packet) == "drops"
+
+
+def test_of_ipv6_another_next_header_is_another_protocol():
+    packet = DATAGRAM._replace(family="ip6", source="2001:db8:1::1", target="2001:db8::2")
+    written = nft("payload", a2=number(1), a3=number(6), a4=number(1), a5=number(1))
+    assert (
+        fate([immediate(1, b"\6"), written], [meta(16), compares(b"\x11"), DROP], packet=packet) == "unclear"
+    )
 
 
 def test_chains_of_one_priority_may_change_what_others_ask_for():

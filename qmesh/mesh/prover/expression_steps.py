@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 from qmesh.mesh.foreign.expressions import Attributes, Expression, read_data, read_number, read_verdict
-from qmesh.mesh.prover.field_loads import LOADS
+from qmesh.mesh.prover.field_loads import LOADS, load_payload
 from qmesh.mesh.prover.gates import FALSE, TRUE, Wires, make_constant
 from qmesh.mesh.prover.rule_run import RuleOutcome, RuleRun, Verdict, decode_name
 from qmesh.mesh.prover.set_contents import Group, SetContent, list_groups
@@ -25,6 +25,8 @@ _HARMLESS_OBJECTS: Final = frozenset(
     {1, 3, 7, 8, 9}
 )  # _COUNTER, _CT_HELPER, _CT_TIMEOUT, _SECMARK, _CT_EXPECT
 _INVERTS: Final = 1  # NFT_LOOKUP_F_INV
+_LAYOUT: Final[Mapping[str, frozenset[int]]] = {"ip": frozenset({0, 6, 7, 9}), "ip6": frozenset({0, 6})}
+"""Octets of the network's header that say which header follows, and where."""
 
 
 def run_rule(run: RuleRun, expressions: tuple[Expression, ...]) -> None:
@@ -88,11 +90,16 @@ def _set_field(run: RuleRun, name: str, attributes: Attributes, register: int) -
 def _change_header(run: RuleRun, attributes: Attributes, register: int) -> None:
     base, octet, length = (read_number(attributes, kind) for kind in (2, 3, 4))
     at, bits = run.at, run.read(register, length)
-    found = at.take(base, octet, length)
-    if found is None or (base == 1 and at.family == "ip" and octet <= 9 < octet + length):
-        run.change_headers()  # nobody knows which octets that are, or which header follows
+    found, there = load_payload(run, attributes)
+    run.require(there)
+    if at.take(base, octet, length) is None:
+        run.change_headers()  # nobody knows which octets that are
         return
     new = run.gates.choose_each(run.hits, bits, found)
+    changed = {octet + place // 8 for place in range(8 * length) if new[place] != found[place]}
+    if base == 1 and changed & _LAYOUT[at.family]:
+        run.change_headers()
+        return
     if base == 1:
         at.network = (*at.network[: 8 * octet], *new, *at.network[8 * (octet + length) :])
     else:

@@ -37,7 +37,8 @@ def load_unknown(run: RuleRun, length: int = _LONGEST) -> tuple[Wires, int]:
     return run.unknowns.doubt_bits(8 * length), run.unknowns.doubt()
 
 
-def _load_payload(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
+def load_payload(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
+    """Octets of a header, which may not be there."""
     base, octet, length = (read_number(attributes, kind) for kind in (2, 3, 4))
     found = run.at.take(base, octet, length)
     if (base, octet, length) == (_LINK, 12, 2):  # rules ask first whether there is one
@@ -137,7 +138,7 @@ def _load_header_option(run: RuleRun, _: Attributes) -> tuple[Wires, int]:
 
 
 LOADS: Final[Mapping[str, tuple[Load, int]]] = {
-    "payload": (_load_payload, 5), "meta": (_load_meta, 3), "ct": (_load_connection, 4),
+    "payload": (load_payload, 5), "meta": (_load_meta, 3), "ct": (_load_connection, 4),
     "fib": (_load_route, 0), "exthdr": (_load_header_option, 7),
 }  # fmt: skip
 """By an expression's name: what it loads into the register of attribute 1; and the attribute by which it sets
