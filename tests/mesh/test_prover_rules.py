@@ -118,6 +118,7 @@ def elements(*keys: bytes, **more: Any) -> SetContent:
         ("unclear", [[nft("objref", a1=number(4)), DROP]]),
         ("drops", [[nft("objref", a1=number(1)), DROP]]),
         ("unclear", [[nft("objref", a1=number(10)), DROP]]),
+        ("unclear", [[nft("objref", a1=number(9)), DROP]]),
         ("unclear", [[nft("queue")], [DROP]]),
         ("unclear", [[nft("tproxy")], [DROP]]),
         ("unclear", [[nft("dup")], [DROP]]),

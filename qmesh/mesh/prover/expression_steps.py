@@ -21,9 +21,8 @@ _VERDICTS: Final[Mapping[int, Verdict]] = {-5: "return", -4: "goto", -3: "jump",
 _CONTINUE: Final = -1
 _MARK, _CONNECTION_MARK, _PACKET_TYPE = 3, 3, 19
 _COUNTING: Final = frozenset({2, 4, 5})  # NFT_OBJECT_QUOTA, _LIMIT, _CONNLIMIT
-_HARMLESS_OBJECTS: Final = frozenset(
-    {1, 3, 7, 8, 9}
-)  # _COUNTER, _CT_HELPER, _CT_TIMEOUT, _SECMARK, _CT_EXPECT
+_HARMLESS_OBJECTS: Final = frozenset({1, 3, 8})  # _COUNTER, _CT_HELPER, _SECMARK
+_OF_NEW_CONNECTIONS: Final = frozenset({7, 9})  # _CT_TIMEOUT, _CT_EXPECT: where there is none, the rule ends
 _INVERTS: Final = 1  # NFT_LOOKUP_F_INV
 _LAYOUT: Final[Mapping[str, frozenset[int]]] = {"ip": frozenset({0, 6, 7, 9}), "ip6": frozenset({0, 6})}
 """Octets of the network's header that say which header follows, and where."""
@@ -258,6 +257,9 @@ def _run_object(run: RuleRun, attributes: Attributes) -> None:
     kind = read_number(attributes, 1)
     if kind in _COUNTING:
         _count(run, attributes)
+    elif kind in _OF_NEW_CONNECTIONS:
+        run.require(run.unknowns.doubt())
+        run.end("drop", when=run.unknowns.doubt())  # where there is no memory for it, or it is there already
     elif kind not in _HARMLESS_OBJECTS:
         run.give_up()
 
