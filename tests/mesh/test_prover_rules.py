@@ -243,6 +243,9 @@ def test_a_map_of_verdicts_or_values_decides():
         ("drops", [[xt("REJECT", 0, b"", "target")], [ACCEPT]]),
         ("drops", [[xt("LOG", 0, b"", "target")], [DROP]]),
         ("unclear", [[xt("MARK", 2, b"", "target")], [meta(3), compares(bytes(4)), DROP]]),
+        ("unclear", [[xt("SET", 3, b"", "target")], [meta(3), compares(bytes(4)), DROP]]),
+        ("drops", [[xt("SET", 3, b"", "target")], [PORT, compares(DIALLED), DROP]]),
+        ("unclear", [[xt("socket", 3, b"")], [meta(3), compares(bytes(4)), DROP]]),
         ("unclear", [[xt("TTL", 0, b"", "target")], [payload(1, 8, 1), compares(b"\x40"), DROP]]),
         ("drops", [[xt("TTL", 0, b"", "target")], [PORT, compares(DIALLED), DROP]]),
         ("unclear", [[xt("TPROXY", 0, b"", "target")], [DROP]]),
@@ -262,6 +265,7 @@ def test_iptables_asks_for_flags_of_tcp():
     assert fate(asks(0x17, 0x02, inverted=4), packet=SYN) == "passes"
     assert fate(asks(0x02, 0x12), packet=SYN) == "passes"
     assert fate(asks(0x17, 0x02, option=2), packet=SYN) == "unclear"
+    assert fate([xt("ECN", 0, b"", "target")], asks(0x80, 0), packet=SYN) == "unclear"
 
 
 NOTRACK = [nft("notrack")]
@@ -334,6 +338,18 @@ def test_before_conntrack_there_is_no_connection_whose_mark_is_set():
     assert Judge(early, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "passes"
 
 
+def test_a_program_that_reads_a_queue_may_change_marks():
+    one = ruleset([meta(3), compares(bytes(4)), DROP], priority=5)
+    chain = ListedChain(family="inet", table="u", name="c", hook="input")
+    queued = replace(
+        one,
+        chains={**one.chains, ("inet", "u"): {"c": chain}},
+        rules={**one.rules, ("inet", "u", "c"): (KernelRule("inet", "u", "c", 1, (nft("queue"),)),)},
+    )
+    assert Judge(one, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "drops"
+    assert Judge(queued, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "unclear"
+
+
 def test_rules_of_iptables_legacy_are_not_followed_and_its_policies_are():
     (recording,) = (each for name, each in LEGACY.items() if name.endswith("legacy"))
     listing, _ = replay(recording)
@@ -400,7 +416,8 @@ def test_chains_of_one_priority_may_change_what_others_ask_for():
         (set(), [nft("meta", a2=number(12), a3=number(1)), meta(3)]),
         ({"mark"}, [nft("meta", a2=number(3), a3=number(1))]),
         ({"connection mark"}, [nft("ct", a4=number(1))]),
-        (set(), [ct(0), xt("LOG", 0, b"", "target")]),
+        (set(), [ct(0), xt("LOG", 0, b"", "target"), xt("comment", 0, b"")]),
+        ({"mark"}, [xt("socket", 3, b"")]),
         ({"mark", "connection mark"}, [xt("MARK", 2, b"", "target")]),
         ({"mark", "connection mark", "headers", "tracking", "packet type"}, [nft("of tomorrow")]),
     ],

@@ -236,8 +236,10 @@ def _run_translation(run: RuleRun, _: Attributes) -> None:
 
 
 def _run_queue(run: RuleRun, _: Attributes) -> None:
-    """A program decides, and may change the packet."""
+    """A program decides, and may change the packet and its marks."""
     run.change_headers()
+    run.change_mark(run.unknowns.doubt_bits(32))
+    run.change_connection_mark(run.unknowns.doubt_bits(32))
     run.end("drop", when=run.unknowns.doubt())
     run.end("accept")
 

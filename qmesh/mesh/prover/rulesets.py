@@ -123,6 +123,8 @@ _QUIET_TARGETS: Final = frozenset(
 
 def _list_changes_of(expression: Expression) -> frozenset[str]:
     name, attributes = expression.name, expression.attributes
+    if name == "match" and attributes.get(1, b"").rstrip(b"\0") == b"socket":
+        return frozenset({"mark"})
     if name in _QUIET or (name == "target" and attributes.get(1, b"").rstrip(b"\0") in _QUIET_TARGETS):
         return frozenset()
     match name:

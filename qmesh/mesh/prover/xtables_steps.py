@@ -17,14 +17,16 @@ _TRANSLATED: Final = 64 | 128  # XT_CONNTRACK_STATE_SNAT, _DNAT
 _LOCAL_TYPE: Final = 4
 _HARMLESS_TARGETS: Final = frozenset(
     {"LOG", "NFLOG", "ULOG", "TRACE", "TCPMSS", "CLASSIFY", "CHECKSUM", "AUDIT", "LED", "IDLETIMER",
-     "RATEEST", "TCPOPTSTRIP", "SECMARK", "CONNSECMARK", "SET"}
+     "RATEEST", "TCPOPTSTRIP", "SECMARK", "CONNSECMARK"}
 )  # fmt: skip
-_OF_HEADERS: Final = frozenset({"TOS", "DSCP", "TTL", "HL", "ECN"})
+_OF_HEADERS: Final = frozenset({"TOS", "DSCP", "TTL", "HL"})
 _TRANSLATIONS: Final = frozenset({"DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP"})
 
 
 def run_match(run: RuleRun, name: str, revision: int, content: bytes) -> int:
     """Which packets it means; a doubt where it is not known. Raises struct.error for what is too short."""
+    if name == "socket":  # it may restore the socket's mark
+        run.change_mark(run.unknowns.doubt_bits(32))
     match = _MATCHES.get((name, revision))
     return run.unknowns.doubt() if match is None else match(run, content)
 
@@ -36,9 +38,11 @@ def run_target(run: RuleRun, name: str, _: int, __: bytes) -> None:
     elif name in _TRANSLATIONS:
         run.translates = run.gates.either(run.translates, run.hits)
         run.end("accept")
-    elif name in {"MARK", "CONNMARK"}:
+    elif name in {"MARK", "CONNMARK", "SET"}:  # a set may have marks
         run.change_mark(run.unknowns.doubt_bits(32))
         run.change_connection_mark(run.unknowns.doubt_bits(32))
+    elif name == "ECN":
+        run.change_headers()  # also TCP's flags
     elif name in _OF_HEADERS:
         run.change_service_fields()
     elif name in {"CT", "NOTRACK"}:
