@@ -273,6 +273,8 @@ STATE_NEW = [ct(0), bitwise(struct.pack("=I", 8)), compares(bytes(4), 1), DROP]
 UNTRACKED = [ct(0), compares(struct.pack("=I", 64)), DROP]
 SET_CONNECTION_MARK = [immediate(1, b"\5\0\0\0"), nft("ct", a2=number(3), a4=number(1))]
 MARKED = [ct(3), compares(b"\5\0\0\0"), DROP]
+ZONE = [immediate(1, b"\3\0"), nft("ct", a2=number(18), a4=number(1))]
+INVALID = [ct(0), compares(struct.pack("=I", 1)), DROP]
 XT_NEW = [xt("state", 0, number(8)[::-1]), DROP]
 
 
@@ -286,6 +288,13 @@ XT_NEW = [xt("state", 0, number(8)[::-1]), DROP]
         ("passes", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -300}),
         ("unclear", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -200}),
         ("drops", [[ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -100 - 1}),
+        ("unclear", [ZONE, INVALID], {"hook": "prerouting", "priority": -300}),
+        ("unclear", [ZONE, INVALID], {"hook": "prerouting", "priority": -200}),
+        ("unclear", [ZONE, [ct(3), compares(bytes(4)), DROP]], {"hook": "prerouting", "priority": -300}),
+        ("unclear", [[xt("CT", 2, b"", "target")], INVALID], {"hook": "prerouting", "priority": -300}),
+        ("drops", [INVALID], {"hook": "prerouting", "priority": -300}),
+        ("passes", [ZONE, INVALID], {"hook": "prerouting", "priority": -150}),
+        ("unclear", [ZONE, NOTRACK, UNTRACKED], {"hook": "prerouting", "priority": -300}),
         ("unclear", [SET_CONNECTION_MARK, MARKED], {"hook": "prerouting", "priority": -200}),
         ("drops", [SET_CONNECTION_MARK, MARKED], {"hook": "prerouting", "priority": -150}),
         ("unclear", [[DROP]], {"hook": "prerouting", "priority": -500}),
@@ -393,13 +402,17 @@ def test_chains_of_one_priority_may_change_what_others_ask_for():
             [meta(19), compares(b"\0"), DROP],
         ),
         ([nft("queue")], [PORT, compares(DIALLED), DROP]),
+        (ZONE, INVALID),
     ):
-        one = ruleset(asks)
+        place: dict[str, Any] = (
+            {"hook": "prerouting", "priority": -300} if change is ZONE else {"hook": "input"}
+        )
+        one = ruleset(asks, **place)
         other = replace(
             one,
             chains={
                 **one.chains,
-                ("inet", "u"): {"c": ListedChain(family="inet", table="u", name="c", hook="input")},
+                ("inet", "u"): {"c": ListedChain(family="inet", table="u", name="c", **place)},
             },
             rules={**one.rules, ("inet", "u", "c"): (KernelRule("inet", "u", "c", 1, tuple(change)),)},
         )
@@ -415,11 +428,11 @@ def test_chains_of_one_priority_may_change_what_others_ask_for():
         ({"packet type"}, [nft("meta", a2=number(19), a3=number(1))]),
         (set(), [nft("meta", a2=number(12), a3=number(1)), meta(3)]),
         ({"mark"}, [nft("meta", a2=number(3), a3=number(1))]),
-        ({"connection mark"}, [nft("ct", a4=number(1))]),
+        ({"connection mark", "template"}, [nft("ct", a4=number(1))]),
         (set(), [ct(0), xt("LOG", 0, b"", "target"), xt("comment", 0, b"")]),
         ({"mark"}, [xt("socket", 3, b"")]),
         ({"mark", "connection mark"}, [xt("MARK", 2, b"", "target")]),
-        ({"mark", "connection mark", "headers", "tracking", "packet type"}, [nft("of tomorrow")]),
+        ({"mark", "connection mark", "headers", "tracking", "template", "packet type"}, [nft("of tomorrow")]),
     ],
 )
 def test_what_rules_may_change_is_known(changes: set[str], expressions: list[Expression]):

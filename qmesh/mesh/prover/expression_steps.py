@@ -84,6 +84,8 @@ def _set_field(run: RuleRun, name: str, attributes: Attributes, register: int) -
             run.at.packet_type = run.gates.choose_each(run.hits, run.read(register, 1), run.at.packet_type)
         case "ct" if key == _CONNECTION_MARK:
             run.change_connection_mark(run.read(register, 4))
+        case "ct":
+            run.add_template()
 
 
 def _change_header(run: RuleRun, attributes: Attributes, register: int) -> None:

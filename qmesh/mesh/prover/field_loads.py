@@ -91,9 +91,10 @@ def _load_connection(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
         return _load_state(run), TRUE
     there = at.is_in_connection
     if at.phase == "before conntrack":
-        there = gates.all_of((there, at.is_looped, run.unknowns.doubt()))
+        may_be = gates.either(gates.both(there, at.is_looped), at.has_template)
+        there = gates.both(may_be, run.unknowns.doubt())
     elif at.phase == "at conntrack":
-        there = gates.both(there, run.unknowns.doubt())
+        there = gates.both(gates.either(there, at.has_template), run.unknowns.doubt())
     if _CONNECTION_DIRECTION not in attributes:
         match key:
             case 1:
@@ -111,6 +112,8 @@ def _load_state(run: RuleRun) -> Wires:
     if at.phase == "after conntrack":
         return now
     none = place_bits({0: -at.untracked, 6: at.untracked}, 4)
+    if at.has_template != FALSE:
+        none = gates.choose_each(at.has_template, run.unknowns.doubt_bits(32), none)
     if at.phase == "before conntrack" and at.is_looped == FALSE:
         return none
     is_there = run.unknowns.doubt()

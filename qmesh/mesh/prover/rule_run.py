@@ -163,8 +163,13 @@ class RuleRun:
             "at conntrack": self.unknowns.doubt(),
             "after conntrack": -at.connection.is_tracked,
         }[at.phase]
-        is_early = gates.choose(at.is_looped, self.unknowns.doubt(), is_early)
+        is_early = gates.choose(gates.either(at.is_looped, at.has_template), self.unknowns.doubt(), is_early)
         at.untracked = gates.either(at.untracked, gates.all_of((self.hits, when, is_early)))
+
+    def add_template(self) -> None:
+        """Where conntrack has not seen it, what asks for a connection may find one that is none."""
+        if self.at.phase != "after conntrack":
+            self.at.has_template = self.gates.either(self.at.has_template, self.hits)
 
     def give_up(self) -> None:
         """What it does is not known: it may do anything to what it means, or nothing."""
@@ -174,6 +179,7 @@ class RuleRun:
         self.change_mark(self.unknowns.doubt_bits(32))
         self.change_connection_mark(self.unknowns.doubt_bits(32))
         self.untrack(doubt())
+        self.add_template()
         self.translates = self.gates.either(self.translates, self.gates.both(self.hits, doubt()))
         for verdict in ("drop", "accept", "escape"):
             self.end(verdict, when=doubt())

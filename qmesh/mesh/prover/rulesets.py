@@ -109,7 +109,7 @@ def list_changes(ruleset: ProvedRuleset, table: TableKey) -> frozenset[str]:
     return frozenset(found)
 
 
-_ALL: Final = frozenset({"mark", "connection mark", "headers", "tracking", "packet type"})
+_ALL: Final = frozenset({"mark", "connection mark", "headers", "tracking", "template", "packet type"})
 _META_CHANGES: Final = {3: frozenset({"mark"}), 19: frozenset({"packet type"})}
 _QUIET: Final = frozenset(
     {"immediate", "cmp", "range", "bitwise", "byteorder", "lookup", "counter", "log", "last", "limit",
@@ -135,7 +135,7 @@ def _list_changes_of(expression: Expression) -> frozenset[str]:
                 _META_CHANGES.get(read_number(attributes, 2), frozenset()) if 3 in attributes else frozenset()
             )
         case "ct":
-            return frozenset({"connection mark"} if 4 in attributes else ())
+            return frozenset({"connection mark", "template"} if 4 in attributes else ())
         case "notrack":
             return frozenset({"tracking"})
         case "target" if attributes.get(1, b"").rstrip(b"\0") in {b"MARK", b"CONNMARK"}:

@@ -53,7 +53,10 @@ class PacketConnection(msgspec.Struct, frozen=True):
 
 
 class Traveller:
-    """A packet, and where it is. `mark`, `connection_mark` and `status` are as registers have them."""
+    """A packet, and where it is. `mark`, `connection_mark` and `status` are as registers have them.
+
+    has_template: whether a rule before conntrack may have said what its connection will be like.
+    """
 
     def __init__(self, gates: Gates, family: Family, *, arrives: bool) -> None:
         self.gates = gates
@@ -67,6 +70,7 @@ class Traveller:
         self.mark = gates.make_variables(32)
         self.connection_mark = gates.make_variables(32)
         self.untracked = FALSE
+        self.has_template = FALSE
         self.iif = self._make_interface() if arrives else None
         self.oif: PacketInterface | None = None if arrives else self._make_interface()
         self.is_looped = self._is_loopback(self.iif) if self.iif else FALSE

@@ -132,6 +132,8 @@ class Walk:
             at.connection_mark = unknowns.doubt_bits(32)
         if "packet type" in changed:
             at.packet_type = unknowns.doubt_bits(8)
+        if "template" in changed and at.phase != "after conntrack":
+            at.has_template = TRUE
         if "tracking" in changed:
             at.untracked = self.gates.either(at.untracked, unknowns.doubt())
         if "headers" in changed:

@@ -45,8 +45,11 @@ def run_target(run: RuleRun, name: str, _: int, __: bytes) -> None:
         run.change_headers()  # also TCP's flags
     elif name in _OF_HEADERS:
         run.change_service_fields()
-    elif name in {"CT", "NOTRACK"}:
-        run.untrack(TRUE if name == "NOTRACK" else run.unknowns.doubt())
+    elif name == "NOTRACK":
+        run.untrack()
+    elif name == "CT":
+        run.untrack(run.unknowns.doubt())
+        run.add_template()
     elif name not in _HARMLESS_TARGETS:
         run.give_up()
 
