@@ -359,6 +359,31 @@ def test_a_program_that_reads_a_queue_may_change_marks():
     assert Judge(queued, "ip", {"eth0": 2}).find_fate(DATAGRAM) == "unclear"
 
 
+def test_before_a_target_is_translated_no_connection_says_so():
+    gates = Gates()
+    found = ruleset(
+        [ct(2), bitwise(struct.pack("=I", 1 << 5)), compares(bytes(4), 1), DROP],
+        hook="prerouting", priority=-150,
+    )  # fmt: skip
+    chain = ListedChain(family="inet", table="u", name="c", hook="prerouting", kind="nat", priority=-100)
+    rule = KernelRule("inet", "u", "c", 1, (nft("redir"),))
+    found = replace(
+        found,
+        chains={**found.chains, ("inet", "u"): {"c": chain}},
+        rules={**found.rules, ("inet", "u", "c"): (rule,)},
+    )
+    walk = Walk(gates, found, Traveller(gates, "ip", arrives=True))
+    before = walk.at.target_port
+    walk.pass_hook("prerouting")
+    reached = [gates.equal(before, b"\0\x50"), gates.equal(walk.at.target_port, DIALLED), walk.alive]
+    with Solver(gates) as solver:
+        for law in walk.laws:
+            solver.require(law)
+        is_said = walk.at.connection.status[5]
+        assert solver.is_possible([*walk.switches, *reached, walk.at.is_new, is_said])
+        assert not solver.is_possible([*walk.switches, *reached, walk.at.is_new, -is_said])
+
+
 def test_rules_of_iptables_legacy_are_not_followed_and_its_policies_are():
     (recording,) = (each for name, each in LEGACY.items() if name.endswith("legacy"))
     listing, _ = replay(recording)

@@ -169,6 +169,12 @@ class Traveller:
             gates.either(-has.is_reply, is_old),
         ]
 
+    def note_translation(self, is_said: int) -> None:
+        """Whether its connection's target is translated: of a new one it is said once that was done."""
+        has = self.connection
+        status = (*has.status[:TARGET_NAT], is_said, *has.status[TARGET_NAT + 1 :])
+        self.connection = msgspec.structs.replace(has, status=status)
+
     def translate_target(self, is_changed: int) -> None:
         """Its target becomes any other, where that is so."""
         gates = self.gates

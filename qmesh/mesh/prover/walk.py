@@ -161,8 +161,10 @@ class Walk:
         old = gates.both(at.is_in_connection, -at.is_new) if self._hook in _OF_ARRIVALS else FALSE
         self.laws.append(gates.either(-is_changed, gates.either(old, now)))
         if is_target:
-            status = gates.either(at.connection.status[TARGET_NAT], at.connection.is_reply)
-            self.laws.append(gates.either(-is_changed, status))
+            begins = gates.either(at.is_new, gates.both(at.is_in_connection, at.connection.is_related))
+            is_said = gates.either(at.connection.status[TARGET_NAT], gates.both(is_changed, begins))
+            self.laws.append(gates.either(-is_changed, gates.either(is_said, at.connection.is_reply)))
+            at.note_translation(is_said)
             at.translate_target(is_changed)
         else:
             at.translate_source(is_changed)
