@@ -163,6 +163,7 @@ def test_what_an_expression_means_is_followed_or_left_open(expected: Fate, rules
         ("passes", elements(b"\0\1"), {}),
         ("passes", elements(DIALLED), {"flags": 1}),
         ("unclear", elements(DIALLED, counts=True), {}),
+        ("unclear", SetContent(key_length=2, elements=(SetElement(is_rest=True),)), {"flags": 1}),
         ("unclear", elements(b"\0\1", changes=True), {}),
         ("drops", elements(DIALLED, changes=True), {}),
         ("unclear", SetContent(key_length=2, elements=None), {}),
@@ -217,6 +218,8 @@ def test_a_map_of_verdicts_or_values_decides():
     ]
     both[0] = payload(2, 2, 2, register=8)
     assert fate(both, sets={"m": several}) == "drops"
+    single = replace(several, has_ranges=True, elements=(SetElement(key=bytes(8)),))
+    assert fate(both, sets={"m": single}) == "passes"
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,9 @@ def _run_lookup(run: RuleRun, attributes: Attributes) -> None:
     is_in = run.gates.any_of(wire for _, wire in members)
     if content.changes:
         is_in = run.gates.either(is_in, run.unknowns.chance())
+    if is_inverted and rest is not None:  # kernels differ in whether all others are in it
+        run.require(run.unknowns.doubt())
+        return
     if content.counts:
         is_in = run.gates.both(is_in, run.unknowns.chance())
     run.require(-is_in if is_inverted else is_in)

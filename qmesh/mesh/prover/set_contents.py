@@ -71,7 +71,7 @@ def list_groups(content: SetContent) -> tuple[list[Group], SetElement | None]:
     elements = content.elements or ()
     rest = next((each for each in elements if each.is_rest), None)
     listed = [each for each in elements if not each.is_rest]
-    if any(each.last for each in listed) and content.fields:
+    if content.fields and (content.has_ranges or any(each.last for each in listed)):
         boxes: dict[_Meaning, list[tuple[Range, ...]]] = {}
         for each in listed:
             boxes.setdefault(_find_meaning(each), []).append(tuple(_split_fields(each, content.fields)))
