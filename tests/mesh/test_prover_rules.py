@@ -46,6 +46,7 @@ TRACKING = KernelRule("inet", "quiet", "out", 1, (ct(0), compares(bytes(4)), DRO
 MANY_PORTS = struct.pack("=15H", 51820, *[0] * 14)
 PORT = payload(2, 2, 2)
 DIALLED = struct.pack("!H", 51820)
+LOCAL_TARGET = [xt("addrtype", 1, struct.pack("=HHI", 0, 4, 0)), DROP]
 
 
 def ruleset(
@@ -143,6 +144,10 @@ def elements(*keys: bytes, **more: Any) -> SetContent:
                      [meta(16), compares(b"\x11"), DROP]]),
         ("unclear", [[nft("payload", a2=number(0), a3=number(0), a4=number(2), a5=number(1))],
                      [PORT, compares(DIALLED), DROP]]),
+        ("unclear", [[immediate(1, b"\x0a\0\0\1"), nft("payload", a2=number(1), a3=number(16), a4=number(4),
+                                                       a5=number(1))], LOCAL_TARGET]),
+        ("drops", [[immediate(1, b"\x0a\0\0\1"), nft("payload", a2=number(1), a3=number(12), a4=number(4),
+                                                     a5=number(1))], LOCAL_TARGET]),
         ("drops", [[payload(1, 8, 2), nft("payload", a2=number(1), a3=number(8), a4=number(2), a5=number(1))],
                    [meta(16), compares(b"\x11"), DROP]]),
         ("unclear", [[nft("payload", a2=number(0), a3=number(6), a4=number(6), a5=number(1)), DROP]]),

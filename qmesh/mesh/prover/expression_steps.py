@@ -14,6 +14,7 @@ from qmesh.mesh.prover.field_loads import LOADS, load_payload
 from qmesh.mesh.prover.gates import FALSE, TRUE, Wires, make_constant
 from qmesh.mesh.prover.rule_run import RuleOutcome, RuleRun, Verdict, decode_name
 from qmesh.mesh.prover.set_contents import Group, SetContent, list_groups
+from qmesh.mesh.prover.traveller import ADDRESSES, Traveller
 from qmesh.mesh.prover.xtables_steps import run_match, run_target
 
 _Step: TypeAlias = Callable[[RuleRun, Attributes], None]
@@ -101,10 +102,17 @@ def _change_header(run: RuleRun, attributes: Attributes, register: int) -> None:
     if base == 1 and changed & _LAYOUT[at.family]:
         run.change_headers()
         return
+    if base == 1 and any(_is_of_target(at, each) for each in changed):
+        run.change_target()
     if base == 1:
         at.network = (*at.network[: 8 * octet], *new, *at.network[8 * (octet + length) :])
     else:
         at.transport = (*at.transport[: 8 * octet], *new, *at.transport[8 * (octet + length) :])
+
+
+def _is_of_target(at: Traveller, octet: int) -> bool:
+    _, start, length = ADDRESSES[at.family]
+    return start <= octet < start + length
 
 
 def _run_immediate(run: RuleRun, attributes: Attributes) -> None:

@@ -145,6 +145,12 @@ class RuleRun:
         at.network = self.gates.choose_each(self.hits, doubts(8 * NETWORK_OCTETS[at.family]), at.network)
         at.transport = self.gates.choose_each(self.hits, doubts(8 * TRANSPORT_OCTETS), at.transport)
         at.protocol = self.gates.choose_each(self.hits, doubts(8), at.protocol)
+        self.change_target()
+
+    def change_target(self) -> None:
+        """Its target may be this machine's, or another's, whatever it was before."""
+        at = self.at
+        at.is_for_this_machine = self.gates.choose(self.hits, self.unknowns.doubt(), at.is_for_this_machine)
 
     def change_service_fields(self) -> None:
         """The service and the hops of the network's header may become any others."""
