@@ -392,6 +392,18 @@ def test_before_a_target_is_translated_no_connection_says_so():
         assert not solver.is_possible([*walk.switches, *reached, walk.at.is_new, -is_said])
 
 
+def test_a_chain_beside_a_translation_may_have_seen_the_port_of_before():
+    marks = [PORT, compares(b"\0\x50"), immediate(1, b"\7\0\0\0"), nft("meta", a2=number(3), a3=number(1))]
+    found = ruleset(marks, hook="prerouting", priority=-100)
+    gates = Gates()
+    walk = Walk(gates, found, Traveller(gates, "ip", arrives=True))
+    unmarked = gates.equal(walk.at.mark, bytes(4))
+    walk.pass_hook("prerouting")
+    marked = gates.equal(walk.at.mark, b"\7\0\0\0")
+    with Solver(gates) as solver:
+        assert solver.is_possible([unmarked, marked, gates.equal(walk.at.target_port, DIALLED)])
+
+
 def test_rules_of_iptables_legacy_are_not_followed_and_its_policies_are():
     (recording,) = (each for name, each in LEGACY.items() if name.endswith("legacy"))
     listing, _ = replay(recording)

@@ -98,6 +98,8 @@ class Walk:
         for chain in chains:
             self.at.phase = self._find_phase(chain)
             beside = [each for each in chains if each.priority == chain.priority and each is not chain]
+            if chain.priority == uncertain:
+                beside.append(chain)  # before a translation it may have changed what behind it it does not
             changed = {change for each in beside for change in self._list_changes(each)}
             self._forget(changed)
             is_certain = (
