@@ -514,6 +514,23 @@ def test_gates_fold_what_is_known_and_say_what_they_are():
         assert not solver.is_possible([both])
 
 
+@pytest.mark.parametrize(
+    ("told", "raised"),
+    [("Caught keyboard interrupt", KeyboardInterrupt), ("no solver", ValueError)],
+)
+def test_a_question_can_be_interrupted(
+    monkeypatch: pytest.MonkeyPatch, told: str, raised: type[BaseException]
+):
+    def refuse(*_: object, **__: object) -> bool:
+        raise ValueError(told)
+
+    gates = Gates()
+    with Solver(gates) as solver:
+        monkeypatch.setattr(solver._solver, "solve", refuse)
+        with pytest.raises(raised):
+            solver.is_possible([gates.make_variable()])
+
+
 def test_a_name_of_another_program_may_be_no_text():
     assert decode_name(b"caf\xe9\0") == "caf\udce9"
 

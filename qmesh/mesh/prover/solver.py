@@ -35,10 +35,15 @@ class Solver:
         self._solver.add_clause(list(wires))
 
     def is_possible(self, wires: Iterable[int]) -> bool:
-        """Whether all of these can hold at once."""
+        """Whether all of these can hold at once. Raises KeyboardInterrupt."""
         asked = list(dict.fromkeys(wires))
         self._describe(asked)
-        is_found = bool(self._solver.solve(assumptions=asked))
+        try:
+            is_found = bool(self._solver.solve(assumptions=asked))
+        except Exception as error:  # the solver's own, also for Ctrl-C
+            if "keyboard interrupt" in str(error):
+                raise KeyboardInterrupt from None
+            raise
         self._model = {each for each in self._solver.get_model() if each > 0} if is_found else set()
         return is_found
 
