@@ -113,6 +113,17 @@ def test_a_rule_that_gives_packets_to_another_socket_leaves_what_is_closed_unpro
     assert all(place.table == ("inet", "u") for each in outside for place in each.unclear)
 
 
+def test_an_answer_may_go_to_whom_a_rule_has_given_another_source():
+    rule = KernelRule("inet", "u", "c", 5, (Expression("nat", {}),))
+    found = add_chain(
+        RECORDINGS["guard, worker IPv4"].ruleset, rule, hook="input", kind="nat", priority=100
+    )  # fmt: skip
+    older, *_ = prove(found, GUARDS["worker IPv4"], "older")
+    assert older.answer == "not proved"
+    without = add_chain(RECORDINGS["guard, worker IPv4"].ruleset, hook="input", kind="nat", priority=100)
+    assert {each.answer for each in prove(without, GUARDS["worker IPv4"], "older")} == {"proved"}
+
+
 def test_what_only_unusual_packets_break_is_not_proved_and_such_a_packet_is_shown():
     def is_state(number: int, code: int) -> KernelRule:
         return KernelRule(

@@ -74,6 +74,13 @@ class ProvedRuleset(msgspec.Struct, frozen=True, kw_only=True):
             for each in rule.expressions
         )
 
+    def translates_arrivals(self, family: str) -> bool:
+        """Whether rules may give what this machine gets another source, so that its answers go elsewhere."""
+        return any(
+            chain.kind == "nat" and self.rules.get((chain.family, chain.table, chain.name))
+            for chain in self.list_base_chains("input", family)
+        )
+
     def untracks_pieces(self, family: str) -> bool:
         """Whether a rule may say that a packet is in no connection before its pieces are put together."""
         early = {

@@ -23,7 +23,7 @@ from qmesh.mesh.prover.rulesets import (
     describe_rule,
     list_changes,
 )
-from qmesh.mesh.prover.traveller import TARGET_NAT, Phase, Traveller
+from qmesh.mesh.prover.traveller import SOURCE_NAT, TARGET_NAT, Phase, Traveller
 
 _DEEPEST: Final = 16
 """Jumps in jumps: NFT_JUMP_STACK_SIZE."""
@@ -160,7 +160,11 @@ class Walk:
             self._pass_chain(chain, gates.both(gates.either(at.is_new, related), doubt))
         now, self._translates = self._translates, gates.either(before, self._translates)
         is_changed = gates.make_variable()
-        old = gates.both(at.is_in_connection, -at.is_new) if self._hook in _OF_ARRIVALS else FALSE
+        old = FALSE
+        if self._hook in _OF_ARRIVALS:
+            old = gates.both(at.is_in_connection, -at.is_new)
+        elif self._hook == "output" and self._ruleset.translates_arrivals(at.family):
+            old = gates.both(at.is_answer, at.connection.status[SOURCE_NAT])
         self.laws.append(gates.either(-is_changed, gates.either(old, now)))
         if is_target:
             begins = gates.either(at.is_new, gates.both(at.is_in_connection, at.connection.is_related))
