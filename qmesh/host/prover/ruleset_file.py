@@ -37,6 +37,8 @@ _COMPARED: Final = {"left": "right", "key": "data"}
 _KINDS: Final = ("dummy", "bridge")
 """Of interfaces that stand for others: a kernel may lack one."""
 _MOST_INTERFACES: Final = 200
+MOST_OCTETS: Final = 64 << 20
+"""Of a file: as `qmesh drill` reads."""
 _HINT: Final = "give a file that `nft list ruleset` has written"
 _ATTEMPTS: Final = 10
 _XT: Final = re.compile(rb'"xt":')
@@ -79,7 +81,7 @@ def read_rules_from_file(path: Path) -> ReadRules:
         except Exception as error:  # noqa: BLE001 - raised again below
             failed.append(error)
 
-    worker = threading.Thread(target=load)
+    worker = threading.Thread(target=load, daemon=True)  # Ctrl-C does not wait for what it includes
     worker.start()
     worker.join()
     if failed:
@@ -94,12 +96,15 @@ def read_rules_from_file(path: Path) -> ReadRules:
 
 def _read_file(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as opened:
+            content = opened.read(MOST_OCTETS + 1)
     except OSError as error:
         raise BadInput(
             f"{quote_text(str(path))} could not be read: {error.strerror}",
             hint=_HINT,
         ) from None
+    if len(content) > MOST_OCTETS:
+        raise BadInput(f"{quote_text(str(path))} is larger than {MOST_OCTETS} bytes", hint=_HINT)
     if b"\0" in content:
         raise BadInput(f"{quote_text(str(path))} is no text", hint=_HINT)
     if _XT.search(content):

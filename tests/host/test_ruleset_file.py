@@ -1,0 +1,28 @@
+"""A file of rules that somebody else wrote, before the kernel is asked."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from qmesh.errors import BadInput
+from qmesh.host.prover import ruleset_file
+
+
+def test_a_file_that_includes_what_has_no_end_does_not_keep_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(ruleset_file, "_load", lambda _: threads.append(threading.current_thread()))
+    file = tmp_path / "rules"
+    file.write_text('include "/dev/zero"\n')
+    ruleset_file.read_rules_from_file(file)
+    assert [each.daemon for each in threads] == [True]
+
+
+def test_a_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ruleset_file, "MOST_OCTETS", 9)
+    with pytest.raises(BadInput, match="larger than 9 bytes"):
+        ruleset_file.read_rules_from_file(Path("/dev/zero"))
