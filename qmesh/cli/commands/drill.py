@@ -55,6 +55,8 @@ def _read_rules(path: Path) -> str:
     try:
         if len(octets) > _MOST_OCTETS:
             raise BadInput(f"{path} is larger than {_MOST_OCTETS} bytes", hint=hint)
+        if b"\0" in octets:  # libnftables would load what stands before it
+            raise BadInput(f"{path} is no text", hint=hint)
         return octets.decode()
     except UnicodeDecodeError:
         raise BadInput(f"{path} is no UTF-8 text", hint=hint) from None
