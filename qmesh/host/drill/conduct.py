@@ -259,6 +259,7 @@ def fire_rows(
 def run_nft(namespaces: Namespaces, script: str, *, of: str = "nftables") -> None:
     """Load rules in the copy. Raises KernelRefused, also where this process is not there."""
     namespaces.verify_copy()
+    nft_library.ask_no_resolver()
     library = nft_library.load()
     if script.lstrip().startswith("{"):
         library.read_json()

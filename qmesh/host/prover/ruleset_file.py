@@ -125,6 +125,7 @@ def _load(content: bytes) -> ReadRules:
     for name in sorted(list_interfaces(content))[:_MOST_INTERFACES]:
         _create_stand_in(name)
     try:
+        nft_library.ask_no_resolver()
         library = nft_library.load()
     except OSError:
         raise MissingProgram(
