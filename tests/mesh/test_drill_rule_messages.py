@@ -69,6 +69,14 @@ def test_of_an_expression_that_writes_an_option_the_flags_are_left_out():
     assert adjust_expressions(MATCH) == MATCH
 
 
+def test_what_acts_on_the_whole_machine_is_left_out():
+    quiet = META + expression("target", (1, b"LOG\0"))
+    for name in (b"IDLETIMER\0", b"LED\0"):
+        assert adjust_expressions(quiet + expression("target", (1, name), (2, u32(1)))) == quiet
+    named = META + expression("match", (1, b"LED\0"))
+    assert adjust_expressions(named) == named
+
+
 def test_what_a_rule_asks_that_is_not_in_the_copy_is_named():
     assert list_foreign_deciders(expression("queue")) == ["a program that reads the queue of a rule"]
     assert list_foreign_deciders(expression("match", (1, b"set\0"))) == ["a set of ipset"]

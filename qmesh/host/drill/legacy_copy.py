@@ -14,6 +14,7 @@ from typing import Final
 
 from qmesh.host.drill.namespaces import Namespaces
 from qmesh.host.firewall.legacy_iptables import FAMILIES, GET_INFO, get_option
+from qmesh.mesh.drill.rule_messages import OF_WHOLE_MACHINE
 from qmesh.mesh.foreign.xtables.legacy_tables import INFO, LegacyBlock
 
 _REPLACE: Final = 64  # IPT_SO_SET_REPLACE
@@ -28,6 +29,9 @@ def load_legacy_tables(namespaces: Namespaces, blocks: Sequence[LegacyBlock]) ->
     refused = []
     for block in blocks:
         namespaces.verify_copy()
+        if any(b"\0" + name in block.block for name in OF_WHOLE_MACHINE):
+            refused.append(f"table {_name(block)} of {block.family}tables-legacy: it has timers or lights")
+            continue
         try:
             _replace_table(block)
         except OSError as error:

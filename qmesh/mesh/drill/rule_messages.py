@@ -39,6 +39,8 @@ _ELSEWHERE: Final = {
     "time": "the time of day",
 }
 """Expressions, matches and targets that ask what the copy does not have, and whom."""
+OF_WHOLE_MACHINE: Final = (b"IDLETIMER\0", b"LED\0")
+"""Targets of iptables whose timers and lights are those of all namespaces."""
 _COUNTING: Final = frozenset(
     {"limit", "connlimit", "quota", "numgen", "hashlimit", "recent", "connbytes", "statistic", "dynset"}
 )
@@ -83,13 +85,18 @@ def _list_expressions(content: bytes) -> Iterator[tuple[str, dict[int, bytes]]]:
 
 
 def adjust_expressions(content: bytes) -> bytes:
-    """A rule's expressions as the kernel takes them: of one that writes an option it takes no flags."""
-    if b"exthdr\0" not in content:
+    """A rule's expressions as the kernel takes them: of one that writes an option it takes no flags.
+
+    Without those that do nothing to the packet, and something to the whole machine.
+    """
+    if not any(name in content for name in (b"exthdr\0", *OF_WHOLE_MACHINE)):
         return content
     found = []
     for kind, expression in parse_attributes(content):
         parts = dict(parse_attributes(expression))
         data = dict(parse_attributes(parts.get(_DATA, b"")))
+        if parts.get(_NAME) == b"target\0" and data.get(1) in OF_WHOLE_MACHINE:
+            continue
         if parts.get(_NAME) == b"exthdr\0" and _EXTHDR_SOURCE in data:
             data.pop(_EXTHDR_FLAGS, None)
             parts[_DATA] = b"".join(_render(each, value) for each, value in data.items())
