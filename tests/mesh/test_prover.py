@@ -124,6 +124,19 @@ def test_an_answer_may_go_to_whom_a_rule_has_given_another_source():
     assert {each.answer for each in prove(without, GUARDS["worker IPv4"], "older")} == {"proved"}
 
 
+def test_a_second_table_of_one_name_does_not_stand_in_for_what_is_left_out():
+    found = RECORDINGS["guard, worker IPv4"].ruleset
+    held = next(key for key in found.own_tables if "held" in key[1])
+    copied = (held[0], f" {held[1]}".strip() if held[1].endswith(" ") else f"{held[1]} ")
+    doubled = replace(
+        found,
+        chains={held: found.chains[held], copied: {}},
+        rules={key: rules for key, rules in found.rules.items() if key[:2] == held},
+    )
+    verdicts = prove(doubled, GUARDS["worker IPv4"], "outside")
+    assert [(each.answer, each.without) for each in verdicts] == [("proved", "")]
+
+
 def test_what_only_unusual_packets_break_is_not_proved_and_such_a_packet_is_shown():
     def is_state(number: int, code: int) -> KernelRule:
         return KernelRule(

@@ -57,19 +57,23 @@ def decide_cases(
                 if number == 0:
                     for law in (*walk.laws, *list_interface_laws(case, interfaces)):
                         solver.require(law)
-                missing: list[TableKey | None] = [None]
-                if case.claim in ALONE and len(own_tables) > 1:
-                    missing += own_tables
-                found += [_decide(case, solver, guard, interfaces, without=each) for each in missing]
+                missing = [""]
+                names = dict.fromkeys(name.rstrip(" ") for _, name in own_tables)
+                if case.claim in ALONE and len(names) > 1:
+                    missing += names
+                found += [_decide(case, solver, guard, interfaces, left_out=each) for each in missing]
     return found
 
 
 def _decide(
-    case: Case, solver: Solver, guard: Guard, interfaces: Mapping[str, int], *, without: TableKey | None
+    case: Case, solver: Solver, guard: Guard, interfaces: Mapping[str, int], *, left_out: str
 ) -> Verdict:
+    """left_out: a name of the guard's tables, of which there may be two that differ by a space."""
     walk = case.walk
-    switches = [-wire if place.table == without else wire for wire, place in walk.switches.items()]
-    left_out = "" if without is None else without[1].strip()
+    switches = [
+        -wire if left_out and place.table[0] == "inet" and place.table[1].rstrip(" ") == left_out else wire
+        for wire, place in walk.switches.items()
+    ]
     if not solver.is_possible([case.broken, *switches]):
         needed = _shorten(case, solver, solver.list_reasons() & set(switches))
         rules = tuple(walk.switches[wire] for wire in needed if wire > 0)
