@@ -15,7 +15,7 @@ from qmesh.mesh.prover.claims import ALONE, CLAIMS, ClaimCode, build_cases
 from qmesh.mesh.prover.decide import Verdict, decide_cases
 from qmesh.mesh.prover.rulesets import ProvedRuleset
 from qmesh.mesh.state import Guard
-from tests.support.kernel_expressions import DROP, compares, ct, verdict
+from tests.support.kernel_expressions import DROP, compares, ct, payload, verdict
 from tests.support.prover_recordings import GUARDS, RECORDED_GUARDS, read_prover_recordings
 from tests.support.sent_packets import Judge
 
@@ -135,6 +135,15 @@ def test_a_second_table_of_one_name_does_not_stand_in_for_what_is_left_out():
     )
     verdicts = prove(doubled, GUARDS["worker IPv4"], "outside")
     assert [(each.answer, each.without) for each in verdicts] == [("proved", "")]
+
+
+def test_a_packet_that_the_kernel_drops_before_all_rules_refutes_nothing():
+    found = replace(RECORDINGS["advice"].ruleset, chains={}, rules={})
+    local = KernelRule(
+        "inet", "u", "c", 5, (payload(1, 12, 1), compares(b"\x7f", operator=1), DROP)
+    )  # fmt: skip
+    outside = prove(add_chain(found, local), GUARDS["control IPv4"], "outside")
+    assert [each.answer for each in outside] == ["not proved"]
 
 
 def test_what_only_unusual_packets_break_is_not_proved_and_such_a_packet_is_shown():

@@ -87,7 +87,10 @@ def list_ordinary(case: Case, guard: Guard, interfaces: Mapping[str, int]) -> It
     yield _is_in_networks(gates, at.target, (*_TARGETS[at.family], guard.control_address))
     yield gates.any_of(gates.equal(at.user, user.to_bytes(4, ORDER)) for user in _USERS)
     for address in (at.source, at.target):
-        yield gates.either(-at.is_looped, _is_in_networks(gates, address, _LOOPBACK_NETWORKS))
+        is_loopback = _is_in_networks(gates, address, _LOOPBACK_NETWORKS)
+        yield gates.either(-at.is_looped, is_loopback)
+        if at.iif is not None:  # from elsewhere the kernel takes none
+            yield gates.either(at.is_looped, -is_loopback)
     if at.iif is not None:
         yield at.is_for_this_machine
         yield -gates.less(at.source_port, _LEAST_PORT.to_bytes(2, "big"))
