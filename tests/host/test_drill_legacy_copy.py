@@ -17,4 +17,4 @@ class _Copy:
 def test_a_table_that_acts_on_the_whole_machine_is_not_copied():
     block = LegacyBlock("ip", b"filter".ljust(84, b"\0"), b"\x40\0IDLETIMER\0")
     refused = load_legacy_tables(cast("Namespaces", _Copy()), [block])
-    assert refused == ["table filter of iptables-legacy: it has timers or lights"]
+    assert refused == ["table filter of iptables-legacy: its rules act on the whole machine"]

@@ -71,7 +71,9 @@ def test_of_an_expression_that_writes_an_option_the_flags_are_left_out():
 
 def test_what_acts_on_the_whole_machine_is_left_out():
     quiet = META + expression("target", (1, b"LOG\0"))
-    for name in (b"IDLETIMER\0", b"LED\0"):
+    assert adjust_expressions(quiet + expression("log", (5, u32(8)))) == quiet
+    assert adjust_expressions(META + expression("log", (5, u32(4)))) == META + expression("log", (5, u32(4)))
+    for name in (b"AUDIT\0", b"IDLETIMER\0", b"LED\0"):
         assert adjust_expressions(quiet + expression("target", (1, name), (2, u32(1)))) == quiet
     named = META + expression("match", (1, b"LED\0"))
     assert adjust_expressions(named) == named

@@ -30,7 +30,9 @@ def load_legacy_tables(namespaces: Namespaces, blocks: Sequence[LegacyBlock]) ->
     for block in blocks:
         namespaces.verify_copy()
         if any(b"\0" + name in block.block for name in OF_WHOLE_MACHINE):
-            refused.append(f"table {_name(block)} of {block.family}tables-legacy: it has timers or lights")
+            refused.append(
+                f"table {_name(block)} of {block.family}tables-legacy: its rules act on the whole machine"
+            )
             continue
         try:
             _replace_table(block)

@@ -39,8 +39,9 @@ _ELSEWHERE: Final = {
     "time": "the time of day",
 }
 """Expressions, matches and targets that ask what the copy does not have, and whom."""
-OF_WHOLE_MACHINE: Final = (b"IDLETIMER\0", b"LED\0")
-"""Targets of iptables whose timers and lights are those of all namespaces."""
+OF_WHOLE_MACHINE: Final = (b"AUDIT\0", b"IDLETIMER\0", b"LED\0")
+"""Targets of iptables whose audit log, timers and lights are those of all namespaces."""
+_LOG_LEVEL, _AUDIT_LEVEL = 5, (8).to_bytes(4, "big")  # NFTA_LOG_LEVEL, NFT_LOGLEVEL_AUDIT
 _COUNTING: Final = frozenset(
     {"limit", "connlimit", "quota", "numgen", "hashlimit", "recent", "connbytes", "statistic", "dynset"}
 )
@@ -89,13 +90,15 @@ def adjust_expressions(content: bytes) -> bytes:
 
     Without those that do nothing to the packet, and something to the whole machine.
     """
-    if not any(name in content for name in (b"exthdr\0", *OF_WHOLE_MACHINE)):
+    if not any(name in content for name in (b"exthdr\0", b"log\0", *OF_WHOLE_MACHINE)):
         return content
     found = []
     for kind, expression in parse_attributes(content):
         parts = dict(parse_attributes(expression))
         data = dict(parse_attributes(parts.get(_DATA, b"")))
         if parts.get(_NAME) == b"target\0" and data.get(1) in OF_WHOLE_MACHINE:
+            continue
+        if parts.get(_NAME) == b"log\0" and data.get(_LOG_LEVEL) == _AUDIT_LEVEL:
             continue
         if parts.get(_NAME) == b"exthdr\0" and _EXTHDR_SOURCE in data:
             data.pop(_EXTHDR_FLAGS, None)
