@@ -188,6 +188,15 @@ NATIVE_1 = (1).to_bytes(4, ORDER)
         ),
         ("unclear", DATAGRAM, [Expression("numgen", {1: number(1)}), compares(bytes(4)), DROP]),
         ("unclear", DATAGRAM, [Expression("socket", {}), DROP]),
+        # their first attribute is what they ask
+        *(
+            (
+                "unclear",
+                DATAGRAM,
+                [meta(1), Expression(name, {1: number(0), 2: number(1)}), compares(bytes(4)), DROP],
+            )
+            for name in ("hash", "socket", "tunnel")
+        ),
         (
             "drops",
             DATAGRAM,

@@ -110,8 +110,10 @@ _VERDICTS: Final[Mapping[int, Ending]] = {
     -5: "return", -4: "goto", -3: "jump", -1: "continue", 0: "drop", 1: "accept",
 }  # fmt: skip
 _HARMLESS: Final = frozenset({"counter", "log", "last", "dup", "flow_offload"})
-_UNLOADED: Final = frozenset({"hash", "numgen", "osf", "socket", "xfrm", "tunnel", "rt"})
-"""They load something that is not known of the mesh's packets."""
+_UNLOADED: Final[Mapping[str, int]] = {
+    "hash": 2, "numgen": 1, "osf": 1, "socket": 2, "xfrm": 1, "tunnel": 2, "rt": 1,
+}  # fmt: skip
+"""They load something that is not known of the mesh's packets: into the register of this attribute."""
 _COUNTS: Final = frozenset({"limit", "connlimit", "quota"})
 _LIMIT_OBJECTS: Final = frozenset({2, 4, 5})  # NFT_OBJECT_QUOTA, _LIMIT, _CONNLIMIT
 _MOST_DATA: Final = 16
@@ -122,8 +124,9 @@ def _build_step(expression: Expression) -> Step:
     name, attributes = expression.name, expression.attributes
     if name in _HARMLESS:
         return go_on
-    if name in _UNLOADED and 1 in attributes:
-        return build_unknown_load(attributes)
+    register_in = _UNLOADED.get(name)
+    if register_in in attributes:
+        return build_unknown_load(attributes, register_in)
     try:
         return _BUILDERS.get(name, _build_doubt)(attributes)
     except Exception:  # noqa: BLE001 - whatever it is, others wrote it

@@ -44,9 +44,9 @@ _ETHERTYPE: Final = (0, 12, 2)
 """Place of the protocol in Ethernet's header; rules ask first whether there is one."""
 
 
-def build_unknown_load(attributes: Attributes) -> Step:
-    """Something that is not known of the mesh's packets."""
-    register = read_number(attributes, 1)
+def build_unknown_load(attributes: Attributes, register_in: int) -> Step:
+    """Something that is not known of the mesh's packets, into the register that this attribute names."""
+    register = read_number(attributes, register_in)
     return lambda run: load_bits(run, register, make_unknown(16))
 
 
