@@ -100,10 +100,10 @@ def metrics() -> Iterator[int]:
 
 
 def open_page(browser: Browser, url: str) -> str:
-    """What a person would read there."""
+    """What is to be read there, shown or not."""
     browser.show(url)
     wait_until(lambda: browser.run(f"document.readyState === 'complete' && location.href === {url!r}"))
-    return str(browser.run("document.body.innerText"))
+    return str(browser.run("document.documentElement.textContent"))
 
 
 def test_another_site_reads_shows_and_follows_nothing_of_the_page(browser, evil, forwarded):
