@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from typing import Final, Self
 
 from qmesh.host.drill.namespaces import Namespaces
+from qmesh.host.lean.nftables_messages import build_batch
 from qmesh.host.network.netlink import open_socket
 from qmesh.host.network.netlink_messages import (
     ACK,
@@ -20,8 +20,6 @@ from qmesh.host.network.netlink_messages import (
 )
 
 _SNDBUFFORCE: Final = 32  # asm-generic/socket.h
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_*
-_BATCH: Final = struct.pack("!BBH", 0, 0, 10)  # nfgenmsg, of nftables
 CREATE: Final = 0x200 | 0x400  # NLM_F_EXCL, NLM_F_CREATE
 
 
@@ -52,16 +50,7 @@ class CopySession:
     def send_batch(self, messages: list[tuple[int, int, bytes]]) -> None:
         """Have nftables do all of it, or nothing. messages: each with its flags. Raises OSError."""
         self._batches += 1
-        *others, (kind, flags, payload) = messages
-        octets = b"".join(
-            build_request(*each, sequence=self._batches)
-            for each in [
-                (_BATCH_BEGIN, 0, _BATCH),
-                *others,
-                (kind, flags | ACK, payload),
-                (_BATCH_END, 0, _BATCH),
-            ]
-        )
+        octets = build_batch(messages, self._batches)
         self.netlink.setsockopt(socket.SOL_SOCKET, _SNDBUFFORCE, 2 * len(octets) + 4096)
         self.netlink.sendto(octets, (0, 0))
         while True:

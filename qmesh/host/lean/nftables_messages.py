@@ -28,10 +28,22 @@ NETFILTER: Final = 12  # NETLINK_NETFILTER
 NFTABLES: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES
 GET_TABLE: Final = NFTABLES | 1  # NFT_MSG_GETTABLE
 _GET_GENERATION: Final = NFTABLES | 16  # NFT_MSG_GETGEN
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_*
+_BATCH: Final = struct.pack("!BBH", 0, 0, 10)  # nfgenmsg: family, version, NFNL_SUBSYS_NFTABLES
 _ABOUT: Final = struct.Struct("=BBH")  # nfgenmsg: family, version, resource
 _TABLE_NAME: Final = 1  # NFTA_TABLE_NAME
 _GENERATION_ID: Final = 1  # NFTA_GEN_ID
 _U32: Final = struct.Struct("!I")
+
+
+def build_batch(messages: list[tuple[int, int, bytes]], sequence: int) -> bytes:
+    """Requests of which nftables does all, or nothing, as one; the last of them is acknowledged.
+
+    messages: kind, flags and payload of each.
+    """
+    *others, (kind, flags, payload) = messages
+    whole = [(_BATCH_BEGIN, 0, _BATCH), *others, (kind, flags | ACK, payload), (_BATCH_END, 0, _BATCH)]
+    return b"".join(build_request(*each, sequence=sequence) for each in whole)
 
 
 def open_netfilter_socket() -> BareSocket:

@@ -20,10 +20,8 @@ from qmesh.errors import KernelRefused
 from qmesh.host.firewall import nftables
 from qmesh.host.lean import nftables_messages
 from qmesh.host.network.netlink_messages import (
-    ACK,
     HEADER,
     build_attribute,
-    build_request,
     parse_answers,
     receive_octets,
 )
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 
 SCRIPT: Final = "held.nft"
 """The file of its commands in the state directory."""
-_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_*
 _NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _NEW_RULE, _NEW_SET, _NEW_ELEMENTS = (
     10 << 8 | message for message in (0, 2, 3, 6, 9, 12)
 )  # NFNL_SUBSYS_NFTABLES, NFT_MSG_*
@@ -45,7 +42,6 @@ _GET_CHAINS, _GET_RULES, _GET_SETS, _GET_ELEMENTS = 4, 7, 10, 13
 _CREATE, _APPEND = 0x400, 0x800  # NLM_F_*
 _ABOUT: Final = struct.Struct("!BBH")  # nfgenmsg: family, version, resource
 _INET: Final = _ABOUT.pack(1, 0, 0)
-_BATCH: Final = _ABOUT.pack(0, 0, 10)
 _SNDBUFFORCE: Final = 32  # asm-generic/socket.h
 _TABLE: Final = 1
 """NFTA_*_TABLE, of every kind of message."""
@@ -88,16 +84,7 @@ class HeldTable:
     def _send_batch(self, messages: list[tuple[int, int, bytes]]) -> None:
         """Have all of it done, or nothing. Raises KernelRefused."""
         self._batches += 1
-        *others, (kind, flags, payload) = messages
-        octets = b"".join(
-            build_request(*each, sequence=self._batches)
-            for each in [
-                (_BATCH_BEGIN, 0, _BATCH),
-                *others,
-                (kind, flags | ACK, payload),
-                (_BATCH_END, 0, _BATCH),
-            ]
-        )
+        octets = nftables_messages.build_batch(messages, self._batches)
         try:
             self._make_room(2 * len(octets))
             self._netlink.sendto(octets, (0, 0))

@@ -292,37 +292,29 @@ class _Battery:
                     cut_in.append(
                         msgspec.structs.replace(opener, target_port=self._take_port(), flags=ACK | PUSH)
                     )
-        yield DrillRow(
-            side=way,
-            what="from closed ports' numbers outward",
-            wanted="as without",
-            shots=tuple(openers),
-        )
-        yield DrillRow(
-            side=way,
-            what="replies to those",
-            wanted="as without",
-            shots=tuple(replies),
-            openers=tuple(openers),
-        )
-        yield DrillRow(
-            side=way,
-            what="from closed ports outward, in the middle of no connection",
-            wanted="blocked",
-            shots=tuple(cut_in),
-        )
-        yield DrillRow(
-            side=way,
-            what="who was asked so, asks back",
-            wanted="blocked",
-            shots=tuple(asked),
-            openers=tuple(openers),
-        )
+        yield self._row(way, "from closed ports' numbers outward", "as without", openers)
+        yield self._row(way, "replies to those", "as without", replies, openers=openers)
+        yield self._row(way, "from closed ports outward, in the middle of no connection", "blocked", cut_in)
+        yield self._row(way, "who was asked so, asks back", "blocked", asked, openers=openers)
 
     def _row(
-        self, side: str, what: str, wanted: Wanted, shots: Iterable[Shot], *, in_held: bool = True
+        self,
+        side: str,
+        what: str,
+        wanted: Wanted,
+        shots: Iterable[Shot],
+        *,
+        openers: Iterable[Shot] = (),
+        in_held: bool = True,
     ) -> DrillRow:
-        return DrillRow(side=side, what=what, wanted=wanted, shots=tuple(shots), in_held=in_held)
+        return DrillRow(
+            side=side,
+            what=what,
+            wanted=wanted,
+            shots=tuple(shots),
+            openers=tuple(openers),
+            in_held=in_held,
+        )
 
     def _fire_all(
         self,
