@@ -114,6 +114,7 @@ def elements(*keys: bytes, **more: Any) -> SetContent:
         ("unclear", [[nft("exthdr", a1=number(1), a2=b"\2"), compares(bytes(2)), DROP]]),
         ("passes", [[nft("exthdr", a7=number(1))]]),
         ("unclear", [[nft("socket", a1=number(1), a2=number(1)), compares(bytes(4)), DROP]]),
+        ("unclear", [[PORT, nft("socket", a1=number(1), a2=number(1)), compares(bytes(2)), DROP]]),
         ("unclear", [[nft("dynset"), DROP]]),
         ("unclear", [[limit(1), DROP]]),
         ("unclear", [[nft("objref", a1=number(4)), DROP]]),
