@@ -31,8 +31,6 @@ NETWORK = """
     ip -n router link add far type veth peer name far netns far
     ip addr add 10.1.0.2/24 dev near; ip addr add fd01::2/64 dev near nodad
     ip -n far addr add 10.2.0.2/24 dev far; ip -n far addr add fd02::2/64 dev far nodad
-    # Each segment is a packet of its own.
-    ip link set near gso_max_segs 1; ip -n far link set far gso_max_segs 1
     ip link set near up; ip -n far link set far up
     for at in 'near 10.1.0.1/24 fd01::1/64' 'far 10.2.0.1/24 fd02::1/64'; do
         set -- $at
@@ -89,6 +87,10 @@ def have_router(*rules: str) -> None:
     subprocess.run(["ip", "netns", "exec", "router", "nft", "-f", "-"], input=text, text=True, check=True)
 
 
+# Segments of TCP that are sent in a row cross these links as one packet, longer than any of them, which the
+# router does not drop: as where a tunnel hands several to the kernel as one, and only a full one alone is lost.
+
+
 def find_lost(address: str = FAR, *, least: int = 1200) -> LostPackets | None:
     return find_lost_packets(address, PORT, most=1500, least=least)
 
@@ -105,17 +107,17 @@ def test_limits_of_icmp_are_no_black_hole_and_one_is_found_without_any_icmp():
             with within(1.0):
                 assert find_lost() is None, limits
         # The same router, which answers nothing and echoes nothing, now swallows large packets as well.
-        have_router("meta l4proto icmp drop", "meta length > 1402 drop")
+        have_router("meta l4proto icmp drop", "meta length 1403-1500 drop")
         assert find_lost() == LostPackets(1400, "both")
-        have_router("icmpv6 type echo-request drop", "meta length > 1402 drop")
+        have_router("icmpv6 type echo-request drop", "meta length 1403-1500 drop")
         assert find_lost(FAR6, least=1404) == LostPackets(None, "both")
 
 
 def test_large_packets_that_are_lost_one_way_only_are_found_with_the_direction():
     with far_service():
-        have_router(f"ip saddr {NEAR} meta length > 1300 drop")
+        have_router(f"ip saddr {NEAR} meta length 1301-1500 drop")
         assert find_lost() == LostPackets(1300, "to")
-        have_router(f"ip saddr {FAR} meta length > 1240 drop")
+        have_router(f"ip saddr {FAR} meta length 1241-1500 drop")
         assert find_lost() == LostPackets(1240, "from")
 
 
@@ -125,6 +127,6 @@ def test_what_is_lost_by_chance_or_with_the_service_is_no_question_of_sizes():
         assert find_lost() is None
         have_router(f"tcp dport {PORT} drop")
         with pytest.raises(ServiceUnreachable):
-            measure_exchange((FAR, PORT), 16, 16, wait_s=0.2)
+            measure_exchange((FAR, PORT), None, wait_s=0.2)
         with within(2 * CONNECT_S):
             assert find_lost() is None

@@ -247,13 +247,8 @@ def send_request(
     Raises ControlNodeUnavailable where no whole answer comes in time, EnrolmentRefused for one that is too
     large.
     """
-    headers = [("Host", host), ("Connection", "close"), (SPEAKS, encode_protocol()), *(said or ())]
-    if body is not None:
-        headers.append(("Content-Length", str(len(body))))
     http = h11.Connection(h11.CLIENT)
-    asked = http.send(h11.Request(method=method, target=path, headers=headers)) or b""
-    asked += http.send(h11.Data(data=body or b"")) or b""
-    asked += http.send(h11.EndOfMessage()) or b""
+    asked = encode_request(http, method, path, host=host, body=body, said=said)
     try:
         connection.settimeout(read_s)
         connection.sendall(asked)
@@ -262,6 +257,24 @@ def send_request(
         raise ControlNodeUnavailable("it does not answer in time") from None
     except (OSError, h11.RemoteProtocolError):
         raise ControlNodeUnavailable("the connection ended without an answer") from None
+
+
+def encode_request(
+    http: h11.Connection,
+    method: str,
+    path: str,
+    *,
+    host: str,
+    body: bytes | None,
+    said: list[tuple[str, str]] | None = None,
+) -> bytes:
+    """What `send_request` sends."""
+    headers = [("Host", host), ("Connection", "close"), (SPEAKS, encode_protocol()), *(said or ())]
+    if body is not None:
+        headers.append(("Content-Length", str(len(body))))
+    asked = http.send(h11.Request(method=method, target=path, headers=headers)) or b""
+    asked += http.send(h11.Data(data=body or b"")) or b""
+    return asked + (http.send(h11.EndOfMessage()) or b"")
 
 
 def _receive_response(

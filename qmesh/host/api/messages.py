@@ -25,8 +25,8 @@ HEALTH: Final = "/v1/health"
 """Only for the control node itself, which asks whether its own service works."""
 PACKETS: Final = "/v1/packets"
 """Answers as many bytes as it is asked for: by those a member sees which packets pass, in both directions."""
-MAX_PADDING: Final = 4096
-"""Bytes of such an answer: they fill two segments of any tunnel."""
+MAX_PADDING: Final = 16 * 1024
+"""Bytes of such an answer: they fill a segment of any tunnel."""
 HOLDS: Final = "qmesh-holds"
 """The header of a request for a membership: which one the member holds, encrypted, in base64."""
 KEY_DIGESTS: Final = "qmesh-key-digests"
