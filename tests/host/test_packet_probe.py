@@ -87,8 +87,8 @@ def have_router(*rules: str) -> None:
     subprocess.run(["ip", "netns", "exec", "router", "nft", "-f", "-"], input=text, text=True, check=True)
 
 
-# Segments of TCP that are sent in a row cross these links as one packet, longer than any of them, which the
-# router does not drop: as where a tunnel hands several to the kernel as one, and only a full one alone is lost.
+# Segments of TCP that are sent in a row cross these links as one long packet, which the router does not drop:
+# as where a tunnel hands several to the kernel as one, and only a full one alone is lost.
 
 
 def find_lost(address: str = FAR, *, least: int = 1200) -> LostPackets | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.agent.daemon.loop_events import LOOK_S
+from qmesh.mesh.systemd.units import WATCHDOG_S
 from tests.support.lab.cluster import CONFIG, NODE_CONFIG
 from tests.support.rulesets import LIST_RULESET, find_held_table
 from tests.support.systemd import (
@@ -106,7 +107,7 @@ def test_a1_the_agent_is_ready_when_its_service_answers_and_says_how_it_is(mesh)
     until(lambda: shown("qmesh.service", "StatusText") == ("all is as desired",))
     assert shown("qmesh.service", "Type") == ("notify",)
     assert shown("qmesh.service", "WatchdogUSec") != ("0",)  # as long as this machine's looks want
-    assert "\nWatchdogSec=8\n" in said("systemctl cat qmesh.service")
+    assert f"\nWatchdogSec={WATCHDOG_S}\n" in said("systemctl cat qmesh.service")
 
 
 def test_a1_an_agent_that_is_stopped_as_a_whole_is_ended_and_started_again(mesh):

@@ -170,10 +170,10 @@ Type=notify
 NotifyAccess=main
 ExecStart=/opt/qmesh/bin/python -I -m qmesh agent --state /var/lib/qmesh
 KillMode=process
-WatchdogSec=8
+WatchdogSec=7
 WatchdogSignal=SIGKILL
 Restart=always
-RestartSec=1
+RestartSec=500ms
 TimeoutStartSec=90
 TimeoutStopSec=20
 {AGENTS}

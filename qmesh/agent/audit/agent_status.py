@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 
 from qmesh import __version__
-from qmesh.errors import MachineRefused
+from qmesh.errors import KernelRefused
 from qmesh.host.firewall import holder_client
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, background, systemd
 from qmesh.host.write_obstacle import find_write_obstacle
-from qmesh.mesh.audit.surroundings import AgentStatus, AgentTrouble
+from qmesh.mesh.audit.surroundings import HOLDER, AgentStatus, AgentTrouble
 from qmesh.mesh.systemd.instructions import describe_agent_log
 
 AGENT_ANSWER_S = 3.0
@@ -34,20 +34,30 @@ def read_agent_status(state: State) -> tuple[AgentStatus | None, agent_health.He
         return AgentStatus(f"it runs, but does not report its state: {error}", (), restart), None
     troubles = tuple(AgentTrouble(each.part, each.reason, each.hint) for each in said.troubles)
     troubles += tuple(_find_state_obstacle(state))
+    holder_version, silence = _ask_holder(state)
+    if silence is not None and all(each.part != HOLDER for each in troubles):  # sooner than the agent
+        troubles += (silence,)
     late = said.looked_s is not None and said.looked_s > LATE_S
     see_log = f"see the agent's log: {describe_agent_log(has_systemd=systemd.is_systemd_running())}"
     restarts = tuple(AgentTrouble(each.part, _describe_restart(each), see_log) for each in said.restarts)
     silent = f"it last looked at this machine {said.looked_s:.0f} s ago" if late else None
-    outdated = tuple(_find_outdated(state, said.version))
+    outdated = tuple(_find_outdated({"qmesh agent": said.version, "qmesh hold": holder_version}))
     return AgentStatus(silent, troubles, restart, restarts, outdated), said
 
 
-def _find_outdated(state: State, version: str) -> Iterator[AgentTrouble]:
-    """The agent, of that version, and the holder of the guard, where they are not of the installed one."""
-    found: list[tuple[str, str | None]] = [("qmesh agent", version)]
-    with contextlib.suppress(MachineRefused):  # which is the agent's to say
-        found.append(("qmesh hold", holder_client.read_version(state, wait_s=AGENT_ANSWER_S)))
-    for process, runs in found:
+def _ask_holder(state: State) -> tuple[str | None, AgentTrouble | None]:
+    """The version of the holder of the guard; None where there is none, or it does not answer: then why."""
+    try:
+        return holder_client.read_version(state, wait_s=AGENT_ANSWER_S), None
+    except KernelRefused as silent:
+        if holder_client.is_starting(state):
+            return None, None
+        return None, AgentTrouble(HOLDER, silent.message, silent.hint)
+
+
+def _find_outdated(versions: dict[str, str | None]) -> Iterator[AgentTrouble]:
+    """Processes that run another version than the installed one."""
+    for process, runs in versions.items():
         if runs is not None and runs != __version__:
             reason = f"it runs {runs or 'an earlier version'}; {__version__} is installed"
             yield AgentTrouble(process, reason, "qmesh restart")

@@ -73,7 +73,7 @@ class Monitor:
 
     def run(self, stopped: threading.Event) -> None:
         """Watch until that is set."""
-        while not stopped.wait(STARTING_S if self._service.is_starting else Watchdog.EVERY_S):
+        while not stopped.wait(self._get_pause_s()):
             heartbeat.beat()
             self._watchdog.check_pulses()
             self._extend_watchdog_if_slow()
@@ -84,6 +84,12 @@ class Monitor:
                 self._probe_service()
                 self._probe_holder()
                 self._keep_disk_reserve()
+
+    def _get_pause_s(self) -> float:
+        if self._service.is_starting:
+            return STARTING_S
+        until_slow_s = self._look_ended + SLOW_S - time.monotonic()
+        return min(Watchdog.EVERY_S, until_slow_s) if until_slow_s > 0 else Watchdog.EVERY_S
 
     def feed_watchdog(self, took_s: float) -> None:
         """Feed systemd's watchdog: the loop has come to the end of a look. took_s: seconds that it took."""

@@ -31,6 +31,7 @@ from qmesh.mesh.systemd.unit_failures import UnitFailure
 from qmesh.mesh.values import Endpoint, Profile, SecretStruct
 
 SERVICE: Final = "membership service"
+HOLDER: Final = "holder of the guard"
 CONTROL_NODE: Final = "answers of the control node"
 LOOK: Final = "look at this machine"
 """Parts of the agent: its own service, its requests to the control node, and its looks."""

@@ -30,7 +30,7 @@ _STARTABLE_S: Final = 60
 _LISTENING_S: Final = 180
 """Seconds that a worker has until it listens. Too few would be the end of one that is only slow."""
 
-WATCHDOG_S: Final = 8
+WATCHDOG_S: Final = 7
 """Seconds after which systemd ends an agent that has not come to the end of a look: it has one every 5."""
 
 _MARK: Final = "# Made by qmesh, which deletes it again unless it was edited: "
@@ -255,7 +255,7 @@ KillMode=process
 WatchdogSec={WATCHDOG_S}
 WatchdogSignal=SIGKILL
 Restart=always
-RestartSec=1
+RestartSec=500ms
 TimeoutStartSec=90
 TimeoutStopSec=20
 {sandbox.render_agent_settings()}
