@@ -27,7 +27,9 @@ CHECKOUT: Final = Path(__file__).resolve().parents[1]
 CHANGELOG: Final = "CHANGELOG.md"
 SOURCE: Final = "qmesh/__init__.py"
 COLLECTION: Final = "packaging/ansible/galaxy.yml"
+README: Final = "README.md"
 UNRELEASED: Final = "## [Unreleased]"
+PAGES: Final = "The pages are in `docs` of the sources, and in `/usr/share/doc/qmesh` of each package."
 
 
 class Refused(Exception):
@@ -84,7 +86,9 @@ def release(arguments: argparse.Namespace) -> None:
     version, key = arguments.version, arguments.key.absolute()
     target = (arguments.to or CHECKOUT / "dist" / version).absolute()
     before = refuse_early(version, key, target)
-    text, notes = cut_section(read_committed(CHANGELOG), version, time.strftime("%Y-%m-%d", time.gmtime()))
+    if not arguments.dry_run:
+        refuse_unnamed(key)
+    text, section = cut_section(read_committed(CHANGELOG), version, time.strftime("%Y-%m-%d", time.gmtime()))
     versioned = {
         SOURCE: replace_version(read_committed(SOURCE), version),
         COLLECTION: replace_collection_version(read_committed(COLLECTION), version),
@@ -106,7 +110,7 @@ def release(arguments: argparse.Namespace) -> None:
         arch = [word for each in arguments.arch for word in ("--arch", each)]
         words = ("files", files, "--key", key, "--release", *arch, *arguments.suite)
         run(clone / "scripts/package", *words, cwd=clone)
-        (files / "RELEASE_NOTES.md").write_text(notes, encoding="utf-8")
+        (files / "RELEASE_NOTES.md").write_text(write_notes(section, version), encoding="utf-8")
         verify(clone, files, version)
 
         files.rename(target)
@@ -171,6 +175,15 @@ def refuse_early(version: str, key: Path, target: Path) -> str:
     return git("rev-parse", "HEAD")
 
 
+def refuse_unnamed(key: Path) -> None:
+    """Refuse a key that the README does not name, as users compare it with what came with the files."""
+    public = key if key.suffix == ".pub" else key.with_name(f"{key.name}.pub")
+    text = public.read_text("utf-8") if public.exists() else run_for_output("ssh-keygen", "-y", "-f", key)
+    shown = " ".join(text.split()[:2])
+    if f"`{shown}`" not in read_committed(README):
+        raise Refused(f"{README} does not name this key", f"commit there: `{shown}`")
+
+
 def read_committed(name: str) -> str:
     """A file as it is committed, to its last line's end."""
     return run_for_output("git", "show", f"HEAD:{name}") + "\n"
@@ -217,7 +230,14 @@ def cut_section(text: str, version: str, date: str) -> tuple[str, str]:
     if not re.search(r"^- ", section, flags=re.MULTILINE):
         raise Refused(f"{CHANGELOG} has nothing below '{UNRELEASED}'", "write there what changed for users")
     title = f"## [{version}] - {date}"
-    return f"{head}\n{UNRELEASED}\n\n{title}\n{rest}", f"# qmesh {version}\n\n{section.strip()}\n"
+    return f"{head}\n{UNRELEASED}\n\n{title}\n{rest}", section.strip()
+
+
+def write_notes(section: str, version: str) -> str:
+    """The section for a page that is not beside the others, and shows each end of a line as one."""
+    text = re.sub(r"\[([^\]]+)\]\((?!https?://)[^)]+\)", r"\1", section)
+    text = re.sub(r"(?<=\S)\n *(?=[^-#\s])", " ", text)
+    return f"# qmesh {version}\n\n{text}\n\n{PAGES}\n"
 
 
 def verify(clone: Path, files: Path, version: str) -> None:

@@ -93,6 +93,10 @@ class Project(NamedTuple):
     def read(self, name: str) -> str:
         return (self.folder / name).read_text("utf-8")
 
+    def name_key(self, key: Path) -> None:
+        data = " ".join(Path(f"{key}.pub").read_text("utf-8").split()[:2])
+        self.write("README.md", (CHECKOUT / "README.md").read_text("utf-8") + f"\nThe key is `{data}`.\n")
+
     def commit(self) -> None:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message=a step")
@@ -124,6 +128,7 @@ def pattern(tmp_path_factory) -> Project:
         path = project.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(CHECKOUT / name, path)
+    project.name_key(project.key)
     project.write("CHANGELOG.md", LOG)
     project.write("qmesh/__init__.py", SOURCE)
     project.write("packaging/ansible/galaxy.yml", MANIFEST)
@@ -167,9 +172,46 @@ def test_a_release_has_all_files_with_sums_and_notes(released):
     signed = {"SHA256SUMS", "SHA256SUMS.sig", "allowed_signers", "RELEASE_NOTES.md"}
     assert {path.name for path in files.iterdir()} == packages | signed
     assert {line.split()[1] for line in (files / "SHA256SUMS").read_text("utf-8").splitlines()} == packages
-    assert (files / "RELEASE_NOTES.md").read_text("utf-8") == "# qmesh 0.2.0\n\n### Added\n\n- A thing.\n"
     assert [path.name for path in files.parent.iterdir()] == ["0.2.0"]
     assert not [path for path in files.iterdir() if b"PRIVATE" in path.read_bytes()]
+
+
+SECTION = """
+What is new, and
+[what for](docs/index.md#why).
+
+### Added
+
+- A thing of
+  [somebody](https://example.org/)
+  with `--this`.
+- Two because
+
+  - [one
+    and](docs/one.md) two.
+"""
+NOTES = """\
+# qmesh 0.2.0
+
+What is new, and what for.
+
+### Added
+
+- A thing of [somebody](https://example.org/) with `--this`.
+- Two because
+
+  - one and two.
+
+The pages are in `docs` of the sources, and in `/usr/share/doc/qmesh` of each package.
+"""
+
+
+def test_notes_are_for_a_page_that_is_elsewhere(project):
+    project.write("CHANGELOG.md", LOG.replace("\n### Added\n\n- A thing.\n", SECTION))
+    project.commit()
+    assert project.release().returncode == 0
+    assert project.read("dist/0.2.0/RELEASE_NOTES.md") == NOTES
+    assert SECTION in project.read("CHANGELOG.md")
 
 
 def test_the_commit_has_version_and_section_and_nothing_else(released):
@@ -287,6 +329,22 @@ def test_a_key_that_is_not_there_is_refused(project, tmp_path):
     assert not (project.folder / "dist").exists()
 
 
+def test_a_key_that_the_readme_does_not_name_is_only_good_for_a_trial(project, tmp_path):
+    make_key(tmp_path / "other")
+    with_other = project._replace(key=tmp_path / "other")
+    data = " ".join((tmp_path / "other.pub").read_text("utf-8").split()[:2])
+    before = project.state()
+    done = with_other.release()
+    assert refused(done) == "error: README.md does not name this key"
+    assert f"hint: commit there: `{data}`\n" in done.stderr
+    assert project.state() == before
+    assert with_other.release("0.2.0", "--dry-run", "--to", str(tmp_path / "try")).returncode == 0
+    project.name_key(with_other.key)
+    project.commit()
+    (tmp_path / "other.pub").unlink()
+    assert with_other.release().returncode == 0
+
+
 def test_files_of_another_run_are_not_replaced(project):
     project.write("dist/0.2.0/mine", "")
     assert "is there, and no v0.2.0" in refused(project.release())
@@ -353,8 +411,10 @@ def test_a_key_that_is_not_the_one_beside_it_is_found(project, tmp_path):
     for name in ("one", "other"):
         make_key(tmp_path / name)
     shutil.copy(tmp_path / "other.pub", tmp_path / "one.pub")
+    project.name_key(tmp_path / "one")
+    project.commit()
     before = project.state()
-    refused(project._replace(key=tmp_path / "one").release())
+    assert refused(project._replace(key=tmp_path / "one").release()).endswith("ended with 255")
     assert project.state() == before
 
 
