@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qmesh.errors import KernelRefused, StateUnreadable
+from qmesh.host import start_scripts
 from qmesh.host.network import ports, sysctl_files
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
@@ -329,6 +330,28 @@ def test_a_port_that_the_administrators_files_reserve_stays(state, line, stays, 
     ports.reserve_ports(state, range(40000, 40003))
     ports.reserve_ports(state, ())
     assert in_kernel() == stays
+
+
+def test_files_count_as_sysctl_takes_them_and_each_once(tmp_path, monkeypatch):
+    """The first of one name, by names, and sysctl.conf last, wherever a link to it is."""
+    first, last, setting = tmp_path / "etc", tmp_path / "usr", "net.ipv4.ip_local_reserved_ports = "
+    for directory in (first, last):
+        directory.mkdir()
+    (last / "50-a.conf").write_text(f"{setting}1\n")
+    (first / "50-a.conf").symlink_to("/dev/null")
+    (last / "20-b.conf").write_text(f"{setting}2\n")
+    (first / "70-c.conf").write_text(f"{setting}3\n")
+    (first / "80-d").write_text(f"{setting}4\n")
+    (tmp_path / "sysctl.conf").write_text(f"{setting}5\n")
+    (first / "99-sysctl.conf").symlink_to("../sysctl.conf")
+    (tmp_path / "rc.local").write_text(f"sysctl -w {setting}6\n")
+    monkeypatch.setattr(sysctl_files, "DIRECTORIES", (first, tmp_path / "none", last))
+    monkeypatch.setattr(sysctl_files, "FILE", tmp_path / "sysctl.conf")
+    monkeypatch.setattr(start_scripts, "START_SCRIPTS", (str(tmp_path / "rc.local"),))
+
+    assert [each.ports or set() for each in sysctl_files.read_sysctl_lists()] == [{2}, {3}, {5}]
+    assert [each.path for each in sysctl_files.read_reserved_lists()][3:] == [str(tmp_path / "rc.local")]
+    assert sysctl_files.read_configured_ports() == {2, 3, 5}
 
 
 def test_where_the_list_is_read_only_what_needs_no_write_goes_on(state):

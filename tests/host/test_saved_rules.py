@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qmesh.host import start_scripts
 from qmesh.host.firewall import saved_rules
 from qmesh.host.firewall.saved_rules import read_saved_rules
 from tests.support.rulesets import OTHERS, SAVED
@@ -18,7 +19,7 @@ from tests.support.rulesets import OTHERS, SAVED
 def nothing_usual(monkeypatch):
     """This machine's own files are none of the test's."""
     monkeypatch.setattr(saved_rules, "USUAL", ())
-    monkeypatch.setattr(saved_rules, "LOADERS", ())
+    monkeypatch.setattr(start_scripts, "START_SCRIPTS", ())
 
 
 def found(*named: Path, own: Path = Path("/nowhere")) -> list[str]:
@@ -80,7 +81,7 @@ def test_what_a_script_a_unit_or_a_crontab_loads_is_looked_through(tmp_path, mon
         ("long", "#" * (65 << 10) + f"\nnft -f {saved[0]}\n"),
     ):
         (tmp_path / name).write_text(text)
-        monkeypatch.setattr(saved_rules, "LOADERS", (str(tmp_path / name),))
+        monkeypatch.setattr(start_scripts, "START_SCRIPTS", (str(tmp_path / name),))
         expected = {"rc.local": 0, "mine.service": 1, "crontab": 2, "script": 3}.get(name)
         assert found() == ([] if expected is None else [str(saved[expected])]), name
 
@@ -124,7 +125,7 @@ def test_what_is_too_much_or_cannot_be_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(saved_rules, "_MOST_OCTETS", len(SAVED) * 2)
     saved, unread = read_saved_rules([str(small), str(large)], Path("/nowhere"))
     assert [each.path for each in saved] == [str(small)]
-    assert unread == (f"{large} cannot be read: the files with rules have more than 0 MiB",)
+    assert unread == (f"{large} cannot be read: the files with rules have more than 64 MiB",)
 
     monkeypatch.setattr(saved_rules, "_MOST_FILES", 1)
     saved, unread = read_saved_rules([str(small), str(large)], Path("/nowhere"))

@@ -82,6 +82,8 @@ def test_nothing_is_left_and_what_others_have_stays(lab):
 
     assert all_of_it(machine) == before
     assert machine.read(RESERVED) == "22,40001\n"
+    (left,) = answer["reserved"]
+    assert (left["ports"], left["by"]) == ([40001], "another program; no file here names that list")
     assert machine.read(f"{CONFIG}/config.yml") == config
     assert machine.run(["ls", "-A", METRICS]).stdout == "others.prom\n"
     assert f"{UNITS}/nftables.service.d/qmesh.conf" in answer["deleted"]
@@ -113,12 +115,17 @@ def test_the_state_stays_unless_it_is_to_go_and_apply_takes_the_machine_up_again
     whole = what_is_there(machine)
 
     machine.run(["sh", "-c", "nft list ruleset >/etc/nftables.conf"])
+    machine.write("/etc/sysctl.d/90-mine.conf", "# mine\nnet.ipv4.ip_local_reserved_ports = 40002\n")
     answer = facts(machine, "uninstall")
     assert STATE in answer["kept"]
     (saved,) = answer["saved_rules"]
     assert (saved["path"], saved["tables"]) == ("/etc/nftables.conf", ["qmesh", "qmesh-held"])
+    assert answer["reserved"] == [{"ports": [40002], "by": "/etc/sysctl.d/90-mine.conf, line 2"}]
     machine.run(["sh", "-c", saved["cure"]])
-    assert "still contains a guard" not in qmesh(machine, "uninstall").stderr
+    told = qmesh(machine, "uninstall").stderr
+    assert "still contains a guard" not in told
+    setting = "net.ipv4.ip_local_reserved_ports"
+    assert f"ports 40002 stay in {setting}: /etc/sysctl.d/90-mine.conf, line 2" in told
     assert "inet qmesh" not in what_is_there(machine)["rules"]
 
     qmesh(machine, "apply")

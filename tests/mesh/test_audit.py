@@ -48,6 +48,7 @@ from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import build_desired_settings, edit_settings
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
 from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.ports.reserved_lists import ReservedList
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.protocol.versions import SpokenProtocol
 from qmesh.mesh.reachability.announcements import MissingAnnouncement, list_missing_announcements
@@ -1491,6 +1492,21 @@ def test_a_list_of_reserved_ports_that_is_read_only_is_written_from_outside():
     assert (finding.code, finding.severity) == ("port-not-reserved", "error")
     assert f"`sysctl -w net.ipv4.ip_local_reserved_ports={ports}`" in finding.cure
     assert "qmesh apply" not in finding.cure
+
+
+def test_where_a_port_is_not_reserved_the_files_that_set_the_list_are_named():
+    lists = (
+        ReservedList("/etc/sysctl.d/10-a.conf", 1, frozenset({1})),
+        ReservedList("/etc/sysctl.d/20-b.conf", 7, frozenset({22})),
+        ReservedList("/etc/rc.local", 3, None),
+    )
+    (finding,) = list_findings(
+        WANTED, replace(WANTED, reserved_ports=()), replace(AROUND, reserved_lists=lists)
+    )
+    assert finding.seen == (
+        "an outgoing connection may take it; /etc/sysctl.d/20-b.conf, line 7, sets a list without it;"
+        " /etc/rc.local, line 3, names that list"
+    )
 
 
 def test_of_the_node_alone_files_and_programs_are_looked_at():

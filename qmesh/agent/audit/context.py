@@ -32,7 +32,7 @@ from qmesh.errors import BadInput, EnrolmentRefused
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.firewall import firewall_units, held_table
 from qmesh.host.firewall.firewall_units import FirewallUnit
-from qmesh.host.network import ports, routes, sysctls
+from qmesh.host.network import ports, routes, sysctl_files, sysctls
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
@@ -145,6 +145,9 @@ def build_audit_context(
         ephemeral=looks.run("config.yml", ports.read_ephemeral_range, None),
         reserved=looks.run("config.yml", ports.read_reserved_ports, frozenset()),
         can_reserve=ports.can_reserve_ports(),
+        reserved_lists=()
+        if seen is None or set(seen[0].reserved_ports) <= set(seen[1].reserved_ports)
+        else looks.run("sysctls", sysctl_files.read_reserved_lists, ()),
         listeners=listeners,
         ports=of_ports,
         taken_down=taken_down,

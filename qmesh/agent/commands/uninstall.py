@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.firewall import firewall_units
 from qmesh.host.linux import Linux, unload_guard
 from qmesh.host.metrics.public_file import remove_public_file
-from qmesh.host.network import ports
+from qmesh.host.network import ports, sysctl_files
 from qmesh.host.network.ports import Listener
 from qmesh.host.readers.place import remove_place
 from qmesh.host.registry import Registry
@@ -32,6 +33,7 @@ from qmesh.mesh.metrics.outlets import DEFAULT_DIRECTORY, FILE
 from qmesh.mesh.nodeconfig import render_config
 from qmesh.mesh.plan.compare import plan_steps
 from qmesh.mesh.plan.steps import Step
+from qmesh.mesh.ports.reserved_lists import StillReserved, list_still_reserved
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import DEFAULT_INTERFACE
 
@@ -44,6 +46,7 @@ class UninstallResult(msgspec.Struct, frozen=True, kw_only=True):
     deleted, kept: paths. kept: what somebody edited or put there, and the state directory.
     ports: the worker ports that were closed, and are open now.
     listeners: who listens on them, beyond loopback.
+    reserved: those that outgoing connections still may not take, and by whom.
     saved_rules: files with rules in which there is still a guard.
     """
 
@@ -54,6 +57,7 @@ class UninstallResult(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[Listener, ...]
     guarded_ports: tuple[int, ...] = ()
     saved_rules: tuple[SavedRules, ...] = ()
+    reserved: tuple[StillReserved, ...] = ()
 
 
 class StateLoss(msgspec.Struct, frozen=True):
@@ -131,7 +135,17 @@ def uninstall(state: State, *, delete_state: bool) -> UninstallResult:
         listeners=ports.find_listeners((*closed, *others)),
         guarded_ports=others,
         saved_rules=_find_saved_rules(state),
+        reserved=_find_still_reserved((*closed, *others)),
     )
+
+
+def _find_still_reserved(given_back: Iterable[int]) -> tuple[StillReserved, ...]:
+    """Where the kernel's list cannot be read, nothing is said of it."""
+    try:
+        left = ports.read_reserved_ports().intersection(given_back)
+    except QmeshError:
+        left = frozenset()
+    return list_still_reserved(left, sysctl_files.read_reserved_lists()) if left else ()
 
 
 def _find_saved_rules(state: State) -> tuple[SavedRules, ...]:

@@ -13,6 +13,7 @@ from qmesh.cli.output import STATE, JsonOption, StateOption, print_outcome
 from qmesh.cli.prompts import ask_question
 from qmesh.errors import BadInput
 from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.ports.reserved_lists import SETTING
 from qmesh.mesh.printable import escape_line
 from qmesh.mesh.values import quote_text
 
@@ -72,6 +73,8 @@ def command(
         _confirm_deletion(stake, as_json=as_json)
     done = uninstall(where, delete_state=delete_state)
     _warn_of_open_ports(done)
+    for left in done.reserved:
+        log.info("ports %s stay in %s: %s", format_port_ranges(left.ports), SETTING, escape_line(left.by))
     for each in done.saved_rules:
         log.warning("%s still contains a guard, which closes ports when it is loaded", escape_line(each.path))
         log.warning("  %s", escape_line(each.cure))
@@ -86,6 +89,7 @@ def command(
         "open_ports": (*done.ports, *done.guarded_ports),
         "listeners": done.listeners,
         "saved_rules": done.saved_rules,
+        "reserved": done.reserved,
     }
     print_outcome(facts, as_json=as_json, text=lambda _: "\n".join(_render_lines(done)))
 

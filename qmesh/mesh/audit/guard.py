@@ -11,6 +11,7 @@ from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard.render import render_table
 from qmesh.mesh.ports.port_ranges import format_port_ranges
+from qmesh.mesh.ports.reserved_lists import SETTING, list_overwriting
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import describe_outer_sysctl
 from qmesh.mesh.systemd.instructions import describe_unit_enabling, describe_unit_restart
@@ -138,8 +139,10 @@ def port_findings(desired: NodeState, observed: NodeState, around: AuditContext)
         yield error_finding(
             "port-not-reserved",
             format_port_ranges(missing),
-            "in net.ipv4.ip_local_reserved_ports",
-            "an outgoing connection may take it",
+            f"in {SETTING}",
+            "; ".join(
+                ("an outgoing connection may take it", *list_overwriting(around.reserved_lists, missing))
+            ),
             APPLY if around.can_reserve else describe_outer_sysctl(format_port_ranges(wanted, ",")),
         )
 

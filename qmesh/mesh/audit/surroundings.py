@@ -18,6 +18,7 @@ from qmesh.mesh.node_processes.unconnected import UnconnectedMachine
 from qmesh.mesh.node_processes.workers import ForeignWorker, WorkerProcess
 from qmesh.mesh.nodeconfig import ParsedConfig, Setting, refuse_oddities, scan_config
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
+from qmesh.mesh.ports.reserved_lists import ReservedList
 from qmesh.mesh.protocol.key_digests import NodeKey
 from qmesh.mesh.protocol.membership_conflict import MembershipConflict
 from qmesh.mesh.protocol.versions import SpokenProtocol
@@ -302,6 +303,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     other_keys: on the control node, the machines whose nodes have other keys.
     ephemeral: first and last port that an outgoing connection may take; None when that is not known.
     reserved: ports that it may not take. can_reserve: whether that can be changed from here.
+    reserved_lists: what files on this machine set them to; only where a port of the mesh is missing.
     listeners: address and port of each listening TCP socket.
     ports: what else there is to know of ports.
     taken_down: whether the tunnel is down because `qmesh down` said so.
@@ -388,5 +390,6 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     ephemeral: tuple[int, int] | None = None
     reserved: frozenset[int] = frozenset()
     can_reserve: bool = True
+    reserved_lists: tuple[ReservedList, ...] = ()
     clock: ClockOffset | None = None
     facts: Mapping[str, MachineFacts] = {}

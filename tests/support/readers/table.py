@@ -107,6 +107,7 @@ from qmesh.mesh.notifications.guard import AlterationCount, AlterationMemory
 from qmesh.mesh.notifications.outbox import Delivery, Outbox
 from qmesh.mesh.notifications.record import NotificationRecord
 from qmesh.mesh.notifications.tracker import Told
+from qmesh.mesh.ports import reserved_lists
 from qmesh.mesh.protocol import (
     aead,
     armor,
@@ -823,11 +824,20 @@ def _packet_programs(octets: bytes) -> None:
         packet_programs.parse_kind(octets)
 
 
+RESERVED_LISTS: Final = (
+    b"# mine\n-net/ipv4/ip_local_reserved_ports=22,40000-40002\n",
+    b"sysctl -w net.ipv4.ip_local_reserved_ports=1\n",
+)
 SAVED_RULES: Final = (
     b'table inet qmesh {\n\tchain c {\n\t}\n}\ninclude "/etc/nftables.d/*.nft"\n',
     b'{"nftables": [{"table": {"family": "inet", "name": "qmesh"}}, {"chain": {"table": "qmesh"}}]}',
     b"[Service]\nExecStart=/usr/sbin/nft -f /etc/rules\n",
 )
+
+
+def _reserved_lists(octets: bytes) -> None:
+    list(reserved_lists.parse_sysctl_lists("/etc/sysctl.conf", octets))
+    list(reserved_lists.find_commands("/etc/rc.local", octets))
 
 
 def _saved_rules(octets: bytes) -> None:
@@ -1711,6 +1721,7 @@ READERS: Final[dict[str, Reader]] = {
         Reader("kernel's routes", (route_messages,), _kernel_route, (ROUTE, ROUTE_OF_TWO_HOPS, WAY)),
         Reader("kernel's rules", (route_messages,), _kernel_rule, (RULE,)),
         Reader("IPsec policies", (ipsec_policies,), _ipsec_policy, (IPSEC_POLICY,)),
+        Reader("reserved lists", (reserved_lists,), _reserved_lists, RESERVED_LISTS),
         Reader("saved rules", (saved_rules,), _saved_rules, SAVED_RULES),
         Reader(
             "names of eBPF programs",
