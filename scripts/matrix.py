@@ -1,7 +1,8 @@
-"""The attack matrix under several rulesets, as Markdown: see scripts/matrix."""
+"""Every case of the attack matrix, with qmesh and with what stands in its place elsewhere, as Markdown."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from collections import Counter
@@ -67,6 +68,7 @@ def totals(right: dict[tuple[Row, str], bool]) -> Iterator[str]:
 
 def main() -> int:
     """Try all of it and print it."""
+    argparse.ArgumentParser(prog="scripts/matrix", description=__doc__).parse_args()
     right: dict[tuple[Row, str], bool] = {}
     with Lab() as lab, contextlib.ExitStack() as undo, Listeners() as listeners:
         mesh = Mesh(lab, listeners, undo)
