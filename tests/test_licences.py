@@ -51,7 +51,7 @@ def test_each_library_that_is_installed_is_imported_and_each_that_is_imported_is
     """`compression` is Python's own from 3.14 on, in place of `backports`."""
     imported = set[str]().union(*map(imported_by, (CHECKOUT / "qmesh").rglob("*.py")))
     others = imported - {*sys.stdlib_module_names, "compression", "qmesh"}
-    names = {"backports": "backports.zstd", "pysat": "python-sat", "yaml": "pyyaml"}
+    names = {"backports": "backports.zstd", "yaml": "pyyaml"}
     extras = chain.from_iterable(PROJECT["optional-dependencies"].values())
     needed = {re.split("[>;= ]", each)[0] for each in (*DEPENDENCIES, *extras)}
     assert {names.get(each, each) for each in others} == needed
@@ -81,7 +81,7 @@ def test_what_qmesh_needs_is_under_licences_that_are_allowed():
     done = ask_what_is_inside("list")
     assert (done.returncode, done.stderr) == (0, "")
     names = {line.partition(" ")[0] for line in done.stdout.splitlines()}
-    assert {"cryptography", "pydantic-core", "qmesh", "typer"} <= names
+    assert {"clingo", "cryptography", "pydantic-core", "qmesh", "typer"} <= names
 
 
 def put_package(folder: Path, name: str, licence: str, *, sbom: str = "") -> None:

@@ -104,7 +104,7 @@ def test_a_package_has_what_qmesh_needs_and_not_what_it_is_built_with(build_pack
     locked = set(re.findall(r"^([\w-]+)==", lock, flags=re.MULTILINE))
     for machine in build_package.MACHINES.values():
         needed = build_package.list_needed(machine)
-        assert {"cffi", "cryptography", "msgspec", "typer"} < needed < locked
+        assert {"cffi", "clingo", "cryptography", "msgspec", "typer"} < needed < locked
         assert not needed & {"hatchling", "editables", "packaging", "pip"}
 
 

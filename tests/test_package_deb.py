@@ -104,7 +104,12 @@ def test_they_need_the_interpreter_that_they_were_made_for(suite, packages):
         assert {python} == package.find(r"^/usr/lib/qmesh/lib/(python3\.\d+)/")
         # So that dpkg refuses the package of another suite before it unpacks it over one that works.
         assert python in package.fields["Pre-Depends"].split(", ")
-        assert set(package.fields["Depends"].split(", ")) == {"libnftables1", "netbase", "nftables"}
+        assert set(package.fields["Depends"].split(", ")) == {
+            "libnftables1",
+            "libstdc++6",
+            "netbase",
+            "nftables",
+        }
         assert "Recommends" not in package.fields
         assert package.fields["Architecture"] == architecture
         assert package.fields["Version"].endswith(f"-1~{SUITES[suite]}")
@@ -139,11 +144,11 @@ def test_libraries_are_those_of_the_lock_for_that_machine(packages):
         found = {each.replace("_", "-") for each in package.find(r"/([^/]+)\.dist-info/METADATA$")}
         assert found - {f"qmesh-{__version__}"} < locked
         names = {each.rpartition("-")[0] for each in found}
-        assert {"qmesh", "cryptography", "msgspec", "typer"} <= names
+        assert {"qmesh", "clingo", "cryptography", "msgspec", "typer"} <= names
         assert not names & {"hatchling", "packaging", "pip", "pytest", "setuptools"}
         programs = [each for each in package.files.values() if each.startswith(b"\x7fELF")]
         assert {struct.unpack("<H", each[18:20])[0] for each in programs} == {MACHINES[architecture]}
-        assert package.find(r"(.*\.(?:h|pyi)|.*/(?:RECORD|INSTALLER|direct_url\.json))$") == set()
+        assert package.find(r"(.*\.(?:hh?|pyi)|.*/(?:RECORD|INSTALLER|direct_url\.json))$") == set()
 
 
 def test_each_library_has_its_licence(packages):

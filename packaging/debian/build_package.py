@@ -47,6 +47,7 @@ LEFT_OUT: Final = (
     "*.dist-info/REQUESTED",
     "*.dist-info/direct_url.json",  # a folder of the machine that made it
     "**/*.h",  # what compilers and type checkers read
+    "**/*.hh",
     "**/*.pyi",
     "**/py.typed",
     "typer/.agents",
@@ -100,7 +101,7 @@ def build_wheel(scratch: Path) -> Path:
 
 
 def list_needed(machine: str) -> set[str]:
-    """The packages that qmesh needs, and that those need: without what it is built with."""
+    """The packages that qmesh and its extra `prove` need, with those that these need."""
     needed: set[str] = set()
     left = ["qmesh"]
     while left:
@@ -108,8 +109,9 @@ def list_needed(machine: str) -> set[str]:
         if name in needed:
             continue
         needed.add(name)
+        where = {"extra": "prove" if name == "qmesh" else "", "platform_machine": machine}
         for each in map(Requirement, importlib.metadata.requires(name) or []):
-            if each.marker is None or each.marker.evaluate({"extra": "", "platform_machine": machine}):
+            if each.marker is None or each.marker.evaluate(where):
                 assert not each.extras, f"what {each} brings by its extras is not followed"
                 left.append(each.name)
     return needed - {"qmesh"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from parts import Part
+from parts import LACKING, Part
 
 ALLOWED: Final = frozenset(
     {
@@ -16,6 +16,7 @@ ALLOWED: Final = frozenset(
         "Apache-2.0 WITH LLVM-exception",  # the exception is about version 2 of the GPL
         "BSD-2-Clause",
         "BSD-3-Clause",
+        "BSL-1.0",
         "CC0-1.0",
         "ISC",
         "MIT",
@@ -38,6 +39,8 @@ def list_faults(parts: list[Part]) -> list[str]:
     for part in parts:
         if not is_allowed(part.licence):
             faults.append(f"{part.name} {part.version}: {part.licence or 'no licence that is known'}")
+        if part.name in LACKING and not part.compiled:
+            faults.append(f"{part.name} {part.version}: what is compiled in is not in unlisted.json")
         faults += [
             f"{each.name} {each.version} in {part.name}: {each.licence or 'no licence that is known'}"
             for each in part.compiled

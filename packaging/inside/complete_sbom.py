@@ -39,15 +39,18 @@ def main() -> int:
 
 
 def list_compiled(package: Distribution, parent: str) -> Iterator[dict[str, Any]]:
-    """The components of the SBOMs of one wheel, each with a reference of its own."""
+    """What one wheel has compiled in, by its SBOMs and by ours, each with a reference of its own."""
+    unlisted = json.loads(Path(__file__).with_name("unlisted.json").read_text("utf-8"))
+    sboms = {"unlisted": unlisted.get(f"{package.name} {package.version}", {})}
     for file in package.files or []:
         if "sboms" in file.parts:
-            found = json.loads(Path(str(package.locate_file(file))).read_text("utf-8"))
-            for number, each in enumerate(found.get("components", [])):
-                kept = {
-                    key: each[key] for key in ("name", "version", "purl", "hashes", "licenses") if key in each
-                }
-                yield {"type": "library", "bom-ref": f"{parent}/{file.stem}/{number}", **kept}
+            sboms[file.stem] = json.loads(Path(str(package.locate_file(file))).read_text("utf-8"))
+    for stem, found in sboms.items():
+        for number, each in enumerate(found.get("components", [])):
+            kept = {
+                key: each[key] for key in ("name", "version", "purl", "hashes", "licenses") if key in each
+            }
+            yield {"type": "library", "bom-ref": f"{parent}/{stem}/{number}", **kept}
 
 
 sys.exit(main())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution, PackagePath, distributions
 from pathlib import Path, PurePath
+from typing import Any
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.requirements import Requirement
@@ -19,6 +21,10 @@ _CLASSIFIERS = {
     "MIT License": "MIT",
 }
 """Those without a doubt; a package with none of them is under no licence that we know of."""
+_UNLISTED = json.loads(Path(__file__).with_name("unlisted.json").read_text("utf-8"))
+"""What is compiled into wheels that do not say it, by name and version: as that version's sources have it."""
+LACKING = frozenset(each.partition(" ")[0] for each in _UNLISTED)
+"""The libraries of these wheels."""
 _LICENCE_FILE = re.compile(r"(licen[sc]e|copying|notice)([-._].*)?", re.IGNORECASE)
 
 
@@ -56,7 +62,10 @@ def read_parts(folder: Path) -> list[Part]:
 
 
 def read_needed_parts(folder: Path, name: str) -> list[Part]:
-    """That one, and what it needs of what lies in the folder; without what that is built or tested with."""
+    """That one with its extra `prove`, and what it needs of what lies in the folder.
+
+    Without what that is built or tested with.
+    """
     found = {canonicalize_name(each.name): each for each in distributions(path=[str(folder)])}
     needed: dict[str, Distribution] = {}
     left = [name]
@@ -66,7 +75,8 @@ def read_needed_parts(folder: Path, name: str) -> list[Part]:
             continue
         needed[wanted] = found[wanted]
         needs = map(Requirement, found[wanted].requires or [])
-        left += [each.name for each in needs if each.marker is None or each.marker.evaluate({"extra": ""})]
+        extra = {"extra": "prove" if wanted == canonicalize_name(name) else ""}
+        left += [each.name for each in needs if each.marker is None or each.marker.evaluate(extra)]
     return sorted(map(_read_part, needed.values()), key=lambda part: part.name)
 
 
@@ -83,10 +93,14 @@ def _read_part(found: Distribution) -> Part:
         authors=", ".join(each for each in authors if each),
         texts=tuple(_read(found, file) for file in inside if _LICENCE_FILE.fullmatch(file.name)),
         places=tuple(sorted({_name_place(file) for file in inside})),
-        compiled=tuple(
-            each for file in inside if "sboms" in file.parts for each in _read_compiled(_read(found, file))
-        ),
+        compiled=tuple(each for sbom in _list_sboms(found, inside) for each in _read_compiled(sbom)),
     )
+
+
+def _list_sboms(found: Distribution, inside: list[PackagePath]) -> Iterator[dict[str, Any]]:
+    yield from (json.loads(_read(found, file)) for file in inside if "sboms" in file.parts)
+    if unlisted := _UNLISTED.get(f"{canonicalize_name(found.name)} {found.version}"):
+        yield unlisted
 
 
 def _read(found: Distribution, file: PurePath) -> str:
@@ -115,8 +129,8 @@ def _canonicalize(text: str) -> str:
         return ""
 
 
-def _read_compiled(text: str) -> list[Compiled]:
-    components = json.loads(text).get("components", [])
+def _read_compiled(sbom: dict[str, Any]) -> list[Compiled]:
+    components = sbom.get("components", [])
     return [
         Compiled(each["name"], each.get("version", ""), _read_component_licence(each)) for each in components
     ]

@@ -52,7 +52,7 @@ LOADS: dict[str, set[str]] = {
     "log": {*STATE, *REGISTRY},
     "check": {*NODE, *REGISTRY, "qmesh.mesh.foreign.kernel_rules"},
     "drill": STATE,
-    "prove": {*STATE, "pysat", "pyformula", "pysolvers", "qmesh.mesh.foreign.kernel_rules"},
+    "prove": {*STATE, "clingo", "qmesh.mesh.foreign.kernel_rules"},
     "plan": STATE,
     "apply": NODE,
     "confirm": STATE,

@@ -12,7 +12,7 @@ from qmesh.mesh.prover.examples import ExamplePacket
 from qmesh.mesh.prover.rule_run import RulePlace
 
 WITHOUT = (
-    "import sys; sys.modules['pysat'] = None; from qmesh.cli import main; sys.argv[1:] = ['prove']; main()"
+    "import sys; sys.modules['clingo'] = None; from qmesh.cli import main; sys.argv[1:] = ['prove']; main()"
 )
 
 
@@ -20,8 +20,8 @@ def test_without_the_solver_it_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     error, hint = done.stderr.splitlines()
-    assert error == "error: `qmesh prove` needs the Python package python-sat, which is not installed"
-    assert hint.startswith("hint: with qmesh from pipx: `pipx inject qmesh python-sat`; the Debian package")
+    assert error == "error: `qmesh prove` needs the Python package clingo, which is not installed"
+    assert hint.startswith("hint: with qmesh from pipx: `pipx inject qmesh clingo`; the Debian package")
 
 
 def place(number: int) -> RulePlace:

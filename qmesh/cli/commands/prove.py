@@ -29,12 +29,12 @@ def command(
     It changes nothing, and sends nothing. What a rule means that is not understood is never guessed: then the
     claim is not proved, and that rule is named. Exit code 0 when every claim is proved, 1 otherwise.
 
-    It needs the package python-sat: install qmesh with the extra `prove`.
+    It needs the package clingo: Debian's package has it, and qmesh with the extra `prove`.
     """
-    if find_spec("pysat") is None:
+    if find_spec("clingo") is None:
         raise MissingProgram(
-            "`qmesh prove` needs the Python package python-sat, which is not installed",
-            hint="with qmesh from pipx: `pipx inject qmesh python-sat`; the Debian package does not have it."
+            "`qmesh prove` needs the Python package clingo, which is not installed",
+            hint="with qmesh from pipx: `pipx inject qmesh clingo`; the Debian package has it."
             " `qmesh drill` needs no such package",
         )
     from qmesh.agent.commands.prove import prove

@@ -90,9 +90,12 @@ def _shorten(case: Case, solver: Solver, reasons: set[int]) -> list[int]:
     ]
     if len(kept) <= _MOST_SHORTENED:
         for wire in tuple(kept):
+            if wire not in kept:
+                continue
             fewer = [each for each in kept if each != wire]
             if not solver.is_possible([case.broken, *fewer]):
-                kept = fewer
+                reasons = solver.list_reasons()
+                kept = [each for each in fewer if each in reasons]
     return kept
 
 
