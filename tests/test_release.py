@@ -414,7 +414,8 @@ def test_a_key_that_is_not_the_one_beside_it_is_found(project, tmp_path):
     project.name_key(tmp_path / "one")
     project.commit()
     before = project.state()
-    assert refused(project._replace(key=tmp_path / "one").release()).endswith("ended with 255")
+    # By ssh-keygen when it verifies what it signed; a newer one does not sign.
+    assert "ended with" in refused(project._replace(key=tmp_path / "one").release())
     assert project.state() == before
 
 
