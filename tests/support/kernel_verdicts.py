@@ -25,6 +25,7 @@ from typing import Final, Literal, Self, TypeAlias
 from msgspec.structs import replace
 
 from qmesh.host.network import links
+from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
 from qmesh.mesh.foreign.packets import (
     EPHEMERAL,
     PROTOCOL_NUMBERS,
@@ -111,6 +112,7 @@ class Wire:
         self._stack.callback(os.close, self._tun)
         fcntl.ioctl(self._tun, 0x400454CA, struct.pack("16sH22x", TUNNEL.encode(), 0x1001))  # TUNSETIFF
         _run(f"ip link set {TUNNEL} up mtu 1420")
+        wait_for_local_routes("eth0")
         self._far_ends: dict[tuple[str, str], socket.socket] = {}
         self._sockets: dict[tuple[str, str, int], socket.socket] = {}
         self._number = 0

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple, Self
 
 from qmesh.errors import KernelRefused
 from qmesh.host.firewall import nftables
+from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
 from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules
 from qmesh.mesh.prover.rulesets import build_ruleset
 from qmesh.mesh.prover.traveller import Family
@@ -46,6 +47,7 @@ class PacketInlet:
         for name, addresses in _ADDRESSES.items():
             for address in addresses:
                 _run(f"ip addr add {address} dev {name}{' nodad' if ':' in address else ''}")
+            wait_for_local_routes(name)
         self._raw = [
             self._open_raw(family, protocol)
             for family in (socket.AF_INET, socket.AF_INET6)

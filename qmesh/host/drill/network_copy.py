@@ -21,6 +21,7 @@ from qmesh.errors import KernelRefused
 from qmesh.host.drill.live_network import ADDRESS, LINK, ROUTE, SYSCTLS, LiveLink, LiveNetwork
 from qmesh.host.drill.namespaces import Namespaces
 from qmesh.host.drill.netlink_session import CREATE, CopySession
+from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
 from qmesh.host.network.netlink import open_socket, suppress_errnos
 from qmesh.host.network.netlink_messages import ACK, HEADER, build_attribute, build_request, send_request
 from qmesh.host.wireguard.kernel import KernelWireGuard
@@ -118,6 +119,10 @@ class _Maker:
                 self._copy_address(session, message)
             self._copy_rules(session)
             self._copy_routes(session)
+        for link in links:
+            if link.name in self._ways and self._get_master_kind(link) != "vrf":  # whose routes are elsewhere
+                with self._note_failure(f"the routes to addresses of {link.name}"):
+                    wait_for_local_routes(link.name)
         inner = {each.name for each in links if self._get_master_kind(each) in _TAKES_PACKETS}
         ways = tuple(each for name, each in self._ways.items() if name not in inner)
         return NetworkCopy(ways, tuple(self._stand_ins), tuple(dict.fromkeys(self._failures)))
