@@ -1,9 +1,12 @@
 """One run shared by several pytest processes: each takes what no other has begun with.
 
-    pytest -p tests.support.sharing --share=FOLDER ...     as often as there are to be processes, all alike
+    pytest -p tests.support.sharing --share=FOLDER --sharers=6 ...
 
-The folder is empty at first. A test goes by itself; those that have a set-up of their module in common go
-together. What takes long comes first, so that in the end no process is left alone with it.
+The folder is empty at first. The tests are collected once, then the process forks the others. Each has a
+report and a log of its own beside those of the first: `NAME-1.xml` and `NAME-1.log` beside `NAME.xml`.
+
+A test goes by itself; those that have a set-up of their module in common go together. What takes long comes
+first, so that in the end no process is left alone with it.
 
 It is no pytest-xdist, whose workers have threads: a process that runs these tests forks, and enters
 namespaces.
@@ -11,12 +14,18 @@ namespaces.
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import os
+import signal
+import sys
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.capture import CaptureManager
+from _pytest.junitxml import xml_key
 
 _SHARED_SCOPES = ("class", "module")
 
@@ -25,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--share", metavar="FOLDER", type=Path, help="take tests that no other process has taken"
     )
+    parser.addoption("--sharers", metavar="N", type=int, default=1, help="in so many processes")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,6 +45,24 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         raise pytest.UsageError("pyproject.toml was not read: write --share=FOLDER")
     if folder is None or session.config.option.collectonly or session.testsfailed:
         return None
+    others = _fork_others(session.config)
+    try:
+        _run_tests(session, folder)
+    except BaseException:
+        for process in others:
+            os.kill(process, signal.SIGINT)
+        raise
+    finally:
+        session.testsfailed += sum(not ended_well(*other) for other in others.items())
+    return True
+
+
+def ended_well(process: int, report: Path) -> bool:
+    """Whether all tests of another process passed, once it has ended. What a test ends has no report."""
+    return os.waitpid(process, 0)[1] == 0 and report.exists()
+
+
+def _run_tests(session: pytest.Session, folder: Path) -> None:
     for items in _taken(session.items, folder):
         for item, after in zip(items, [*items[1:], None], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
@@ -42,7 +70,38 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
                 raise session.Failed(session.shouldfail)
             if session.shouldstop:
                 raise session.Interrupted(session.shouldstop)
-    return True
+
+
+def _fork_others(config: pytest.Config) -> dict[int, Path]:
+    """The other processes, each of which goes on like this one, and their reports; in one of them none."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    gc.collect()
+    gc.freeze()  # to look through it for garbage would be to copy it
+    others: dict[int, Path] = {}
+    for number in range(1, config.option.sharers):
+        first = Path(config.stash[xml_key].logfile)
+        report = first.with_stem(f"{first.stem}-{number}")
+        process = os.fork()
+        if process == 0:
+            _be_another(config, report)
+            return {}
+        others[process] = report
+    return others
+
+
+def _be_another(config: pytest.Config, report: Path) -> None:
+    """What it says and reports goes elsewhere than what the first process does."""
+    config.stash[xml_key].logfile = str(report)
+    capture = config.pluginmanager.getplugin("capturemanager")
+    assert isinstance(capture, CaptureManager)
+    capture.stop_global_capturing()
+    log = os.open(report.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    capture.start_global_capturing()
+    capture.suspend_global_capture()
 
 
 def _taken(tests: list[pytest.Item], folder: Path) -> Iterator[list[pytest.Item]]:
