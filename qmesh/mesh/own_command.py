@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+_KEPT: Final = frozenset({"LANG", "LANGUAGE", "PATH", "TZ"})
+_KEPT_PREFIXES: Final = ("LC_", "QMESH_")
 
 
 def build_command_line(
@@ -33,3 +37,13 @@ def build_holder_line(
     program: that file. state: the state directory. Both are absolute.
     """
     return (python, *options, "-X", "utf8", "-I", "-S", program, "--state", state)
+
+
+def build_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """What a process that outlives its command has of that one's environment, as systemd would give it.
+
+    That is language, time zone and PATH. All else is of whoever typed the command, or of the user from whom
+    root came by `su`: where libraries find more code of theirs (LD_*, OPENSSL_*), where temporary files are,
+    and passwords.
+    """
+    return {name: value for name, value in own.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}

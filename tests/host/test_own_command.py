@@ -120,6 +120,44 @@ def test_r1_nothing_that_is_started_in_the_background_runs_what_is_there(command
     assert "No module named" not in Path(STATE, "agent.log").read_text()
 
 
+TELLS = "#!/bin/sh\nenv > /run/told\n"
+OF_A_USER = {
+    "LD_PRELOAD_": "/run/trap/x.so",  # the others of these would be heeded by this test's own programs
+    "OPENSSL_CONF": "/run/trap/openssl.cnf",
+    "SUDO_UID": "1000",
+    "TMPDIR": "/run/trap",
+    "TOKEN": "of root's",
+}
+OF_ROOT = {"LC_TIME": "C", "TZ": "UTC", "QMESH_TRACEBACK": ""}
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize("command", ["agent", "hold", "undo"])
+def test_r1_what_runs_in_the_background_has_no_environment_but_what_systemd_would_give_it(
+    command, monkeypatch
+):
+    Path(STATE).mkdir(mode=0o700)
+    TRAP.mkdir()
+    os.chown(TRAP, 1000, 1000)
+    Path("/run/tells").write_text(TELLS)
+    Path("/run/tells").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", "/run/tells")
+    for name, value in {**OF_A_USER, **OF_ROOT}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MachineRefused, match="did not start"):
+        background.start_background_process(State(Path(STATE)), command, wait_s=patience(60))
+
+    told = dict(line.split("=", 1) for line in Path("/run/told").read_text().splitlines())
+    assert told.items() >= OF_ROOT.items()
+    assert {name for name in told if not name.startswith(("LC_", "QMESH_"))} <= {
+        *("LANG", "LANGUAGE", "NOTIFY_SOCKET", "PATH", "TZ"),
+        *("PWD", "SHLVL", "_", "OLDPWD"),  # the shell's own
+    }
+    place = Path(told["NOTIFY_SOCKET"]).parent.parent
+    assert (place.stat().st_uid, place.stat().st_mode & 0o777, list(TRAP.iterdir())) == (0, 0o700, [])
+
+
 BEGINS_ANEW = {
     "a command that is typed": """
 from qmesh.cli.entrypoints import exec_resident

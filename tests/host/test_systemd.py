@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from qmesh.errors import MachineRefused
 from qmesh.host.lean import service_notice
 from qmesh.host.state.directory import State
-from qmesh.host.system import background, processes, systemd
+from qmesh.host.system import background, processes, single_agent, systemd
 from qmesh.mesh.systemd.units import (
     AFTER_FLUSH,
     AGENT,
@@ -55,6 +56,14 @@ def an_agent(state: State) -> Iterator[tuple[subprocess.Popen[str], bool]]:
             yield process, {"True\n": True, "False\n": False}[process.stdout.readline()]
         finally:
             process.kill()
+
+
+@pytest.fixture(autouse=True)
+def run_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A place for sockets that any user may use."""
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setattr(single_agent, "PLACE", Path(directory))
+        yield
 
 
 def test_where_none_was_ever_started_no_agent_runs_and_nothing_is_made(state):

@@ -606,6 +606,7 @@ def test_the_process_outlives_its_maker_and_holds_none_of_its_files(process, mon
     assert ended.stdout + ended.stderr == b""
     assert os.getsid(identifier) != os.getsid(0)
     assert Path(f"/proc/{identifier}/cwd").readlink() == Path("/")
+    assert b"LOG_LEVEL" not in Path(f"/proc/{identifier}/environ").read_bytes()
     assert {Path(f"/proc/{identifier}/fd/{number}").readlink() for number in range(3)} == {Path("/dev/null")}
     assert process.read(NAME).peers == ()
 

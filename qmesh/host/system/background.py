@@ -15,7 +15,7 @@ from pathlib import Path
 from qmesh.errors import MachineRefused
 from qmesh.host import files
 from qmesh.host.state.directory import State
-from qmesh.host.system import heartbeat, processes, programs
+from qmesh.host.system import heartbeat, processes, programs, single_agent
 from qmesh.host.system.process_end import wait_for_readable
 from qmesh.host.system.processes import build_own_command, is_locked, list_opening_processes
 from qmesh.host.system.systemd import (
@@ -29,6 +29,7 @@ from qmesh.host.system.systemd import (
     update_units,
     write_units,
 )
+from qmesh.mesh.own_command import build_environment
 from qmesh.mesh.systemd.instructions import describe_agent_restart
 from qmesh.mesh.systemd.units import AGENT, HOLDER, UNDO, render_qmesh_units, render_undo_unit
 from qmesh.mesh.values import DEFAULT_PROGRAM
@@ -120,7 +121,7 @@ def start_background_process(state: State, command: str, *, wait_s: float) -> in
             stdout=log_file,
             stderr=log_file,
             cwd=programs.DIRECTORY,
-            env={**os.environ, "NOTIFY_SOCKET": address},
+            env={**build_environment(os.environ), "NOTIFY_SOCKET": address},
             start_new_session=True,
         )
         try:
@@ -163,27 +164,31 @@ def _open_ready_socket() -> Iterator[tuple[socket.socket, str]]:
         try:
             ready.bind(address)
         except OSError as error:
-            raise _build_temporary_file_error(error) from None
+            raise _build_place_error(error) from None
         yield ready, address
 
 
 @contextlib.contextmanager
 def _create_temporary_directory() -> Iterator[str]:
-    """A directory that is deleted afterwards; an error of that is ignored."""
+    """A directory that is deleted afterwards; an error of that is ignored.
+
+    Where no user has anything to say, as he may have in TMPDIR, or he could keep an agent from being started.
+    """
     try:
-        directory = tempfile.mkdtemp(prefix="qmesh-")
-    except OSError as error:
-        raise _build_temporary_file_error(error) from None
+        files.make_private_directory(single_agent.PLACE)
+        directory = tempfile.mkdtemp(prefix="ready-", dir=single_agent.PLACE)
+    except (MachineRefused, OSError) as error:
+        raise _build_place_error(error) from None
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _build_temporary_file_error(error: OSError) -> MachineRefused:
+def _build_place_error(error: Exception) -> MachineRefused:
     return MachineRefused(
-        f"no temporary file could be made: {error.strerror}",
-        hint="look for a full or read-only disk at /tmp (`df /tmp`), or set TMPDIR",
+        f"no process could be started, for want of a socket in {single_agent.PLACE}: {error}",
+        hint="look for a full or read-only disk at /run (`df /run`)",
     )
 
 

@@ -22,6 +22,7 @@ from qmesh.host.system import heartbeat, processes, programs
 from qmesh.host.system.process_end import wait_for_child, wait_for_exit
 from qmesh.host.wireguard import uapi
 from qmesh.host.wireguard.device import Device, add_known_endpoint, port_hint, refuse_taken_port
+from qmesh.mesh.own_command import build_environment
 from qmesh.mesh.state import Peer
 from qmesh.mesh.values import InterfaceKind, Secret, quote_text
 
@@ -170,7 +171,8 @@ class _Start:
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
                 cwd=programs.DIRECTORY,
-                env=_build_environment(),
+                # Without what would have it stay in the foreground, or print all its life.
+                env=build_environment(os.environ),
                 start_new_session=True,
             )
         except OSError as error:
@@ -213,12 +215,6 @@ def _tie_to_own_life(words: tuple[str, ...]) -> tuple[str, ...]:
     if setpriv is None:
         return words
     return (setpriv, "--pdeathsig=KILL", "/bin/sh", "-c", _IF_PARENT_LIVES, PROGRAM, str(os.getpid()), *words)
-
-
-def _build_environment() -> dict[str, str]:
-    """Ours, without what would make wireguard-go stay in the foreground, or print all its life."""
-    ours = ("LOG_LEVEL", "WG_PROCESS_FOREGROUND", "WG_TUN_FD", "WG_UAPI_FD")
-    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def _last_line(octets: bytes) -> str:
