@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files
+from qmesh.host.output_file import open_output_directory, write_output
 
 
 def refuse_output_file(path: Path | None, *, begins: bytes, what: str) -> None:
@@ -15,11 +16,8 @@ def refuse_output_file(path: Path | None, *, begins: bytes, what: str) -> None:
     """
     if path is None:
         return
-    if not path.parent.is_dir():
-        raise BadInput(
-            f"there is no directory {path.parent}",
-            hint=f"make it with `mkdir -p {path.parent}`, or name a file in another directory",
-        )
+    with open_output_directory(path):
+        pass
     if path.is_dir():
         raise BadInput(f"{path} is a directory", hint=f"name a file in it, such as {path / what}")
     if (path.is_symlink() or path.exists()) and not _can_be_replaced(path, begins):
@@ -36,4 +34,4 @@ def _can_be_replaced(path: Path, begins: bytes) -> bool:
 
 def write_line(path: Path, line: str) -> None:
     """Write an invitation, or another line, 0600 from the first byte."""
-    files.write(path, line.encode() + b"\n")
+    write_output(path, line.encode() + b"\n")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
+from qmesh.errors import MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host.system import disk_reserve
 from qmesh.host.write_obstacle import explain_refused_write
 
@@ -174,17 +174,6 @@ def _change_files(changes: Mapping[Path, bytes | Path | None]) -> None:
                 path.unlink(missing_ok=True)
             else:
                 new.replace(path)
-
-
-def write_new(path: Path, octets: bytes) -> None:
-    """Put `octets` into a file that was not there, 0600. Raises BadInput where it cannot be new."""
-    if path.is_symlink() or path.exists():
-        raise BadInput(f"{path} exists already", hint="pass another file with -o, or remove that one")
-    if not path.parent.is_dir():
-        raise BadInput(
-            f"there is no directory {path.parent}", hint="make it first, or pass another file with -o"
-        )
-    write(path, octets)
 
 
 class FileChange(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.errors import BadInput, MachineRefused, NeedsRoot, StateUnreadable
+from qmesh.errors import MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files
 from tests.support.own_machine import small_disk
 from tests.support.waiting import Deadline, some_time
@@ -422,17 +422,6 @@ def test_a_private_directory_where_this_user_may_write_nothing_is_refused():
             files.make_private_directory(Path("/run/roots/state"))
     finally:
         os.seteuid(0)
-
-
-def test_a_new_file_is_private_and_never_takes_anothers_place(tmp_path):
-    files.write_new(tmp_path / "new", b"secret")
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
-    (tmp_path / "link").symlink_to("nowhere")
-    for name in ("new", "link", ".", "none/new"):
-        with pytest.raises(BadInput):
-            files.write_new(tmp_path / name, b"other")
-    assert (tmp_path / "new").read_bytes() == b"secret"
-    assert names_in(tmp_path) == ["link", "new"]
 
 
 def test_a_directory_with_however_many_entries_is_not_held_in_memory(tmp_path):

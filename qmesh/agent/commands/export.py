@@ -13,9 +13,9 @@ from qmesh.agent.local import Local, linux_for
 from qmesh.agent.membership import load_latest
 from qmesh.agent.preconditions import check_local, check_user
 from qmesh.errors import BadInput
-from qmesh.host import files
 from qmesh.host.linux import Linux
 from qmesh.host.network import links, path_mtu
+from qmesh.host.output_file import write_new_output
 from qmesh.host.state.directory import State
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.exports import ansible, hosts, nft, wg_quick
@@ -50,7 +50,7 @@ def export(state: State, wanted: str) -> Export:
 
 def write_export(made: Export, path: Path) -> None:
     """Write it to a new file, 0600. Raises BadInput."""
-    files.write_new(path, made.whole.encode())
+    write_new_output(path, made.whole.encode())
 
 
 def _export_wg_quick(state: State, here: Local) -> Export:

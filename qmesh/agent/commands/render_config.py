@@ -12,8 +12,8 @@ from qmesh.agent.node.node_processes import note_readings
 from qmesh.agent.node.node_restarts import update_workers_target
 from qmesh.agent.preconditions import check_local, check_user
 from qmesh.errors import BadInput
-from qmesh.host import files
 from qmesh.host.config_directory import ConfigDirectory
+from qmesh.host.output_file import write_new_output
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.mesh import nodeconfig
@@ -138,4 +138,4 @@ def write_config_copy(rendered: RenderedConfig, path: Path) -> None:
     """Write the rendered config.yml, secrets and all, to a new file, 0600. Raises BadInput."""
     if rendered.old is None and not rendered.is_for_another:
         node_config.refuse_to_create(rendered.here, rendered.directory)
-    files.write_new(path, rendered.new.text.encode("utf-8"))
+    write_new_output(path, rendered.new.text.encode("utf-8"))

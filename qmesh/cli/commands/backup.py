@@ -47,7 +47,7 @@ def command(
     """
     from qmesh.agent.commands.backup import make_backup
     from qmesh.cli import passphrase
-    from qmesh.host import files
+    from qmesh.host.output_file import write_output
     from qmesh.host.state.directory import State
 
     to_output = file == "-"
@@ -59,7 +59,7 @@ def command(
     if to_output:
         _write_to_stdout(octets)
     else:
-        files.write(Path(file), octets)
+        write_output(Path(file), octets)
     _record_backup(State(state), taken)
     _log_warnings(taken)
     if not to_output:

@@ -1,0 +1,41 @@
+"""Files that are handed out, put where somebody wants them: root follows no link of another user's there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from qmesh.errors import BadInput
+from qmesh.host import files
+from qmesh.host.owned_path import DirectoryUse, PathMissing, open_without_links
+
+
+def write_output(path: Path, octets: bytes) -> None:
+    """As `files.write`, 0600. Raises as `open_output_directory`, and MachineRefused."""
+    with open_output_directory(path) as directory:
+        files.write_with_owner(directory / path.name, path, octets, files.PRIVATE_MODE, None)
+
+
+def write_new_output(path: Path, octets: bytes) -> None:
+    """The same for a file that was not there. Raises BadInput where it cannot be new."""
+    if path.is_symlink() or path.exists():
+        raise BadInput(f"{path} exists already", hint="pass another file with -o, or remove that one")
+    write_output(path, octets)
+
+
+@contextlib.contextmanager
+def open_output_directory(path: Path) -> Iterator[Path]:
+    """The directory of a file that is to be written: the same one, whatever is put in its place meanwhile.
+
+    Raises BadInput where there is none, or the way to it leads through a link that others than root can
+    change: they could choose so which file root replaces, and of an export or a config.yml also with what.
+    """
+    try:
+        with open_without_links(path.absolute().parent, DirectoryUse("FILE", "it")) as place:
+            yield Path(f"/proc/self/fd/{place.descriptor}")
+    except PathMissing:
+        raise BadInput(
+            f"there is no directory {path.parent}",
+            hint=f"make it with `mkdir -p {path.parent}`, or name a file in another directory",
+        ) from None
