@@ -46,6 +46,20 @@ def shots_of(rows: list[DrillRow], wanted: str) -> list[Shot]:
     return [shot for row in rows if row.wanted == wanted for shot in row.shots]
 
 
+@pytest.mark.parametrize(
+    ("listed", "sources"),
+    [
+        (("192.0.2.254/24", "fe80::2/64"), {"192.0.2.254"}),
+        (("fe80::2/64", "2001:db8::2/64", "169.254.1.1/16"), {"2001:db8::2"}),
+    ],
+)
+def test_g2_the_machines_own_connections_begin_at_an_address_that_others_can_answer(listed, sources):
+    rows = list_rows(target(ways=("eth0",), bridges=(), addresses={"eth0": listed}))
+    openers = {shot.source for row in rows for shot in row.openers}
+    replied = {shot.target for row in rows if row.what == "replies to those" for shot in row.shots}
+    assert openers == replied == sources
+
+
 @pytest.mark.parametrize("role", ["worker", "control"])
 def test_g1_every_interface_and_family_is_a_way_to_closed_ports(role):
     blocked = shots_of(list_rows(target(role)), "blocked")

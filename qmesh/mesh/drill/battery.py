@@ -22,6 +22,7 @@ from qmesh.mesh.drill.target import (
     Version,
     choose_ports,
     get_version,
+    is_link_local,
 )
 from qmesh.mesh.guard.render import list_port_intervals
 
@@ -274,7 +275,9 @@ class _Battery:
         """The machine's own connections from a closed port's number, and what can be made of them."""
         openers, replies, asked, cut_in = [], [], [], []
         for version in (4, 6):
-            own, stranger = self._target.list_own(way, version), self._target.find_neighbour(way, version)
+            # From a link-local address nothing can be sent to a stranger, which would have no reply.
+            own = [each for each in self._target.list_own(way, version) if not is_link_local(each)]
+            stranger = self._target.find_neighbour(way, version)
             for port, (protocol, flags) in itertools.product(self._closed, _BEGINNINGS if own else ()):
                 opener = Shot(
                     way=None,

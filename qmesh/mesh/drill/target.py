@@ -56,7 +56,7 @@ class DrillTarget(msgspec.Struct, frozen=True, kw_only=True):
             own = [str(ip_interface(each).ip) for each in self.list_networks(name)]
             fitting = [each for each in own if not ip_address(each).is_loopback]
             if interface is None:
-                fitting = [each for each in fitting if not ip_address(each).is_link_local]
+                fitting = [each for each in fitting if not is_link_local(each)]
             found += [each for each in fitting if version in {None, get_version(each)}][:MOST_ADDRESSES]
         return list(dict.fromkeys(found))
 
@@ -79,6 +79,11 @@ class DrillTarget(msgspec.Struct, frozen=True, kw_only=True):
 def get_version(address: str) -> Version:
     """Of IP."""
     return 6 if ":" in address else 4
+
+
+def is_link_local(address: str) -> bool:
+    """Whether it is known on its own link alone."""
+    return ip_address(address).is_link_local
 
 
 def choose_ports(ports: Sequence[int], intervals: Iterable[tuple[int, int]] = ()) -> tuple[int, ...]:
