@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from qmesh.cli.terminal import print_stderr
-from qmesh.errors import Interrupted, QmeshError, build_bug_error
+from qmesh.errors import BadInput, Interrupted, QmeshError, build_bug_error
 from qmesh.mesh.printable import escape_line
 
 if TYPE_CHECKING:
@@ -51,9 +51,23 @@ def report_exception(error: BaseException, *, as_json: bool) -> int:
         return report_error(error, as_json=as_json)
     if isinstance(error, KeyboardInterrupt):
         return report_interrupt(as_json=as_json)
+    if isinstance(error, FileNotFoundError) and not _has_current_directory():
+        gone = BadInput(
+            "the current directory is gone", hint="`cd` to another one, then run the same command again"
+        )
+        return report_error(gone, as_json=as_json)
     if os.environ.get("QMESH_TRACEBACK") or not isinstance(error, Exception):
         raise error
     return report_error(build_bug_error(error), as_json=as_json)
+
+
+def _has_current_directory() -> bool:
+    """Whether it is there: else a path that is not absolute leads nowhere."""
+    try:
+        os.getcwd()  # noqa: PTH109 - whether it raises
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def report_interrupt(*, as_json: bool) -> int:

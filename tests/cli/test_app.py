@@ -264,6 +264,15 @@ def test_a_bug_is_no_traceback_but_two_lines(monkeypatch, capsys):
     assert "5ecret" not in said
 
 
+def test_a_path_in_a_directory_that_is_gone_is_no_bug(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(app, "load_command", lambda name: Path(name).absolute())
+    assert app.run(["status"]) == 2
+    assert capsys.readouterr().err.startswith("error: the current directory is gone\nhint: `cd` to another")
+
+
 def test_nothing_prints_but_the_one_place_for_it():
     """What is printed is escaped there: a print of one's own would be a way around."""
     package = Path(beginning).parent
