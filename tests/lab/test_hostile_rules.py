@@ -9,8 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.support.lab.cluster import CONFIG, checked, make_control, qmesh, start_workers
+from tests.support.lab.cluster import (
+    AGENT,
+    CONFIG,
+    HOLDER,
+    checked,
+    make_control,
+    qmesh,
+    start_workers,
+)
 from tests.support.lab.machines import Lab, Machine
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -219,3 +228,26 @@ def test_the_cure_of_a_rule_with_hostile_names_cures_and_does_nothing_else(contr
     assert checked(control)["findings"] == []
     assert "owned" not in control.run(["ls", "/root"]).stdout
     control.run(["bash", "-c", in_json({"delete": {"table": {"family": "inet", "name": ODD_NAME}}})])
+
+
+def test_g3_beside_all_of_it_holder_and_agent_keep_the_guard_and_go_on(control: Machine):
+    """libnftables loads it in their processes, and ends one in which it meets what it did not foresee."""
+    listed = ["nft", "-s", "list", "table", "inet", "qmesh"]
+    before = control.run(listed).stdout
+    running = {pattern: set(control.processes(pattern)) for pattern in (AGENT, HOLDER)}
+    told = [case.script for case in CASES.values() if case.in_words and "legacy" not in case.script]
+    control.run(["bash", "-c", "\n".join(told)], timeout=60)
+    try:
+        for away in ((), (HOLDER,), (AGENT,)):
+            for pattern in away:
+                control.freeze(pattern)
+            control.run(["nft", "delete", "table", "inet", "qmesh"])
+            wait_until(lambda: control.run(listed, check=False).stdout == before, 20)
+            for pattern in away:
+                control.thaw(pattern)
+        assert {pattern: set(control.processes(pattern)) for pattern in running} == running
+        drilled = control.run(["qmesh", "drill"], check=False, timeout=60)
+        assert (drilled.returncode, drilled.stderr) == (0, "")
+    finally:
+        control.run(["nft", "flush", "ruleset"])
+        qmesh(control, "apply")
