@@ -163,6 +163,15 @@ def test_a_log_that_is_large_already_is_put_aside(tmp_path):
     assert log.read_text().endswith("hello\n")
 
 
+def test_two_mebibytes_are_large(tmp_path):
+    log = tmp_path / log_outlets.NAME
+    rotated = Path(log_outlets.build_rotated_path(str(log)))
+    for left, is_put_aside in ((10_000, False), (10, True)):
+        log.write_bytes(bytes(2 * 1024 * 1024 - left))
+        speak(log, "logging.getLogger('qmesh').info('hello')")
+        assert rotated.exists() is is_put_aside
+
+
 def test_what_is_no_log_of_ours_is_left_as_it_is(tmp_path):
     log, other = tmp_path / log_outlets.NAME, tmp_path / "other"
     speak(log, FILL, octets=20_000, endless=True, out=other)
