@@ -135,6 +135,14 @@ def test_a_user_is_named_as_systemd_takes_it():
         node_user.resolve_user_name(unknown)
 
 
+@pytest.mark.parametrize("name", ["Alice", "alice.b", "al ice", "%u", "-x", "a\nUser=root", "0", "7"])
+def test_a_user_with_a_name_that_is_not_every_systemds_is_named_by_number(name, monkeypatch):
+    monkeypatch.setattr(
+        pwd, "getpwuid", lambda number: pwd.struct_passwd((name, "x", number, 7, "", "/", ""))
+    )
+    assert node_user.resolve_user_name(1007) == "1007"
+
+
 @pytest.mark.lab
 @pytest.mark.usefixtures("own_machine")
 def test_what_is_another_users_in_the_nodes_directory_is_found():

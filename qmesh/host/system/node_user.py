@@ -38,7 +38,7 @@ def _list_owners(directory: Path) -> Iterator[int]:
 
 
 def resolve_user_name(number: int) -> str:
-    """A user as a unit names him; by number where not every systemd takes the name.
+    """A user as a unit names him; by number where not every systemd takes the name, or takes it for a number.
 
     Raises BadInput where there is no such user: systemd starts nothing as him.
     """
@@ -49,7 +49,7 @@ def resolve_user_name(number: int) -> str:
             f"the node's directory belongs to user number {number}, and this machine has no such user",
             hint="give it to the user that runs the node: `chown -R USER DIRECTORY`",
         ) from None
-    return found if sandbox.is_valid_user(found) else str(number)
+    return found if sandbox.is_valid_user(found) and not found.isdecimal() else str(number)
 
 
 def find_group(number: int) -> int:
