@@ -7,6 +7,7 @@ from qmesh.agent.facts import gather_ports
 from qmesh.agent.local import Local, with_tunnel_and_guard
 from qmesh.errors import MachineRefused
 from qmesh.host.drill.conduct import DrillOrder, conduct_drill
+from qmesh.host.given_rules import GivenRules
 from qmesh.host.linux import Linux
 from qmesh.host.network import ports
 from qmesh.mesh.drill.verdict import DrillReport, Tables, describe_counterexample, judge_rows
@@ -15,12 +16,13 @@ from qmesh.mesh.state import Guard
 
 
 def drill_machine(
-    here: Local, linux: Linux, *, ruleset: str | None = None, is_planned: bool = False
+    here: Local, linux: Linux, *, ruleset: GivenRules | None = None, is_planned: bool = False
 ) -> DrillReport:
     """Fire at a copy of this machine; it is not changed.
 
     ruleset: rules in place of all that this machine has. is_planned: with the guard as `apply` would make it,
-    in place of the one that is loaded. Raises MachineRefused where the copy can't be made.
+    in place of the one that is loaded. Raises MachineRefused where the copy can't be made, and BadInput where
+    nft does not take the rules.
     """
     wanted, _ = desired_and_observed_guard(with_tunnel_and_guard(here), linux)
     guard = wanted.guard

@@ -14,7 +14,7 @@ def render_json(facts: object) -> str:
     try:
         text = msgspec.json.encode(facts).decode()
     except UnicodeEncodeError:
-        text = msgspec.json.encode(_replace_surrogates(msgspec.to_builtins(facts))).decode()
+        text = msgspec.json.encode(replace_surrogates(msgspec.to_builtins(facts))).decode()
     return (
         text
         if text.isascii() and text.isprintable()
@@ -28,12 +28,13 @@ def _escape_json_character(character: str) -> str:
     return "".join(f"\\u{octets[at : at + 2].hex()}" for at in range(0, len(octets), 2))
 
 
-def _replace_surrogates(found: object) -> object:
+def replace_surrogates(found: object) -> object:
+    """The same values with question marks in the place of bytes that were no text."""
     match found:
         case str():
             return found.encode("utf-8", "replace").decode()
         case dict():
-            return {_replace_surrogates(key): _replace_surrogates(value) for key, value in found.items()}
+            return {replace_surrogates(key): replace_surrogates(value) for key, value in found.items()}
         case list() | tuple():
-            return [_replace_surrogates(each) for each in found]
+            return [replace_surrogates(each) for each in found]
     return found

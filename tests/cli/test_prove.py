@@ -7,6 +7,7 @@ import sys
 
 from qmesh.agent.commands.prove import ProofReport
 from qmesh.cli.assurance_text.proof_text import build_proof_lines, render_proof
+from qmesh.mesh.prover.claim_answers import summarize_claims
 from qmesh.mesh.prover.decide import Verdict
 from qmesh.mesh.prover.examples import ExamplePacket
 from qmesh.mesh.prover.rule_run import RulePlace
@@ -51,11 +52,12 @@ def test_a_report_names_what_decides_and_a_packet_that_breaks_a_claim():
             claim="control", family="ip", answer="not proved", without="qmesh", unclear=(place(1),),
             packet=ODD_PACKET,
         ),
-        Verdict(claim="service", family="ip", answer="not proved"),
+        Verdict(claim="service", family="ip", answer="not proved", out_of_time=True),
     )  # fmt: skip
     report = ProofReport(
-        machine="hel-2", source="what is loaded", rules=3, sets=1, ports=(40000,), verdicts=verdicts
-    )
+        proved=False, claims=summarize_claims(verdicts), machine="hel-2", source="what is loaded", rules=3,
+        sets=1, ports=(40000,), verdicts=verdicts,
+    )  # fmt: skip
     lines = render_proof(report).splitlines()
     assert lines[0] == "hel-2: what is loaded, 3 rules; closed ports: 40000"
     assert lines[1] == (
@@ -70,5 +72,5 @@ def test_a_report_names_what_decides_and_a_packet_that_breaks_a_claim():
     assert lines[17] == "    came to input: a rule"
     assert "    it may be broken by: udp from 10.0.0.1:1 to 10.0.0.2:2, connection: invalid" in lines
     assert "    not understood: inet t c: rule 1" in lines
-    assert not report.is_proved
+    assert any(line.startswith("not proved: out of time: of this machine's programs") for line in lines)
     assert build_proof_lines(report)

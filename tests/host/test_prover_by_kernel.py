@@ -117,10 +117,8 @@ def test_an_interface_in_a_map_or_of_a_hook_stands_for_the_one_of_the_file(tmp_p
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "could not be read"),
-        (b"table inet t {\n", "can't be loaded"),
-        (b"\0", "is no text"),
-        (b'{"nftables": [{"xt": null}]}', "lacks what iptables' rules say"),
+        (None, "cannot be read"),
+        (b"table inet t {\n", "can't be loaded: nftables refused: "),
     ],
 )
 def test_a_file_that_is_no_ruleset_is_refused(content: bytes | None, words: str, tmp_path: Path):

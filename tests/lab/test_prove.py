@@ -34,7 +34,12 @@ def test_the_guard_is_proved_on_both_kinds_of_machine_and_advice_is_refuted():
         listed = member.run(["nft", "-j", "list", "ruleset"]).stdout
         member.write("/root/own.json", listed)
         assert facts(member, "prove", "--ruleset", "/root/own.json")["rules"] > 50
-        assert "could not be read" in refusal(member, "prove", "--ruleset", "/root/none", code=2)
+        assert {each["proved"] for each in facts(member, "prove")["claims"]} == {True}
+        member.write("/root/broken", "table inet t {")
+        for file, words in (("/root/none", "cannot be read"), ("/root/broken", "can't be loaded")):
+            said = [refusal(member, command, "--ruleset", file, code=2) for command in ("prove", "drill")]
+            assert words in said[0]
+            assert said[0] == said[1]
         assert member.run(["nft", "list", "ruleset"]).stdout == before
 
         # What another program's rule makes of a packet behind the guard's back is seen.

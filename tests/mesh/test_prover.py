@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from qmesh.mesh.foreign.expressions import Expression
 from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.foreign.rulesets import ListedChain
-from qmesh.mesh.prover.claims import ALONE, CLAIMS, ClaimCode, build_cases
-from qmesh.mesh.prover.decide import Verdict, decide_cases
+from qmesh.mesh.prover.claim_answers import summarize_claims
+from qmesh.mesh.prover.claims import ALONE, CLAIMS, ClaimCode, build_cases, list_questions
+from qmesh.mesh.prover.decide import Verdict, decide_cases, list_late
 from qmesh.mesh.prover.rulesets import ProvedRuleset
 from qmesh.mesh.state import Guard
 from tests.support.kernel_expressions import DROP, compares, ct, payload, verdict
@@ -163,6 +164,43 @@ def test_what_only_unusual_packets_break_is_not_proved_and_such_a_packet_is_show
     assert wireguard[0].path == ("input: inet u c: policy drop",)
     assert wireguard[0].packet is not None
     assert wireguard[0].packet.state == "established, an answer"
+
+
+def test_claims_that_are_not_decided_in_time_are_not_proved():
+    name = "worker IPv4"
+    ruleset = RECORDINGS[f"guard, {name}"].ruleset
+    cases = list(build_cases(ruleset, GUARDS[name]))
+    assert [(case.claim, case.family) for case in cases] == list_questions(has_guard=True)
+    bare = build_cases(ruleset.without(*ruleset.own_tables), GUARDS[name])
+    assert [(case.claim, case.family) for case in bare] == list_questions(has_guard=False)
+    verdicts = decide_cases(cases, GUARDS[name], INTERFACES, ruleset.own_tables)
+    assert list_late(verdicts, has_guard=True) == []
+    # Of two cases of one claim both are needed.
+    begun = verdicts[: next(n for n, each in enumerate(verdicts) if each.claim == "taken-up") + 1]
+    late = list_late(begun, has_guard=True)
+    assert [each.claim for each in late if each.family == "ip"] == [
+        "taken-up", "older", "service", "answers", "others",
+    ]  # fmt: skip
+    assert {each.claim for each in late if each.family == "ip6"} == set(CLAIMS)
+    assert {(each.answer, each.out_of_time) for each in late} == {("not proved", True)}
+    assert {each.proved for each in summarize_claims([*begun, *late])} == {None}
+
+
+def test_what_became_of_each_claim_is_told_to_programs():
+    name = "worker IPv4"
+    found = {each.claim: each for each in summarize_claims(prove(RECORDINGS["advice"].ruleset, GUARDS[name]))}
+    assert set(found) == set(CLAIMS) - {"others"}
+    assert found["answers"].proved is True
+    assert found["answers"].counterexample is None
+    outside = found["outside"]
+    assert outside.proved is False
+    assert outside.counterexample is not None
+    assert outside.counterexample.interface == "eth0"
+    assert outside.counterexample.source == GUARDS[name].control_address
+    assert outside.counterexample.port in GUARDS[name].closed_ports
+    assert outside.counterexample.rules == (
+        "input: inet filter input: meta nfproto 2 ip saddr 10.77.0.1 accept",
+    )
 
 
 def test_a_proof_of_very_many_rules_is_not_shortened(monkeypatch: pytest.MonkeyPatch):

@@ -58,7 +58,8 @@ def _list_rules(proved: Sequence[Verdict]) -> Iterator[str]:
 
 def _list_broken(verdict: Verdict, words: str) -> Iterator[str]:
     without = f" without the table {verdict.without}" if verdict.without else ""
-    yield f"{verdict.answer}: {words} ({_FAMILIES[verdict.family]}{without})"
+    late = ": out of time" if verdict.out_of_time else ""
+    yield f"{verdict.answer}{late}: {words} ({_FAMILIES[verdict.family]}{without})"
     if verdict.packet is not None:
         may = "" if verdict.answer == "refuted" else "it may be broken by: "
         yield f"    {may}{_describe_packet(verdict.packet)}"

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from qmesh.cli.output import STATE, JsonOption, StateOption, file_option, print_answer
-from qmesh.errors import BadInput
 
 if TYPE_CHECKING:
     from qmesh.cli.screen.spans import Style
 
-_MOST_OCTETS: Final = 64 << 20
 _STYLES: Final[Mapping[str, Style]] = {"error": "error", "warning": "warning"}
 EXAMPLES = ("qmesh drill", "qmesh drill --json", "qmesh drill --ruleset /etc/nftables.conf")
 
@@ -39,24 +37,7 @@ def command(
     from qmesh.host.state.directory import State
     from qmesh.mesh.drill.report_text import render_report
 
-    rules = None if ruleset is None else _read_rules(ruleset)
-    report = drill(State(state), ruleset=rules)
+    report = drill(State(state), ruleset=ruleset)
     print_answer(report, as_json=as_json, text=lambda it: tuple(style_labels(render_report(it), _STYLES)))
     if not report.passed:
         raise typer.Exit(1)
-
-
-def _read_rules(path: Path) -> str:
-    """The file's text. Raises BadInput where it is none."""
-    from qmesh.cli.input import read_file
-
-    hint = "pass a file of rules, as `nft list ruleset` or `nft -j list ruleset` prints them"
-    octets = read_file(path, most=_MOST_OCTETS, hint=hint)
-    try:
-        if len(octets) > _MOST_OCTETS:
-            raise BadInput(f"{path} is larger than {_MOST_OCTETS} bytes", hint=hint)
-        if b"\0" in octets:  # libnftables would load what stands before it
-            raise BadInput(f"{path} is no text", hint=hint)
-        return octets.decode()
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is no UTF-8 text", hint=hint) from None

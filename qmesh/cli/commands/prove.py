@@ -21,6 +21,15 @@ def command(
             "--ruleset", help="Rules that `nft list ruleset` has written, in place of those loaded here."
         ),
     ] = None,
+    timeout: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=3600,
+            help="After so many seconds, claims that are not decided are not proved.",
+            metavar="SECONDS",
+        ),
+    ] = 60,
     state: StateOption = STATE,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +50,7 @@ def command(
     from qmesh.cli.assurance_text.proof_text import build_proof_lines
     from qmesh.host.state.directory import State
 
-    report = prove(State(state), ruleset=ruleset)
+    report = prove(State(state), ruleset=ruleset, seconds=timeout)
     print_answer(report, as_json=as_json, text=build_proof_lines)
-    if not report.is_proved:
+    if not report.proved:
         raise typer.Exit(1)

@@ -18,7 +18,9 @@ from qmesh.host.drill.rule_copy import TableCopy, load_tables, read_live_tables,
 from qmesh.host.firewall import nft_library
 from qmesh.host.firewall.ipsec_policies import read_ipsec_policies
 from qmesh.host.firewall.legacy_iptables import list_legacy_tables
+from qmesh.host.firewall.nftables import build_nft_error, decode_output
 from qmesh.host.firewall.packet_programs import find_packet_programs
+from qmesh.host.given_rules import GivenRules, load_given_rules
 from qmesh.host.network import rtnetlink_messages
 from qmesh.mesh.drill.battery import DrillRow, list_rows
 from qmesh.mesh.drill.rule_messages import list_legacy_words
@@ -62,14 +64,14 @@ class DrillOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     guard: what this machine's guard should be. member: as of `DrillTarget`. listened: as there.
     scripts: nft's commands that make qmesh's tables, in place of those that are there; None to take these.
-    ruleset: all rules, in nft's words or its JSON, in place of the machine's; None to take these.
+    ruleset: all rules, in place of the machine's; None to take these.
     """
 
     guard: Guard
     member: str | None
     listened: tuple[int, ...]
     scripts: dict[Tables, str] | None = None
-    ruleset: str | None = None
+    ruleset: GivenRules | None = None
 
 
 class DrillResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +84,10 @@ class DrillResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def conduct_drill(order: DrillOrder) -> DrillResult:
-    """Copy this machine, fire, and tell what was seen. Raises MachineRefused; the machine is as it was."""
+    """Copy this machine, fire, and tell what was seen. Raises MachineRefused, and BadInput of given rules.
+
+    The machine is as it was.
+    """
     live = read_live_network()
     live = msgspec.structs.replace(live, left_out=(*live.left_out, *_list_other_hooks(live)))
     if order.ruleset is not None:
@@ -134,11 +139,13 @@ class _Drill:
             if each.family != _INET or each.name.decode("utf-8", "replace") not in OWN_TABLES
         )
         self._unknown: list[str] = []
+        self._stand_ins: list[str] = []
 
     def run(self) -> DrillResult:
         """All of it."""
         copy = copy_network(self._namespaces, self._live)
         self._unknown += [f"not copied: {each}" for each in copy.failures]
+        self._stand_ins += copy.stand_ins
         target = self._build_target(copy)
         rows = list_rows(target)
         with FiringRange(self._namespaces, copy.ways) as place:
@@ -152,9 +159,7 @@ class _Drill:
                 fired = self._fire_given(place, rows, self._order.ruleset)
         counting = [word for table in self._others for word in table.counting]
         counting += [word for block in self._legacy for word in list_legacy_words(block.block)[1]]
-        return DrillResult(
-            fired=fired, unknown=self._unknown, counting=counting, stand_ins=list(copy.stand_ins)
-        )
+        return DrillResult(fired=fired, unknown=self._unknown, counting=counting, stand_ins=self._stand_ins)
 
     def _build_target(self, copy: NetworkCopy) -> DrillTarget:
         names = {each.index: each.name for each in self._live.links}
@@ -181,12 +186,15 @@ class _Drill:
             listened=self._order.listened,
         )
 
-    def _fire_given(self, place: FiringRange, rows: list[DrillRow], ruleset: str) -> list[FiredRow]:
+    def _fire_given(self, place: FiringRange, rows: list[DrillRow], ruleset: GivenRules) -> list[FiredRow]:
         """Under the rules of a file; what is compared with the time without qmesh's tables is left out."""
         judged = [row for row in rows if row.wanted != "as without"]
-        fates = fire_rows(
-            self._namespaces, place, judged, lambda: run_nft(self._namespaces, ruleset, of="the rule set")
-        )
+
+        def load() -> None:
+            self._namespaces.verify_copy()
+            self._stand_ins += [f"{name} (of the rules)" for name in load_given_rules(ruleset)]
+
+        fates = fire_rows(self._namespaces, place, judged, load)
         return [FiredRow(row, {"given": each}) for row, each in zip(judged, fates, strict=True)]
 
     def _fire_live(self, place: FiringRange, rows: list[DrillRow]) -> list[FiredRow]:
@@ -256,14 +264,9 @@ def fire_rows(
     return [fates[number] for number in range(len(rows))]
 
 
-def run_nft(namespaces: Namespaces, script: str, *, of: str = "nftables") -> None:
+def run_nft(namespaces: Namespaces, script: str) -> None:
     """Load rules in the copy. Raises KernelRefused, also where this process is not there."""
     namespaces.verify_copy()
-    nft_library.ask_no_resolver()
-    library = nft_library.load()
-    if script.lstrip().startswith("{"):
-        library.read_json()
-    is_done, output, error = library.run(script.encode())
+    is_done, _, error = nft_library.load().run(script.encode())
     if not is_done:
-        reason = (error or output).decode("utf-8", "backslashreplace").strip().partition("\n")[0]
-        raise KernelRefused(f"{of} is refused: {reason}", hint="try the rules with `nft -c -f FILE`")
+        raise build_nft_error(decode_output(error))

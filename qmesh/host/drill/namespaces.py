@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from qmesh.errors import KernelRefused, MachineRefused, NeedsRoot, describe_unexpected_error
+from qmesh.errors import BadInput, KernelRefused, MachineRefused, NeedsRoot, describe_unexpected_error
 from qmesh.host.firewall import nftables
 from qmesh.mesh.decode import Malformed, decode_msgpack
 
@@ -35,6 +35,7 @@ Identity: TypeAlias = tuple[int, int]
 class _Failure(msgspec.Struct, tag="failed"):
     message: str
     hint: str
+    is_input: bool = False
 
 
 class _Done(msgspec.Struct, tag="done"):
@@ -102,7 +103,7 @@ def run_in_namespaces(work: Callable[[Namespaces], _T], kind: Any, *, timeout_s:
     """What the work returns, done by another process in namespaces of its own; it ends with this block.
 
     kind: the type of what the work returns, which comes back as MessagePack. Raises MachineRefused, also
-    where the work raises it or takes too long.
+    where the work raises it or takes too long, and BadInput where the work does.
     """
     live, parent = read_identity(), os.getpid()
     reading, writing = os.pipe()
@@ -124,7 +125,7 @@ def run_in_namespaces(work: Callable[[Namespaces], _T], kind: Any, *, timeout_s:
             hint="look at `dmesg`, whether memory ran out, and run `qmesh drill` again",
         ) from None
     if isinstance(answer, _Failure):
-        raise MachineRefused(answer.message, hint=answer.hint)
+        raise (BadInput if answer.is_input else MachineRefused)(answer.message, hint=answer.hint)
     found: _T = decode_msgpack(answer.octets, kind)
     return found
 
@@ -165,8 +166,8 @@ def _leave_behind(writing: int) -> None:
 def _do(work: Callable[[Namespaces], object], live: Identity) -> _Answer:
     try:
         return _Done(msgspec.msgpack.encode(work(Namespaces(live))))
-    except MachineRefused as error:
-        return _Failure(error.message, error.hint)
+    except (BadInput, MachineRefused) as error:
+        return _Failure(error.message, error.hint, isinstance(error, BadInput))
     except PermissionError as error:
         needs = NeedsRoot(
             f"network namespaces can't be made here: {error.strerror}",

@@ -8,5 +8,5 @@ field_loads, expression_steps, xtables_steps  what each expression does
 walk                     all packets on their way through the chains of a hook
 claims                   what is to be proved, as conditions on packets that must not come about
 examples                 ordinary packets, and one in words
-decide                   proved, refuted or neither; by which rules
+decide, claim_answers    proved, refuted or neither; by which rules
 """

@@ -48,6 +48,11 @@ ALONE: Final[tuple[ClaimCode, ...]] = (
     "outside", "tunnel", "containers", "into-tunnel", "older", "taken-up", "service",
 )  # fmt: skip
 """Claims that hold with either of the guard's tables alone."""
+_FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
+_QUESTIONS: Final[tuple[ClaimCode, ...]] = (
+    "outside", "tunnel", "granted", "control", "wireguard", "containers", "into-tunnel", "taken-up",
+    "taken-up", "older", "service", "answers", "others",
+)  # fmt: skip
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -59,10 +64,15 @@ class Case(msgspec.Struct, frozen=True):
     broken: int
 
 
+def list_questions(*, has_guard: bool) -> list[tuple[ClaimCode, Family]]:
+    """Claim and family of each case, in their order. has_guard: whether the rules have the guard's tables."""
+    claims = _QUESTIONS if has_guard else _QUESTIONS[:-1]
+    return [(claim, family) for family in _FAMILIES for claim in claims]
+
+
 def build_cases(ruleset: ProvedRuleset, guard: Guard) -> Iterator[Case]:
     """Every claim, family by family; those of one family one walk each way."""
-    families: tuple[Family, ...] = ("ip", "ip6")
-    for family in families:
+    for family in _FAMILIES:
         yield from _build_arrivals(ruleset, guard, family)
         yield from _build_forwarded(ruleset, guard, family)
         yield from _build_sent(ruleset, guard, family)

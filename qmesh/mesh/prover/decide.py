@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from qmesh.mesh.prover.claims import ALONE, Case, ClaimCode
+from qmesh.mesh.prover.claims import ALONE, Case, ClaimCode, list_questions
 from qmesh.mesh.prover.examples import (
     ExamplePacket,
     list_interface_laws,
@@ -34,6 +35,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     without: the table of the guard's that was left out. rules: of a proof, those that it needs.
     packet: one that breaks the claim, or, where it is not proved, may. path: the rules that it comes to.
     unclear: rules whose meaning is not known, and on which it depends.
+    out_of_time: whether the time was over before it was decided.
     """
 
     claim: ClaimCode
@@ -44,13 +46,23 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     packet: ExamplePacket | None = None
     path: tuple[str, ...] = ()
     unclear: tuple[RulePlace, ...] = ()
+    out_of_time: bool = False
 
 
 def decide_cases(
     cases: Iterable[Case], guard: Guard, interfaces: Mapping[str, int], own_tables: Collection[TableKey]
 ) -> list[Verdict]:
-    """Every case; those that hold with either table of the guard alone, so too. own_tables: the guard's."""
-    found = []
+    """Every case, one after the other, as `decide_each` does."""
+    return [verdict for group in decide_each(cases, guard, interfaces, own_tables) for verdict in group]
+
+
+def decide_each(
+    cases: Iterable[Case], guard: Guard, interfaces: Mapping[str, int], own_tables: Collection[TableKey]
+) -> Iterator[tuple[Verdict, ...]]:
+    """Of each case what becomes of it; with either table of the guard alone too, where it holds so.
+
+    own_tables: the guard's.
+    """
     for walk, group in itertools.groupby(cases, key=lambda case: case.walk):
         with Solver(walk.gates) as solver:
             for number, case in enumerate(group):
@@ -61,8 +73,17 @@ def decide_cases(
                 names = dict.fromkeys(name.rstrip(" ") for _, name in own_tables)
                 if case.claim in ALONE and len(names) > 1:
                     missing += names
-                found += [_decide(case, solver, guard, interfaces, left_out=each) for each in missing]
-    return found
+                yield tuple(_decide(case, solver, guard, interfaces, left_out=each) for each in missing)
+
+
+def list_late(decided: Iterable[Verdict], *, has_guard: bool) -> list[Verdict]:
+    """The claims for which there was no time after these. has_guard: whether the guard's tables are there."""
+    done = Counter((each.claim, each.family) for each in decided if not each.without)
+    return [
+        Verdict(claim=claim, family=family, answer="not proved", out_of_time=True)
+        for (claim, family), count in Counter(list_questions(has_guard=has_guard)).items()
+        if done[claim, family] < count
+    ]
 
 
 def _decide(

@@ -32,7 +32,7 @@ from qmesh.agent.node import node_config
 from qmesh.agent.node.worker_status import SilentCore, WorkerHealth
 from qmesh.agent.readers import answers, ask
 from qmesh.errors import QmeshError
-from qmesh.host import api, registry
+from qmesh.host import api, given_rules, registry
 from qmesh.host.api import client, collection, dispatch, exchange, http_protocol, server
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.config_directory import ConfigDirectory
@@ -72,7 +72,7 @@ from qmesh.host.network.netlink_messages import (
 from qmesh.host.node_program import running_nodes
 from qmesh.host.notifications import delivery, notify_socket
 from qmesh.host.notifications.delivery_result import DeliveryResult
-from qmesh.host.prover import ruleset_file, set_elements
+from qmesh.host.prover import set_elements
 from qmesh.host.readers import client as readers_client
 from qmesh.host.readers import server as readers_server
 from qmesh.host.registry import Registry, RegistryImage, image
@@ -1662,8 +1662,8 @@ READERS: Final[dict[str, Reader]] = {
         ),
         Reader(
             "interfaces in a file with rules",
-            (ruleset_file,),
-            ruleset_file.list_interfaces,
+            (given_rules,),
+            given_rules.list_interfaces,
             (_NFT, _NFT_JSON),
         ),
         Reader(
