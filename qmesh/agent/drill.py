@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from qmesh.agent.converge import desired_and_observed_guard
 from qmesh.agent.facts import gather_ports
 from qmesh.agent.local import Local, with_tunnel_and_guard
@@ -10,19 +13,28 @@ from qmesh.host.drill.conduct import DrillOrder, conduct_drill
 from qmesh.host.given_rules import GivenRules
 from qmesh.host.linux import Linux
 from qmesh.host.network import ports
+from qmesh.mesh.drill.battery import DrillRow
 from qmesh.mesh.drill.verdict import DrillReport, Tables, describe_counterexample, judge_rows
 from qmesh.mesh.guard.render import render_table, render_unowned_table
 from qmesh.mesh.state import Guard
 
+Refute: TypeAlias = Callable[[Guard, GivenRules | None], tuple[tuple[DrillRow, ...], tuple[str, ...]]]
+"""Rows of packets that get where none should under these rules, or the machine's; and what can't be fired."""
+
 
 def drill_machine(
-    here: Local, linux: Linux, *, ruleset: GivenRules | None = None, is_planned: bool = False
+    here: Local,
+    linux: Linux,
+    *,
+    ruleset: GivenRules | None = None,
+    is_planned: bool = False,
+    refute: Refute | None = None,
 ) -> DrillReport:
     """Fire at a copy of this machine; it is not changed.
 
     ruleset: rules in place of all that this machine has. is_planned: with the guard as `apply` would make it,
-    in place of the one that is loaded. Raises MachineRefused where the copy can't be made, and BadInput where
-    nft does not take the rules.
+    in place of the one that is loaded. refute: what shows further packets. Raises MachineRefused where the
+    copy can't be made, and BadInput where nft does not take the rules.
     """
     wanted, _ = desired_and_observed_guard(with_tunnel_and_guard(here), linux)
     guard = wanted.guard
@@ -31,6 +43,7 @@ def drill_machine(
             f"{here.settings.name} has no guard to be drilled",
             hint="see what this machine should be with `qmesh plan`",
         )
+    further, unfired = ((), ()) if refute is None else refute(guard, ruleset)
     scripts: dict[Tables, str] = {"first": render_table(guard), "held": render_unowned_table(guard)}
     order = DrillOrder(
         guard=guard,
@@ -38,6 +51,7 @@ def drill_machine(
         listened=_list_open_ports(here, linux, guard),
         scripts=scripts if is_planned else None,
         ruleset=ruleset,
+        further=further,
     )
     result = conduct_drill(order)
     return judge_rows(
@@ -45,7 +59,7 @@ def drill_machine(
         guard.role,
         result.fired,
         closed=frozenset(guard.closed_ports),
-        unknown=result.unknown,
+        unknown=[*result.unknown, *unfired],
         counting=result.counting,
         stand_ins=result.stand_ins,
     )

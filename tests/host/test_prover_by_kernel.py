@@ -12,7 +12,8 @@ import pytest
 
 from qmesh.errors import BadInput
 from qmesh.host.firewall import nftables
-from qmesh.host.prover.ruleset_file import read_live_rules, read_rules_from_file
+from qmesh.host.given_rules import read_given_rules
+from qmesh.host.prover.ruleset_file import read_live_rules, read_rules
 from qmesh.mesh.prover.claims import build_cases
 from qmesh.mesh.prover.decide import decide_cases
 from qmesh.mesh.prover.rulesets import build_ruleset
@@ -86,7 +87,7 @@ def test_a_file_with_rules_is_read_as_the_kernel_would_have_it(options: tuple[st
     nftables.run("flush ruleset\n")
     file = tmp_path / "rules"
     file.write_bytes(listed.replace(b'"lo"', b'"wan7"'))
-    found = read_rules_from_file(file)
+    found = read_rules(read_given_rules(file))
     assert [len(rule.expressions) for rule in found.listing.rules] == [3, 5]
     assert set(found.listing.interfaces) == {"lo", "wan7"}
     assert len(found.sets) == 1
@@ -111,7 +112,7 @@ def test_an_interface_in_a_map_or_of_a_hook_stands_for_the_one_of_the_file(tmp_p
             }
         )
     )
-    assert set(read_rules_from_file(file).listing.interfaces) == {"lo", "wan7", "wan8"}
+    assert set(read_rules(read_given_rules(file)).listing.interfaces) == {"lo", "wan7", "wan8"}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_a_file_that_is_no_ruleset_is_refused(content: bytes | None, words: str,
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(BadInput, match=words):
-        read_rules_from_file(file)
+        read_rules(read_given_rules(file))
     assert read_live_rules().listing.rules == ()
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from qmesh.mesh.drill.shown_packets import SIDE
+from qmesh.mesh.prover.claims import CLAIMS
 from tests.support.lab.cluster import make_cluster, qmesh
 from tests.support.lab.machines import Machine
 from tests.support.lab.matrix.rulesets import COMMUNITY
@@ -70,6 +72,27 @@ def test_a_drill_finds_who_gets_through_where_the_guard_is_open(lab):
     assert {each["wanted"] for each in report["counterexamples"]} >= {"blocked"}
     assert "the tunnel qmesh0 is not up: nothing was fired through it" in report["unknown"]
     assert "FAILED" in qmesh(control, "drill", "--ruleset", write_advice(control), code=1).stdout
+
+
+def test_the_packet_by_which_prove_refutes_advice_gets_through_in_a_drill(lab):
+    _, member = make_cluster(lab)
+    advice = write_advice(member)
+    proof = json.loads(qmesh(member, "prove", "--json", "--ruleset", advice, code=1).stdout)
+    refuted = {each["claim"]: each["counterexample"] for each in proof["claims"] if each["proved"] is False}
+    assert {"outside", "tunnel"} <= set(refuted)
+    report = drill(member, "--ruleset", advice, code=1)
+    shown = [line for line in report["lines"] if line["side"] == SIDE]
+    for claim in set(refuted) - {"containers", "into-tunnel", "taken-up"}:  # it passes nothing on
+        lines = [line for line in shown if CLAIMS[claim] in line["what"]]
+        assert lines, claim
+        assert any(line["wrong"] for line in lines), lines
+    fired = [each for each in report["counterexamples"] if each["side"] == SIDE]
+    outside = refuted["outside"]
+    assert any(
+        (each["interface"], each["source"], each["destination"], each["port"])
+        == (outside["interface"], outside["source"], outside["destination"], outside["port"])
+        for each in fired
+    )
 
 
 def write_advice(machine: Machine) -> str:

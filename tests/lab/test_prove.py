@@ -29,7 +29,7 @@ def test_the_guard_is_proved_on_both_kinds_of_machine_and_advice_is_refuted():
         report = facts(member, "prove", "--ruleset", "/root/advice", code=1)
         outside = next(each for each in report["verdicts"] if each["claim"] == "outside")
         assert outside["answer"] == "refuted"
-        assert outside["packet"]["came_by"] == "eth0"
+        assert outside["packet"]["came_by"] == "eth0 (veth)"
         assert outside["packet"]["target_port"] in report["ports"]
         listed = member.run(["nft", "-j", "list", "ruleset"]).stdout
         member.write("/root/own.json", listed)

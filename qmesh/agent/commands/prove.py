@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
+from qmesh.agent.assurance.proof import SECONDS, prove_rules
 from qmesh.agent.converge import desired_and_observed_guard
 from qmesh.agent.local import linux_for, with_tunnel_and_guard
 from qmesh.agent.preconditions import check_user, load_checked
 from qmesh.errors import BadInput
-from qmesh.host.prover.ruleset_file import read_live_rules, read_rules_from_file
-from qmesh.host.prover.timed_answers import collect_answers
+from qmesh.host.given_rules import read_given_rules
 from qmesh.host.state.directory import State
-from qmesh.mesh.decode import decode_msgpack
-from qmesh.mesh.printable_json import replace_surrogates
 from qmesh.mesh.prover.claim_answers import ClaimAnswer, summarize_claims
-from qmesh.mesh.prover.claims import build_cases
-from qmesh.mesh.prover.decide import Verdict, decide_each, list_late
-from qmesh.mesh.prover.rulesets import build_ruleset
+from qmesh.mesh.prover.decide import Verdict
 from qmesh.mesh.state import Guard
-
-SECONDS: Final = 60
-"""For all of it; it takes one or two."""
-
-
-class _ReadCounts(msgspec.Struct, frozen=True):
-    """How many there are of each. has_guard: whether the guard's tables are among them."""
-
-    rules: int = 0
-    sets: int = 0
-    has_guard: bool = True
 
 
 class ProofReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,40 +48,17 @@ def prove(state: State, *, ruleset: Path | None = None, seconds: float = SECONDS
             f"{here.settings.name} closes no port, so there is nothing to prove",
             hint="run `qmesh apply`, then the same command again",
         )
-    answers, is_whole = collect_answers(partial(_answer, guard, ruleset), seconds=seconds)
-    counts = decode_msgpack(answers[0], _ReadCounts) if answers else _ReadCounts()
-    groups = (decode_msgpack(each, tuple[Verdict, ...]) for each in answers[1:])
-    verdicts = [verdict for group in groups for verdict in group]
-    if not is_whole:
-        verdicts += list_late(verdicts, has_guard=counts.has_guard)
-    claims = summarize_claims(verdicts)
-    answers_given = {each.proved for each in claims}
+    given = None if ruleset is None else read_given_rules(ruleset)
+    proof = prove_rules(guard, given, seconds=seconds)
+    claims = summarize_claims(proof.verdicts)
+    answers = {each.proved for each in claims}
     return ProofReport(
-        proved=False if False in answers_given else None if None in answers_given else True,
+        proved=False if False in answers else None if None in answers else True,
         claims=claims,
         machine=here.settings.name,
         source="what is loaded" if ruleset is None else str(ruleset),
-        rules=counts.rules,
-        sets=counts.sets,
+        rules=proof.counts.rules,
+        sets=proof.counts.sets,
         ports=guard.closed_ports,
-        verdicts=tuple(verdicts),
+        verdicts=proof.verdicts,
     )
-
-
-def _answer(guard: Guard, file: Path | None) -> Iterator[bytes]:
-    """What was read, then what became of each case: by a process of its own, which may be ended."""
-    found = read_live_rules() if file is None else read_rules_from_file(file)
-    rules = build_ruleset(found.listing, found.sets)
-    yield msgspec.msgpack.encode(
-        _ReadCounts(len(found.listing.rules), len(found.sets), bool(rules.own_tables))
-    )
-    cases = build_cases(rules, guard)
-    for group in decide_each(cases, guard, found.listing.interfaces, rules.own_tables):
-        yield _encode(group)
-
-
-def _encode(group: tuple[Verdict, ...]) -> bytes:
-    try:
-        return msgspec.msgpack.encode(group)
-    except UnicodeEncodeError:  # a name in it is no text
-        return msgspec.msgpack.encode(replace_surrogates(msgspec.to_builtins(group)))

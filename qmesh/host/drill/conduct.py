@@ -11,7 +11,7 @@ import msgspec
 from qmesh.errors import KernelRefused
 from qmesh.host.drill.firing_range import FiringRange
 from qmesh.host.drill.legacy_copy import load_legacy_tables
-from qmesh.host.drill.live_network import LiveNetwork, read_live_network
+from qmesh.host.drill.live_network import LiveNetwork, list_addresses, read_live_network
 from qmesh.host.drill.namespaces import Namespaces, run_in_namespaces
 from qmesh.host.drill.network_copy import NetworkCopy, copy_network
 from qmesh.host.drill.rule_copy import TableCopy, load_tables, read_live_tables, remove_table
@@ -21,7 +21,6 @@ from qmesh.host.firewall.legacy_iptables import list_legacy_tables
 from qmesh.host.firewall.nftables import build_nft_error, decode_output
 from qmesh.host.firewall.packet_programs import find_packet_programs
 from qmesh.host.given_rules import GivenRules, load_given_rules
-from qmesh.host.network import rtnetlink_messages
 from qmesh.mesh.drill.battery import DrillRow, list_rows
 from qmesh.mesh.drill.rule_messages import list_legacy_words
 from qmesh.mesh.drill.shots import Fate
@@ -64,7 +63,7 @@ class DrillOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     guard: what this machine's guard should be. member: as of `DrillTarget`. listened: as there.
     scripts: nft's commands that make qmesh's tables, in place of those that are there; None to take these.
-    ruleset: all rules, in place of the machine's; None to take these.
+    ruleset: all rules, in place of the machine's; None to take these. further: rows beside the battery's.
     """
 
     guard: Guard
@@ -72,6 +71,7 @@ class DrillOrder(msgspec.Struct, frozen=True, kw_only=True):
     listened: tuple[int, ...]
     scripts: dict[Tables, str] | None = None
     ruleset: GivenRules | None = None
+    further: tuple[DrillRow, ...] = ()
 
 
 class DrillResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +147,7 @@ class _Drill:
         self._unknown += [f"not copied: {each}" for each in copy.failures]
         self._stand_ins += copy.stand_ins
         target = self._build_target(copy)
-        rows = list_rows(target)
+        rows = [*list_rows(target), *self._list_further(copy)]
         with FiringRange(self._namespaces, copy.ways) as place:
             place.listen(
                 {shot.target_port for row in rows for shot in row.shots if row.wanted != "as without"}
@@ -161,14 +161,16 @@ class _Drill:
         counting += [word for block in self._legacy for word in list_legacy_words(block.block)[1]]
         return DrillResult(fired=fired, unknown=self._unknown, counting=counting, stand_ins=self._stand_ins)
 
+    def _list_further(self, copy: NetworkCopy) -> Iterator[DrillRow]:
+        """Of further rows what can be fired here."""
+        ways = {each.name for each in copy.ways}
+        for row in self._order.further:
+            strange = {shot.way for shot in (*row.before, *row.shots) if shot.way is not None} - ways
+            self._unknown += [f"{row.side}: there is no way in by {way}" for way in sorted(strange)]
+            if not strange:
+                yield row
+
     def _build_target(self, copy: NetworkCopy) -> DrillTarget:
-        names = {each.index: each.name for each in self._live.links}
-        addresses: dict[str, tuple[str, ...]] = {}
-        for message in self._live.addresses:
-            found = rtnetlink_messages.parse_address(message)
-            if found is not None and found.index in names:
-                name = names[found.index]
-                addresses[name] = (*addresses.get(name, ()), found.text)
         ways = tuple(each.name for each in copy.ways)
         guard = self._order.guard
         if guard.interface not in ways:
@@ -181,7 +183,7 @@ class _Drill:
             bridges=tuple(
                 each.name for each in self._live.links if each.kind == "bridge" and each.name in ways
             ),
-            addresses=addresses,
+            addresses=list_addresses(self._live.links, self._live.addresses),
             member=self._order.member,
             listened=self._order.listened,
         )

@@ -16,6 +16,7 @@ import msgspec
 from qmesh.host.drill.netlink_session import dump_raw
 from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import DUMP, HEADER, build_attribute, build_request
+from qmesh.host.network.rtnetlink_messages import parse_address
 from qmesh.mesh.foreign.attributes import parse_attributes
 
 _ROUTE_PROTOCOL: Final = 0  # NETLINK_ROUTE
@@ -98,9 +99,8 @@ class LiveNetwork(msgspec.Struct, frozen=True):
 
 def read_live_network() -> LiveNetwork:
     """Interfaces, addresses, routes, rules and settings of this machine. Raises MachineRefused."""
+    links, addresses = read_interfaces()
     with translate_errors("read the interfaces of this machine"):
-        links = tuple(map(parse_live_link, _dump(GET_LINK, LINK.pack(0, 0, 0, 0, 0) + _NO_STATISTICS)))
-        addresses = tuple(_dump(GET_ADDRESS, ADDRESS.pack(0, 0, 0, 0, 0)))
         routes = [
             each
             for family in (socket.AF_INET, socket.AF_INET6)
@@ -114,6 +114,25 @@ def read_live_network() -> LiveNetwork:
         settings = _read_settings(each.name for each in links)
     left_out = (f"{len(routes) - MOST_ROUTES} of {len(routes)} routes",) if len(routes) > MOST_ROUTES else ()
     return LiveNetwork(links, addresses, tuple(routes[:MOST_ROUTES]), tuple(rules), settings, left_out)
+
+
+def read_interfaces() -> tuple[tuple[LiveLink, ...], tuple[bytes, ...]]:
+    """Interfaces, and addresses as messages, of this machine. Raises MachineRefused."""
+    with translate_errors("read the interfaces of this machine"):
+        links = tuple(map(parse_live_link, _dump(GET_LINK, LINK.pack(0, 0, 0, 0, 0) + _NO_STATISTICS)))
+        return links, tuple(_dump(GET_ADDRESS, ADDRESS.pack(0, 0, 0, 0, 0)))
+
+
+def list_addresses(links: Iterable[LiveLink], addresses: Iterable[bytes]) -> dict[str, tuple[str, ...]]:
+    """This machine's addresses, with prefix lengths, by the interface at which they are."""
+    names = {each.index: each.name for each in links}
+    listed: dict[str, tuple[str, ...]] = {}
+    for message in addresses:
+        found = parse_address(message)
+        if found is not None and found.index in names:
+            name = names[found.index]
+            listed[name] = (*listed.get(name, ()), found.text)
+    return listed
 
 
 def _dump(kind: int, payload: bytes) -> list[bytes]:

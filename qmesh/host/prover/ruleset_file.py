@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host.firewall.foreign_rulesets import read_rulesets
-from qmesh.host.given_rules import GivenRules, load_given_rules, read_given_rules
+from qmesh.host.given_rules import GivenRules, load_given_rules
 from qmesh.host.lean.nftables_messages import read_generation
 from qmesh.host.prover.set_elements import read_sets
 from qmesh.mesh.foreign.rulesets import Listing
@@ -44,12 +43,11 @@ def read_live_rules() -> ReadRules:
     )
 
 
-def read_rules_from_file(path: Path) -> ReadRules:
+def read_rules(given: GivenRules) -> ReadRules:
     """Those of a file, by a thread in a network namespace of its own, which ends with it.
 
-    Raises BadInput for a file that can't be read or is no ruleset, and MachineRefused.
+    Raises BadInput for what is no ruleset, and MachineRefused.
     """
-    given = read_given_rules(path)
     found: list[ReadRules] = []
     failed: list[Exception] = []
 

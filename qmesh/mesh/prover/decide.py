@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -12,6 +14,7 @@ import msgspec
 from qmesh.mesh.prover.claims import ALONE, Case, ClaimCode, list_questions
 from qmesh.mesh.prover.examples import (
     ExamplePacket,
+    OwnInterfaces,
     list_interface_laws,
     list_ordinary,
     list_preferred,
@@ -57,11 +60,16 @@ def decide_cases(
 
 
 def decide_each(
-    cases: Iterable[Case], guard: Guard, interfaces: Mapping[str, int], own_tables: Collection[TableKey]
+    cases: Iterable[Case],
+    guard: Guard,
+    interfaces: Mapping[str, int],
+    own_tables: Collection[TableKey],
+    own: OwnInterfaces = MappingProxyType({}),
 ) -> Iterator[tuple[Verdict, ...]]:
     """Of each case what becomes of it; with either table of the guard alone too, where it holds so.
 
-    own_tables: the guard's.
+    interfaces: the numbers that the rules have for them. own_tables: the guard's. own: the machine that
+    packets are shown of.
     """
     for walk, group in itertools.groupby(cases, key=lambda case: case.walk):
         with Solver(walk.gates) as solver:
@@ -73,7 +81,8 @@ def decide_each(
                 names = dict.fromkeys(name.rstrip(" ") for _, name in own_tables)
                 if case.claim in ALONE and len(names) > 1:
                     missing += names
-                yield tuple(_decide(case, solver, guard, interfaces, left_out=each) for each in missing)
+                decide = partial(_decide, case, solver, guard, interfaces, own)
+                yield tuple(decide(each) for each in missing)
 
 
 def list_late(decided: Iterable[Verdict], *, has_guard: bool) -> list[Verdict]:
@@ -87,7 +96,12 @@ def list_late(decided: Iterable[Verdict], *, has_guard: bool) -> list[Verdict]:
 
 
 def _decide(
-    case: Case, solver: Solver, guard: Guard, interfaces: Mapping[str, int], *, left_out: str
+    case: Case,
+    solver: Solver,
+    guard: Guard,
+    interfaces: Mapping[str, int],
+    own: OwnInterfaces,
+    left_out: str,
 ) -> Verdict:
     """left_out: a name of the guard's tables, of which there may be two that differ by a space."""
     walk = case.walk
@@ -100,8 +114,9 @@ def _decide(
         rules = tuple(walk.switches[wire] for wire in needed if wire > 0)
         return Verdict(claim=case.claim, family=case.family, answer="proved", without=left_out, rules=rules)
     may_break = {wire for wire in walk.gates.list_cone([case.broken]) if solver.is_set(wire)}
-    ordinary = walk.gates.all_of([case.broken, *list_ordinary(case, guard, interfaces)])
-    return _find_example(case, solver, guard, ordinary, switches, may_break, left_out)
+    ordinary = walk.gates.all_of([case.broken, *list_ordinary(case, guard, interfaces, own)])
+    preferred = list_preferred(case, guard, own)
+    return _find_example(case, solver, preferred, ordinary, switches, may_break, left_out)
 
 
 def _shorten(case: Case, solver: Solver, reasons: set[int]) -> list[int]:
@@ -123,7 +138,7 @@ def _shorten(case: Case, solver: Solver, reasons: set[int]) -> list[int]:
 def _find_example(
     case: Case,
     solver: Solver,
-    guard: Guard,
+    preferred: Iterable[int],
     broken: int,
     switches: list[int],
     may_break: set[int],
@@ -134,7 +149,7 @@ def _find_example(
     packet = [wire for wire in gates.list_cone([broken]) if gates.inputs[wire] is None]
     packet = [wire for wire in packet if wire not in doubts and wire not in case.walk.switches]
     asked = [broken, *switches]
-    for wire in list_preferred(case, guard):
+    for wire in preferred:
         if solver.is_possible([*asked, wire]):
             asked.append(wire)
     unclear: tuple[RulePlace, ...] = ()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from itertools import count
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -39,6 +40,18 @@ _USERS: Final = (0, 1000)
 _LEAST_PORT: Final = 1024
 
 
+class OwnInterface(msgspec.Struct, frozen=True):
+    """One of the machine that examples are of. addresses: the machine's own there, with prefix lengths."""
+
+    kind: str | None
+    is_ethernet: bool
+    addresses: tuple[str, ...] = ()
+
+
+OwnInterfaces: TypeAlias = Mapping[str, OwnInterface]
+"""By name; empty where the machine is not known."""
+
+
 class ExamplePacket(msgspec.Struct, frozen=True, kw_only=True):
     """A packet. came_by, goes_by: interfaces with their kinds; empty for none. state: of its connection."""
 
@@ -65,7 +78,9 @@ def list_interface_laws(case: Case, interfaces: Mapping[str, int]) -> Iterator[i
                 yield gates.same(is_name, gates.equal(interface.index, index.to_bytes(4, ORDER)))
 
 
-def list_ordinary(case: Case, guard: Guard, interfaces: Mapping[str, int]) -> Iterator[int]:
+def list_ordinary(
+    case: Case, guard: Guard, interfaces: Mapping[str, int], own: OwnInterfaces
+) -> Iterator[int]:
     """What holds of a packet that anybody might send, and that no rule translates."""
     walk = case.walk
     at, gates = walk.start, walk.gates
@@ -83,8 +98,7 @@ def list_ordinary(case: Case, guard: Guard, interfaces: Mapping[str, int]) -> It
     yield gates.either(-at.is_tcp, gates.same(at.flag(SYN), -is_later))
     yield gates.either(-at.is_tcp, gates.same(at.flag(ACK), is_later))
     yield from (gates.either(-at.is_tcp, -at.transport[8 * 13 + bit]) for bit in (0, 1, 2, 4, RST, FIN))
-    yield _is_in_networks(gates, at.source, (*_SOURCES[at.family], guard.control_address))
-    yield _is_in_networks(gates, at.target, (*_TARGETS[at.family], guard.control_address))
+    yield from _list_addresses(case, guard, own)
     yield gates.any_of(gates.equal(at.user, user.to_bytes(4, ORDER)) for user in _USERS)
     for address in (at.source, at.target):
         is_loopback = _is_in_networks(gates, address, _LOOPBACK_NETWORKS)
@@ -92,28 +106,93 @@ def list_ordinary(case: Case, guard: Guard, interfaces: Mapping[str, int]) -> It
         if at.iif is not None:  # from elsewhere the kernel takes none
             yield gates.either(at.is_looped, -is_loopback)
     if at.iif is not None:
-        yield at.is_for_this_machine
+        yield at.is_for_this_machine if walk.at.oif is None else -at.is_for_this_machine
         yield -gates.less(at.source_port, _LEAST_PORT.to_bytes(2, "big"))
+        yield gates.either(at.is_looped, -gates.all_of(map(gates.same, at.source, at.target)))
+    yield from (gates.any_of(port) for port in (at.source_port, at.target_port))
     yield -at.is_piece
     yield from _list_whole(at)
     for interface in (at.iif, walk.at.oif):
         if interface is not None:
-            yield _is_usual_interface(gates, interface, guard, interfaces)
+            yield _is_usual_interface(gates, interface, guard, interfaces, own)
 
 
-def list_preferred(case: Case, guard: Guard) -> Iterator[int]:
+def _list_addresses(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[int]:
+    """From somebody to somebody; what comes to this machine comes to an address that it has."""
+    at, gates = case.walk.start, case.walk.gates
+    here = _list_own_addresses(own)
+    if at.iif is None:
+        yield _is_in_networks(gates, at.source, here or _SOURCES[at.family])
+    else:
+        yield from (  # the kernel takes none of a family of which it has no address there
+            -gates.equal(at.iif.name, _encode_name(name))
+            for name, each in own.items()
+            if not any((":" in text) == (at.family == "ip6") for text in each.addresses)
+        )
+        strangers = (*_SOURCES[at.family], guard.control_address, *_list_networks(own))
+        yield _is_in_networks(gates, at.source, strangers)
+    others = (*_TARGETS[at.family], guard.control_address, *_list_networks(own))
+    is_here = _is_in_networks(gates, at.target, (*here, *_LOOPBACK_NETWORKS))
+    if here and at.iif is not None and case.walk.at.oif is None:
+        yield is_here
+    elif here and at.iif is not None:
+        yield gates.both(_is_in_networks(gates, at.target, others), -is_here)
+    else:
+        yield _is_in_networks(gates, at.target, others)
+
+
+def _list_own_addresses(own: OwnInterfaces) -> list[str]:
+    return [str(ipaddress.ip_interface(text).ip) for each in own.values() for text in each.addresses]
+
+
+def _list_networks(own: OwnInterfaces) -> list[str]:
+    """Of the addresses at interfaces, those that have neighbours."""
+    return [
+        str(ipaddress.ip_interface(text).network)
+        for each in own.values()
+        for text in each.addresses
+        if not ipaddress.ip_interface(text).is_link_local
+    ]
+
+
+def _is_neighbour(gates: Gates, address: Wires, networks: Iterable[str], own: OwnInterfaces) -> int:
+    """An address that another machine has there: neither the network's nor for all of them, nor its own."""
+    found = FALSE
+    for text in networks:
+        network = ipaddress.ip_network(text)
+        if network.max_prefixlen == len(address) and network.num_addresses > 2:
+            ends = (int(network.network_address) + 1, int(network.broadcast_address) - 1)
+            found = gates.either(found, gates.is_within(address, [ends]))
+    return gates.both(found, -_is_in_networks(gates, address, _list_own_addresses(own)))
+
+
+def list_preferred(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[int]:
     """What is best for an example, where it can be: a stranger's first packet, by an ordinary interface."""
     at, gates = case.walk.start, case.walk.gates
     yield -at.is_looped
+    if at.iif is None:
+        yield at.has_socket
+    elif case.walk.at.oif is not None:
+        yield -gates.equal(at.iif.name, _encode_name(guard.interface))
     for interface in (at.iif, case.walk.at.oif):
         if interface is not None:
+            yield -_has_type(gates, interface, _LOOPBACK)
             yield -gates.both(
                 gates.equal(interface.name, _encode_name(guard.interface)),
                 _has_type(gates, interface, _ETHER),
             )
             yield -interface.has_kind
-    yield at.is_tcp
     yield -at.connection.is_established
+    yield gates.same(at.is_tcp, -at.connection.is_established)  # of UDP nobody has to know a number of before
+    for interface, address in ((at.iif, at.source), (case.walk.at.oif, at.target)):
+        if interface is not None and own:
+            yield gates.any_of(
+                gates.both(
+                    gates.equal(interface.name, _encode_name(name)),
+                    _is_neighbour(gates, address, _list_networks({name: each}), own),
+                )
+                for name, each in own.items()
+            )
     for address, networks in ((at.source, _SOURCES), (at.target, _TARGETS)):
         for network in networks[at.family]:
             yield _is_in_networks(gates, address, [network])
@@ -139,29 +218,40 @@ def _is_in_networks(gates: Gates, address: Wires, networks: Iterable[str]) -> in
 
 
 def _is_usual_interface(
-    gates: Gates, interface: PacketInterface, guard: Guard, interfaces: Mapping[str, int]
+    gates: Gates, interface: PacketInterface, guard: Guard, interfaces: Mapping[str, int], own: OwnInterfaces
 ) -> int:
     """One of this machine's, as it is; or one of another kind that has the tunnel's name."""
-    names = {"lo": 1, "eth0": 2, guard.interface: 3, **interfaces}
     found = FALSE
-    for name, index in names.items():
+    for name, index in _number_interfaces(guard, interfaces, own).items():
         number = gates.equal(interface.index, index.to_bytes(4, ORDER))
         here = gates.both(number, gates.equal(interface.name, _encode_name(name)))
-        kind = gates.equal(interface.kind, _encode_name(guard.kind))
-        usual = gates.both(
-            _has_type(gates, interface, _LOOPBACK if name == "lo" else _ETHER), -interface.has_kind
-        )
-        if name == guard.interface:
-            is_tunnel = gates.all_of((_has_type(gates, interface, _NONE), interface.has_kind, kind))
-            dummy = gates.equal(interface.kind, _encode_name("dummy"))
-            taken = gates.all_of((_has_type(gates, interface, _ETHER), interface.has_kind, dummy))
-            usual = gates.either(is_tunnel, taken)
-        elif name != "lo":
-            bridge = gates.equal(interface.kind, _encode_name("bridge"))
-            of_bridge = gates.both(interface.has_kind, bridge)
-            usual = gates.either(usual, gates.both(_has_type(gates, interface, _ETHER), of_bridge))
+        if name == "lo":
+            usual = _is_of_kind(gates, interface, None, _LOOPBACK)
+        elif name == guard.interface:
+            is_tunnel = _is_of_kind(gates, interface, guard.kind, _NONE)
+            usual = gates.either(is_tunnel, _is_of_kind(gates, interface, "dummy", _ETHER))
+        elif name in own:
+            usual = _is_of_kind(gates, interface, own[name].kind, _ETHER if own[name].is_ethernet else _NONE)
+        else:
+            kinds = (None, "bridge")
+            usual = gates.any_of(_is_of_kind(gates, interface, kind, _ETHER) for kind in kinds)
         found = gates.either(found, gates.both(here, usual))
     return found
+
+
+def _number_interfaces(guard: Guard, interfaces: Mapping[str, int], own: OwnInterfaces) -> Mapping[str, int]:
+    """The interfaces by which packets come and go. Numbers that the rules know are the rules' own."""
+    if not own:
+        return {"lo": 1, "eth0": 2, guard.interface: 3, **interfaces}
+    free = count(max(interfaces.values(), default=0) + 1)
+    return {name: interfaces.get(name) or next(free) for name in ("lo", guard.interface, *own)}
+
+
+def _is_of_kind(gates: Gates, interface: PacketInterface, kind: str | None, number: int) -> int:
+    if kind is None:
+        return gates.both(-interface.has_kind, _has_type(gates, interface, number))
+    is_named = gates.equal(interface.kind, _encode_name(kind))
+    return gates.all_of((interface.has_kind, is_named, _has_type(gates, interface, number)))
 
 
 def _encode_name(name: str) -> bytes:

@@ -1,0 +1,1 @@
+"""What this machine's guard is proved to do."""
