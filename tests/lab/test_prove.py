@@ -37,9 +37,9 @@ def test_the_guard_is_proved_on_both_kinds_of_machine_and_advice_is_refuted():
         assert {each["proved"] for each in facts(member, "prove")["claims"]} == {True}
         member.write("/root/broken", "table inet t {")
         for file, words in (("/root/none", "cannot be read"), ("/root/broken", "can't be loaded")):
-            said = [refusal(member, command, "--ruleset", file, code=2) for command in ("prove", "drill")]
-            assert words in said[0]
-            assert said[0] == said[1]
+            refused = [refusal(member, command, "--ruleset", file, code=2) for command in ("prove", "drill")]
+            assert words in refused[0]
+            assert refused[0] == refused[1]
         assert member.run(["nft", "list", "ruleset"]).stdout == before
 
         # What another program's rule makes of a packet behind the guard's back is seen.
