@@ -106,6 +106,10 @@ class Kind(Protocol):
     def shares(self) -> Sequence[Share]:
         """The host's folders that it needs."""
 
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What the job is told of it, unless it is told something else."""
+
     def command(self, start: Start) -> list[str]:
         """The program that is the machine, and its arguments."""
 
@@ -256,7 +260,9 @@ def _initramfs(kind: Kind, job: Job, end: str) -> bytes:
             }
         ),
         "machine/shares": "".join(f"{share}\n" for share in shares).encode(),
-        "machine/command": script(job.command, environment=job.environment, directory=job.directory),
+        "machine/command": script(
+            job.command, environment={**kind.variables, **job.environment}, directory=job.directory
+        ),
     }
     return kind.archive + archive(files)
 

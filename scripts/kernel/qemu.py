@@ -25,6 +25,8 @@ class Emulated:
     settings: Final = {"SHARED_BY": "9p", "PORTS": "/dev/vport0p"}
 
     def __init__(self) -> None:
+        # To measure it takes tests half a minute there, see tests/support/waiting.py.
+        self.variables = {} if _has_kvm() else {"QMESH_TEST_SLOWNESS": "50"}
         self._kernel = debian.kernel()
         self.archive = self._kernel.first_modules.read_bytes()
         modules = self._kernel.modules
@@ -50,10 +52,14 @@ class Emulated:
 
 
 def _accelerators() -> list[str]:
-    """KVM first where it is more than a device file; QEMU takes the first that works."""
+    """KVM first; QEMU takes the first that works."""
+    return [*(["-accel", "kvm"] if _has_kvm() else []), "-accel", "tcg,thread=multi,tb-size=512"]
+
+
+def _has_kvm() -> bool:
+    """Whether it is more than a device file."""
     modules = (Path("/sys/module/kvm_intel"), Path("/sys/module/kvm_amd"))
-    kvm = Path("/dev/kvm").exists() and any(module.exists() for module in modules)
-    return [*(["-accel", "kvm"] if kvm else []), "-accel", "tcg,thread=multi,tb-size=512"]
+    return Path("/dev/kvm").exists() and any(module.exists() for module in modules)
 
 
 def _port(number: int, name: str, descriptor: int) -> list[str]:

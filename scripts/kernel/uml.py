@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ class UserMode:
     settings: Final = {"SHARED_BY": "hostfs", "PORTS": "/dev/tty"}
     archive: Final = archive({"modules/order": b""})
     shares: Final[Sequence[Share]] = ()
+    variables: Final[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
         folder = cache.made("uml", [HERE / "build-uml", HERE / "uml.config"], _build)
