@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.waiting import Deadline, idle, pause
+from tests.support.waiting import Deadline, comes_true, idle
 
 RECORDS = Path("/run/knock")
 WORKERS = [f"qmesh-worker@{core}.service" for core in (2, 3)]
@@ -68,11 +68,8 @@ def tables() -> list[str]:
 
 
 def until(true: Callable[[], bool], what: str) -> None:
-    deadline = Deadline(UNTIL_S)
-    while not true():
-        if deadline.is_over():
-            raise RuntimeError(f"it did not come about within {deadline}: {what}")
-        pause(0.1)
+    if not comes_true(true, UNTIL_S, every_s=0.1):
+        raise RuntimeError(f"it did not come about within {Deadline(UNTIL_S)}: {what}")
 
 
 def recorded(name: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
     knock.py listen RECORD PORT...           a careless server on every address, over TCP and UDP
     knock.py ask RECORD ADDRESS... -- PORT...
 
+Before there is a carrier nothing can arrive: until then it only looks for one.
+
 Each writes to RECORD, some ten times a second, what came or went by now: JSON, from `PROTOCOL PORT` to
 the number and to the seconds of uptime at which the first and the last were. They use the standard
 library only, and tell systemd when they have begun.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -31,6 +34,7 @@ AT_ONCE = 12
 """Connections to one port of one address that are under way."""
 RECORD_S = 0.1
 LINGER = struct.pack("ii", 1, 0)
+GET_FLAGS, LOOPBACK, RUNNING = 0x8913, 0x8, 0x40  # SIOCGIFFLAGS, IFF_LOOPBACK, IFF_RUNNING: of a struct ifreq
 
 
 def uptime() -> float:
@@ -104,6 +108,9 @@ def ask(record: Record, addresses: list[str], ports: list[int]) -> None:
     ]
     tries = {goal: attempts(record, *goal) for goal in goals}
     say_ready()
+    while not has_carrier(senders[socket.AF_INET]):
+        record.write()
+        time.sleep(ROUND_S)
     while True:
         began = time.monotonic()
         for family, address, port in goals:
@@ -114,6 +121,15 @@ def ask(record: Record, addresses: list[str], ports: list[int]) -> None:
         record.write()
         # In an emulated machine a round takes long, and others have to come to their work.
         time.sleep(max(ROUND_S, time.monotonic() - began))
+
+
+def has_carrier(asking: socket.socket) -> bool:
+    """Whether somebody is at the other end of an interface."""
+    for _, name in socket.if_nameindex():
+        answer = fcntl.ioctl(asking, GET_FLAGS, struct.pack("16sh22x", name.encode(), 0))
+        if struct.unpack_from("16xh", answer)[0] & (LOOPBACK | RUNNING) == RUNNING:
+            return True
+    return False
 
 
 def attempts(record: Record, family: int, address: str, port: int) -> Iterator[None]:
