@@ -174,6 +174,7 @@ def test_nothing_is_left_of_one_that_is_interrupted(scratch, number):
     assert process.returncode == 128 + number
 
 
+@pytest.mark.long  # three at once, each of which makes more than one: `.ci/run`
 def test_what_a_killed_one_leaves_the_next_one_takes_away_and_two_at_once_know_nothing_of_each_other(scratch):
     with started(scratch, SUITE, "sh", "-c", "echo up; exec sleep 1000") as process:
         assert process.stdout is not None

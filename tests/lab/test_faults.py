@@ -48,7 +48,8 @@ def cluster() -> Iterator[Rig]:
 @pytest.mark.parametrize(
     ("command", "fault", "every"),
     [
-        (disk.init, "full", None),
+        # An init on a disk that is full: test_commands.py.
+        pytest.param(disk.init, "full", None, marks=pytest.mark.long),
         (disk.join, "failing", None),
         *(
             pytest.param(command, fault, 15, marks=pytest.mark.long)
