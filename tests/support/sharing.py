@@ -48,9 +48,10 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     others = _fork_others(session.config)
     try:
         _run_tests(session, folder)
-    except BaseException:
-        for process in others:
-            os.kill(process, signal.SIGINT)
+    except BaseException as stopped:
+        if type(stopped) is not KeyboardInterrupt:  # of Ctrl-C each is told
+            for process in others:
+                os.kill(process, signal.SIGINT)
         raise
     finally:
         session.testsfailed += sum(not ended_well(*other) for other in others.items())
@@ -96,7 +97,7 @@ def _be_another(config: pytest.Config, report: Path) -> None:
     capture = config.pluginmanager.getplugin("capturemanager")
     assert isinstance(capture, CaptureManager)
     capture.stop_global_capturing()
-    log = os.open(report.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(report.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
