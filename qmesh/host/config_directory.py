@@ -407,10 +407,10 @@ def _build_permission_error(place: OpenedEntry, found: OpenedEntry) -> QmeshErro
     if os.geteuid() != 0:
         return NeedsRoot(f"{found.path} cannot be read by this user", hint="run the command as root")
     owner = place.status.st_uid
-    return BadInput(
-        f"{found.path} cannot be read by user {owner}, the owner of the directory",
-        hint=f"run `chown {owner} {found.path}`: qmesh reads and writes there with that user's rights",
-    )
+    # A link that he puts in its place meanwhile is all that -h changes; by a second name it may be any file.
+    give = f"run `chown -h {owner} {found.path}`: qmesh reads and writes there with that user's rights"
+    hint = give if found.status.st_nlink < 2 else "put a copy in its place: it has another name as well"
+    return BadInput(f"{found.path} cannot be read by user {owner}, the owner of the directory", hint=hint)
 
 
 def _build_read_error(path: Path, why: str) -> StateUnreadable:

@@ -154,9 +154,16 @@ def test_a_file_is_read_as_the_directorys_owner_and_not_as_root():
             BadInput, match="cannot be read by user 1001, the owner of the directory"
         ) as refused:
             attempt()
-        assert f"chown 1001 {CONFIG / NAME}" in refused.value.hint
+        assert "chown" not in refused.value.hint  # which would give him the victim
     assert is_untouched()
     assert names_in(CONFIG) == [NAME]
+
+    (CONFIG / NAME).unlink()
+    (CONFIG / NAME).write_bytes(SECRET)
+    (CONFIG / NAME).chmod(0o600)
+    with pytest.raises(BadInput, match="cannot be read by user 1001") as refused:
+        read(directory, NAME)
+    assert f"chown -h 1001 {CONFIG / NAME}" in refused.value.hint
 
 
 @lab
