@@ -28,6 +28,8 @@ from _pytest.capture import CaptureManager
 from _pytest.junitxml import xml_key
 
 _SHARED_SCOPES = ("class", "module")
+_LONGEST = ("lab", "bench", "tests")
+"""The folders whose tests take longest by the clock: each by itself some seconds, or half a minute."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -128,6 +130,7 @@ def _set_up(item: pytest.Item) -> tuple[Hashable, ...]:
     return (item.path, *sorted(shared)) if shared else ()
 
 
-def _rank(items: list[pytest.Item]) -> tuple[bool, int]:
+def _rank(items: list[pytest.Item]) -> tuple[int, int]:
     """The lower, the longer they take."""
-    return "lab" not in items[0].path.parts, -len(items)
+    folder = items[0].path.parent.name
+    return _LONGEST.index(folder) if folder in _LONGEST else len(_LONGEST), -len(items)
