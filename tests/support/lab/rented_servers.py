@@ -52,6 +52,20 @@ def _filter_at_provider(rule: str) -> Callable[[Machines], None]:
     return load
 
 
+def _translate_ports(machines: Machines) -> None:
+    """Have what is between the machines give the member's WireGuard one port after the other."""
+    lan, own = machines["control"].lan, machines["member"].ipv4
+    for port in range(61077, 61080):
+        table = (
+            "table bridge provider\ndelete table bridge provider\n"
+            "table bridge provider { chain c { type filter hook forward priority 0;"
+            f" ip saddr {own} udp sport 51820 udp sport set {port};"
+            f" ip daddr {own} udp dport {port} udp dport set 51820; }}; }}"
+        )
+        lan.run(["nft", "-f", "-"], input=table)
+        idle(3)
+
+
 def _remove_filter(machines: Machines) -> None:
     machines["control"].lan.run(["nft", "delete", "table", "bridge", "provider"], check=False)
 
@@ -208,6 +222,89 @@ RENTED_SERVERS: Final = (
             part=7,
         )
         for octets, by in ((1492, "PPPoE"), (1476, "GRE"), (1450, "VXLAN"))
+    ),
+    _harmless(
+        "a lease with another address",
+        "ip address delete 192.168.0.201/24 dev eth0; ip address add 192.168.0.231/24 dev eth0",
+        "ip address delete 192.168.0.231/24 dev eth0; ip address add 192.168.0.201/24 dev eth0",
+        part=2,
+    ),
+    _harmless(
+        "the interface gets another name",
+        "ip link set eth0 down; ip link set eth0 name ens3; ip link set ens3 up;"
+        f" {_IPV6.replace('eth0', 'ens3')}",
+        f"ip link set ens3 down; ip link set ens3 name eth0; ip link set eth0 up; {_IPV6}",
+        part=2,
+    ),
+    _harmless(
+        "its address moves to a bridge for guests",
+        "ip link add vmbr0 type bridge; ip link set vmbr0 up; ip address flush dev eth0 scope global;"
+        " ip link set eth0 master vmbr0; ip address add 192.168.0.201/24 dev vmbr0;"
+        f" {_IPV6.replace('eth0', 'vmbr0')}",
+        f"ip link delete vmbr0; ip address add 192.168.0.201/24 dev eth0; {_IPV6}",
+        part=2,
+    ),
+    _fixed(
+        "sysctl --system with a list of another program",
+        "a worker may not start",
+        "echo net.ipv4.ip_local_reserved_ports = 40003 >/etc/sysctl.d/90-app.conf;"
+        " sysctl -qp /etc/sysctl.d/90-app.conf",
+        "rm /etc/sysctl.d/90-app.conf",
+    ),
+    _harmless(
+        "sysctls of a hardening guide",
+        "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.default.rp_filter=1"
+        " net.ipv4.conf.all.accept_redirects=0 net.ipv4.conf.all.send_redirects=0"
+        " net.ipv4.conf.all.log_martians=1 net.ipv4.icmp_echo_ignore_broadcasts=1 net.ipv4.ip_forward=0"
+        " net.ipv4.tcp_rfc1337=1 net.ipv4.tcp_timestamps=0 net.ipv4.tcp_sack=0"
+        " net.ipv6.conf.all.accept_ra=0 net.ipv6.conf.all.forwarding=0"
+        " net.netfilter.nf_conntrack_tcp_loose=0 || true",
+        "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0"
+        " net.ipv4.tcp_timestamps=1 net.ipv4.tcp_sack=1 net.ipv4.conf.all.log_martians=0"
+        " net.netfilter.nf_conntrack_tcp_loose=1 || true",
+        part=4,
+    ),
+    _fixed(
+        "/var, /tmp and /run without the right to execute, and the tunnel deleted",
+        _NO_MEMBER,
+        "for d in /var/lib/qmesh /tmp /run; do mount -o remount,bind,noexec,nosuid,nodev $d; done;"
+        " ip link delete qmesh0",
+        "for d in /var/lib/qmesh /tmp /run; do mount -o remount,bind,exec $d; done",
+    ),
+    _harmless(
+        "a VPN of wg-quick takes the default route",
+        "ip link add wg1 type veth peer name beyond; ip link set wg1 up; ip address add 10.66.0.2/32 dev wg1;"
+        " ip route add default dev wg1 table 51821;"
+        " ip rule add not fwmark 51821 lookup 51821; ip rule add lookup main suppress_prefixlength 0;"
+        " nft add table ip wg-quick-wg1;"
+        " nft add chain ip wg-quick-wg1 preraw '{ type filter hook prerouting priority -300; }';"
+        " nft add rule ip wg-quick-wg1 preraw"
+        " 'iifname != wg1 ip daddr 10.66.0.2 fib saddr type != local drop'",
+        "nft delete table ip wg-quick-wg1; ip rule delete lookup 51821; ip rule delete lookup main"
+        " suppress_prefixlength 0; ip link delete wg1",
+        part=1,
+    ),
+    _harmless(
+        "a VPN of OpenVPN takes the default route",
+        "ip link add tun0 type veth peer name beyond; ip link set tun0 up;"
+        " ip address add 10.8.0.2/24 dev tun0;"
+        " ip route add 0.0.0.0/1 via 10.8.0.1; ip route add 128.0.0.0/1 via 10.8.0.1",
+        "ip link delete tun0",
+        part=1,
+    ),
+    Situation(
+        part=2,
+        name="a provider's NAT gives another port, again and again",
+        harm=_NONE,
+        spoil=_translate_ports,
+        undo=_remove_filter,
+        is_harmless=True,
+    ),
+    _harmless(
+        "jumbo frames on one side alone",
+        "ip link set eth0 mtu 9000; qmesh apply",
+        "ip link set eth0 mtu 1500; qmesh apply",
+        part=7,
     ),
     Situation(
         part=2,
