@@ -23,6 +23,8 @@ from typing import Final, NamedTuple
 from benchmarks.measuring import Figure, growth, table
 from kernel.lifetime import Interrupted, interruptible, tied
 
+from tests.support.lab import fork_server
+
 SCRIPTS: Final = Path(__file__).resolve().parent
 PAGE: Final = SCRIPTS.parent / "docs/performance.md"
 LONGEST_S: Final = 1200
@@ -137,6 +139,8 @@ def measure(name: str, size: Size) -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)  # what programs say meanwhile is no answer
         furnish()
+        if os.environ.get("QMESH_BENCH_FORKS") == "1":  # where only whether it runs is of interest
+            fork_server.enable()
         row = importlib.import_module(f"benchmarks.{name}")
         gc.freeze()  # as the agent does
         figures = row.figures(**size)
