@@ -523,6 +523,7 @@ def test_a_file_system_that_a_user_mounted_is_asked_for_nothing(place):
 def test_a_disk_that_does_not_answer_is_waited_for_once_and_not_for_long(monkeypatch):
     directory = furnish()
     mount_fuse(CONFIG, user=0)  # by root: like the disk of a network that is away
+    assert disk_timeout.WAIT_S < 5  # what waits for it is named within ten seconds, and is not to be
     monkeypatch.setattr(disk_timeout, "WAIT_S", 0.2)
     monkeypatch.setattr(config_directory, "WRITE_S", 0.2)
     with pytest.raises(MachineRefused, match=r"the disk of /run/home/alice/node/\.config does not answer"):
