@@ -1,16 +1,24 @@
-"""`qmesh prove` where its solver is missing, and what it prints."""
+"""`qmesh prove` where its solver is missing, what it refuses, and what it prints."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-from qmesh.agent.commands.prove import ProofReport
+import msgspec
+import pytest
+
+from qmesh.agent.commands.prove import ProofReport, WrittenProof
 from qmesh.cli.assurance_text.proof_text import build_proof_lines, render_proof
+from qmesh.cli.assurance_text.report_text import build_verification_lines, build_written_lines
+from qmesh.cli.screen.spans import render_lines
+from qmesh.mesh.proof_report.differences import Difference
+from qmesh.mesh.proof_report.verification import Verification
 from qmesh.mesh.prover.claim_answers import summarize_claims
 from qmesh.mesh.prover.decide import Verdict
 from qmesh.mesh.prover.examples import ExamplePacket
 from qmesh.mesh.prover.rule_run import RulePlace
+from tests.support.forked import type_command
 
 WITHOUT = (
     "import sys; sys.modules['clingo'] = None; from qmesh.cli import main; sys.argv[1:] = ['prove']; main()"
@@ -74,3 +82,78 @@ def test_a_report_names_what_decides_and_a_packet_that_breaks_a_claim():
     assert "    not understood: inet t c: rule 1" in lines
     assert any(line.startswith("not proved: out of time: of this machine's programs") for line in lines)
     assert build_proof_lines(report)
+
+
+WRITTEN = WrittenProof(
+    machine="hel-2", source="what is loaded", rules=3, sets=1, ports=(40000,), verdicts=(),
+    proved=True, claims=(),
+    report="r.html", signature="r.html.sig", key="SHA256:x", public_key="ssh-ed25519 AAAA",
+)  # fmt: skip
+
+
+def test_a_written_report_says_what_to_give_away_and_how():
+    said = render_lines(build_written_lines(WRITTEN), is_coloured=False).splitlines()
+    assert said[1:] == [
+        "report: r.html, mode 0600: read it before you give it away",
+        "signature: r.html.sig: give it away with the report, and the key in another way:",
+        "    SHA256:x",
+        "    hel-2 ssh-ed25519 AAAA",
+    ]
+    unsigned = build_written_lines(msgspec.structs.replace(WRITTEN, signature=None))
+    assert len(unsigned) == 2
+
+
+def verified(*differences: Difference, age_s: int = 7, rules: int | None = 5) -> Verification:
+    return Verification(
+        machine="hel-2", made_at=0, age_s=age_s, qmesh="\x1b9", signature="own", key="SHA256:x",
+        differences=differences, rules=rules,
+    )  # fmt: skip
+
+
+def test_a_verified_report_says_what_is_different():
+    def render(found: Verification) -> list[str]:
+        return render_lines(build_verification_lines(found), is_coloured=False).splitlines()
+
+    same = verified()
+    assert same.is_same
+    assert render(same) == [
+        "hel-2: 1970-01-01 00:00:00 UTC, 7 seconds old, by qmesh \\x1b9",
+        "signed by this machine: SHA256:x",
+        "the same: the report, the closed ports, and 5 rules; every claim is proved again",
+    ]
+    broken = msgspec.structs.replace(
+        verified(Difference("rules", "table ip a: is gone"), age_s=90_000),
+        broken=("outside: refuted",), signature="none", key=None,
+    )  # fmt: skip
+    assert render(broken) == [
+        "hel-2: 1970-01-01 00:00:00 UTC, 25 hours old, by qmesh \\x1b9",
+        "not signed",
+        "different: table ip a: is gone",
+        "not proved now: outside: refuted; `qmesh prove` says why",
+    ]
+    assert not verified(rules=None).is_same
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--report", "new", "--verify", "other"), "--report and --verify do not go together"),
+        (("--sign",), "--sign needs a report to sign"),
+        (("--verify", "new", "--sign"), "--sign needs a report to sign"),
+        (("--report", "other"), "other exists already, and is not a qmesh report"),
+        (("--report", "link"), "link exists already, and is not a qmesh report"),
+        (("--report", "none/new"), "there is no directory none"),
+        (("--report", "new", "--sign"), "new.sig exists already, and is not a qmesh signature"),
+        (("--verify", "other"), "this is not a qmesh report"),
+        (("--verify", "none"), "'none' cannot be read: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_proved(tmp_path, words, said):
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / "new.sig").write_text("mine")
+    (tmp_path / "link").symlink_to("other")
+    done = type_command("prove", *words, "--state", str(tmp_path / "state"), directory=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == f"error: {said}"
+    assert {each.name for each in tmp_path.iterdir()} == {"other", "new.sig", "link"}
+    assert (tmp_path / "other").read_text() == "mine"

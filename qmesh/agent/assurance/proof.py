@@ -10,15 +10,19 @@ import msgspec
 
 from qmesh.host.drill.live_network import list_addresses, read_interfaces
 from qmesh.host.given_rules import GivenRules
-from qmesh.host.prover.ruleset_file import read_live_rules, read_rules
+from qmesh.host.prover.nft_json import read_live_rules_and_listing
+from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules, read_rules
 from qmesh.host.prover.timed_answers import collect_answers
 from qmesh.mesh.decode import decode_msgpack
 from qmesh.mesh.drill.battery import DrillRow
 from qmesh.mesh.drill.shown_packets import build_shown_rows
 from qmesh.mesh.printable_json import replace_surrogates
+from qmesh.mesh.proof_report.asked_rules import RuleSummary, summarize_rules
+from qmesh.mesh.proof_report.report_facts import describe_doubts, note_doubts
 from qmesh.mesh.prover.claims import build_cases
 from qmesh.mesh.prover.decide import Verdict, decide_each, list_late
 from qmesh.mesh.prover.examples import OwnInterface
+from qmesh.mesh.prover.rule_run import RulePlace
 from qmesh.mesh.prover.rulesets import build_ruleset
 from qmesh.mesh.state import Guard
 
@@ -35,24 +39,37 @@ class ReadCounts(msgspec.Struct, frozen=True):
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """What became of each claim, and by how many rules and sets."""
+    """What became of each claim, and by how many rules and sets.
+
+    summary, doubts: for a report: of the rules, and what is not known of them; empty where there was no time.
+    """
 
     counts: ReadCounts
     verdicts: tuple[Verdict, ...]
+    summary: RuleSummary | None = None
+    doubts: tuple[str, ...] = ()
 
 
-def prove_rules(guard: Guard, given: GivenRules | None, *, seconds: float = SECONDS) -> Proof:
+def prove_rules(
+    guard: Guard, given: GivenRules | None, *, seconds: float = SECONDS, marking: bytes | None = None
+) -> Proof:
     """Reason about the guard by all rules of this machine, or by those that are given in their place.
 
-    Claims that are not decided in time are not proved. Raises BadInput and MachineRefused.
+    Claims that are not decided in time are not proved. marking: for a report, the key for its marks.
+    Raises BadInput and MachineRefused.
     """
-    answers, is_whole = collect_answers(partial(_answer, guard, given), seconds=seconds)
-    counts = decode_msgpack(answers[0], ReadCounts) if answers else ReadCounts()
-    groups = (decode_msgpack(each, tuple[Verdict, ...]) for each in answers[1:])
+    answers, is_whole = collect_answers(partial(_answer, guard, given, marking), seconds=seconds)
+    counts = decode_msgpack(answers.pop(0), ReadCounts) if answers else ReadCounts()
+    summary: RuleSummary | None = None
+    doubts: tuple[str, ...] = ()
+    if marking is not None and answers:
+        summary = decode_msgpack(answers.pop(0), RuleSummary)
+        doubts = decode_msgpack(answers.pop(), tuple[str, ...]) if is_whole else ()
+    groups = (decode_msgpack(each, tuple[Verdict, ...]) for each in answers)
     verdicts = [verdict for group in groups for verdict in group]
     if not is_whole:
         verdicts += list_late(verdicts, has_guard=counts.has_guard)
-    return Proof(counts, tuple(verdicts))
+    return Proof(counts, tuple(verdicts), summary, doubts)
 
 
 def list_shown_packets(
@@ -74,17 +91,34 @@ def read_own_interfaces() -> dict[str, OwnInterface]:
     }
 
 
-def _answer(guard: Guard, given: GivenRules | None) -> Iterator[bytes]:
-    """What was read, then what became of each case: by a process of its own, which may be ended."""
+def _answer(guard: Guard, given: GivenRules | None, marking: bytes | None) -> Iterator[bytes]:
+    """What was read, then what became of each case: by a process of its own, which may be ended.
+
+    For a report also what it says of the rules, second, and what is not known of them, last.
+    """
     own = read_own_interfaces()
-    found = read_live_rules() if given is None else read_rules(given)
+    found, listed = _read_rules(given, for_report=marking is not None)
     rules = build_ruleset(found.listing, found.sets)
     yield msgspec.msgpack.encode(
         ReadCounts(len(found.listing.rules), len(found.sets), bool(rules.own_tables))
     )
-    cases = build_cases(rules, guard)
+    cases, doubts = build_cases(rules, guard), dict[RulePlace, None]()
+    if marking is not None:
+        summary = summarize_rules(found.listing, rules, listed=listed, marking=marking)
+        yield msgspec.msgpack.encode(summary)
+        cases = note_doubts(cases, doubts)
     for group in decide_each(cases, guard, found.listing.interfaces, rules.own_tables, own):
         yield _encode(group)
+    if marking is not None:
+        yield msgspec.msgpack.encode(describe_doubts(doubts))
+
+
+def _read_rules(given: GivenRules | None, *, for_report: bool) -> tuple[ReadRules, bytes | None]:
+    """The rules; and for a report, as nft lists them in JSON, if that is to be had."""
+    if given is not None:
+        is_json = given.content.lstrip().startswith(b"{")
+        return read_rules(given), given.content if is_json else None
+    return read_live_rules_and_listing() if for_report else (read_live_rules(), None)
 
 
 def _encode(group: tuple[Verdict, ...]) -> bytes:

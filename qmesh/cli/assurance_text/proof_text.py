@@ -9,11 +9,11 @@ from qmesh.cli.screen.spans import Lines, Style, style_labels
 from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.printable import escape_line
 from qmesh.mesh.prover.claims import CLAIMS
+from qmesh.mesh.prover.packet_text import describe_packet
 
 if TYPE_CHECKING:
     from qmesh.agent.commands.prove import ProofReport
     from qmesh.mesh.prover.decide import Verdict
-    from qmesh.mesh.prover.examples import ExamplePacket
 
 _STYLES: Final[Mapping[str, Style]] = {"refuted": "error", "not proved": "warning", "proved": "heading"}
 _FAMILIES: Final = {"ip": "IPv4", "ip6": "IPv6"}
@@ -22,7 +22,12 @@ _MOST_RULES: Final = 12
 
 def build_proof_lines(report: ProofReport) -> Lines:
     """A report with styles: each claim by what became of it."""
-    return tuple(style_labels(render_proof(report), _STYLES))
+    return style_proof(render_proof(report))
+
+
+def style_proof(text: str) -> Lines:
+    """What `render_proof` made, with styles."""
+    return tuple(style_labels(text, _STYLES))
 
 
 def render_proof(report: ProofReport) -> str:
@@ -62,21 +67,8 @@ def _list_broken(verdict: Verdict, words: str) -> Iterator[str]:
     yield f"{verdict.answer}{late}: {words} ({_FAMILIES[verdict.family]}{without})"
     if verdict.packet is not None:
         may = "" if verdict.answer == "refuted" else "it may be broken by: "
-        yield f"    {may}{_describe_packet(verdict.packet)}"
+        yield f"    {may}{describe_packet(verdict.packet)}"
     for step in verdict.path:
         yield f"    came to {escape_line(step)}"
     for rule in verdict.unclear:
         yield f"    not understood: {escape_line(str(rule))}"
-
-
-def _describe_packet(packet: ExamplePacket) -> str:
-    came = f" by {packet.came_by}" if packet.came_by else ""
-    goes = f", out by {packet.goes_by}" if packet.goes_by else ""
-    flags = f" {','.join(packet.flags)}" if packet.flags else ""
-    user = "" if packet.user is None else f", of user {packet.user}"
-    ends = f"{_join(packet.source, packet.source_port)} to {_join(packet.target, packet.target_port)}"
-    return escape_line(f"{packet.protocol}{flags} from {ends}{came}{goes}, connection: {packet.state}{user}")
-
-
-def _join(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

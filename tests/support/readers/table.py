@@ -10,6 +10,7 @@ import atexit
 import base64
 import contextlib
 import hashlib
+import html
 import socket
 import struct
 import tempfile
@@ -108,6 +109,8 @@ from qmesh.mesh.notifications.outbox import Delivery, Outbox
 from qmesh.mesh.notifications.record import NotificationRecord
 from qmesh.mesh.notifications.tracker import Told
 from qmesh.mesh.ports import reserved_lists
+from qmesh.mesh.proof_report import nft_hash, report_keys, report_page
+from qmesh.mesh.proof_report.verification import verify_alone, verify_rules
 from qmesh.mesh.protocol import (
     aead,
     armor,
@@ -134,6 +137,7 @@ from tests.support.checkout import CHECKOUT
 from tests.support.initiation import build_initiation
 from tests.support.machine_facts import FACTS
 from tests.support.node_identity import KEY_STORE
+from tests.support.proof_reports import REPORT_WORDS, make_report_facts
 from tests.support.readers import images, mutate
 
 
@@ -166,6 +170,9 @@ _NFT: Final = b'table inet t {\n\tchain c {\n\t\tiif "eth0" accept\n\t}\n}\n'
 _NFT_JSON: Final = msgspec.json.encode(
     {"nftables": [{"rule": {"expr": [{"match": {"left": {"meta": {"key": "iif"}}, "right": "eth0"}}]}}]}
 )
+REPORT_KEYS: Final = report_keys.derive_report_keys(Secret(mutate.KEY))
+REPORT_FACTS: Final = make_report_facts(REPORT_KEYS)
+REPORT: Final = report_page.render_page(REPORT_FACTS, REPORT_KEYS, made="now")
 _ELEMENT: Final = (
     bytes(16)
     + b"\1\0\0\0"
@@ -217,6 +224,20 @@ SHARED: Final = Secret(KEYS[5])
 PRIVATE: Final = Secret(mutate.KEY)
 OWN_KEY: Final = enrolment.derive_public_key(PRIVATE)
 NOW: Final = 1_700_000_000
+
+
+def _wrap_report(said: bytes) -> bytes:
+    """A page that says this."""
+    begin, _, rest = REPORT.partition(b'<pre id="facts">')
+    _, _, end = rest.partition(b"</pre>")
+    return begin + b'<pre id="facts">' + html.escape(_text(said)).encode() + b"</pre>" + end
+
+
+def _verify_report(octets: bytes) -> object:
+    """As `prove --verify` does, where nothing is proved."""
+    report = report_page.parse_page(octets)
+    said = verify_alone(report, None, REPORT_KEYS, now_s=NOW)
+    return verify_rules(said, report.facts, REPORT_FACTS, REPORT_WORDS)
 
 
 class Reader(NamedTuple):
@@ -1660,6 +1681,22 @@ READERS: Final[dict[str, Reader]] = {
             lambda octets: set_elements.parse_set_elements([octets], has_timeout=False),
             (_ELEMENT,),
         ),
+        Reader("report about a proof", (report_page,), _verify_report, (REPORT,), mutate.text),
+        Reader(
+            "what a report about a proof says",
+            (report_page,),
+            lambda octets: _verify_report(_wrap_report(octets)),
+            (_json(REPORT_FACTS),),
+            mutate.json_trees,
+        ),
+        Reader(
+            "signature of a report",
+            (report_keys,),
+            lambda octets: report_keys.check_signature(REPORT, octets),
+            (report_keys.sign_octets(REPORT, REPORT_KEYS).encode(),),
+            mutate.text,
+        ),
+        Reader("JSON of nft's", (nft_hash,), nft_hash.hash_nft_listing, (_NFT_JSON,), mutate.json_trees),
         Reader(
             "interfaces in a file with rules",
             (given_rules,),

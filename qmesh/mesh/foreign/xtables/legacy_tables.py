@@ -99,6 +99,15 @@ def parse_legacy_table(found: LegacyBlock) -> Table:
     return Table(program="iptables-legacy", family=family, name=text, chains=chains)
 
 
+def clear_counters(found: LegacyBlock) -> bytes:
+    """A table's octets without what packets and the kernel change. Raises as `parse_legacy_table`."""
+    layout, cleared = _LAYOUTS[found.family], bytearray(found.block)
+    for entry in _list_entries(found.family, found.block):
+        first, end = entry.start + layout.offsets + 4, entry.start + layout.content
+        cleared[first:end] = bytes(end - first)  # comefrom and counters
+    return found.info + cleared
+
+
 def _list_chains(entries: list[_Entry], begins: dict[int, str]) -> Iterator[tuple[int, str]]:
     """Where each chain's first rule is, and its name."""
     yield from begins.items()
