@@ -15,7 +15,7 @@ from qmesh import __version__
 from qmesh.agent.commands.status import _describe_unlike_machines
 from qmesh.agent.local import Local, load_local
 from qmesh.agent.machine_facts import bench, gatherer
-from qmesh.agent.machine_facts.gatherer import FactsGatherer, SpeedMeter
+from qmesh.agent.machine_facts.gatherer import FactsGatherer, SpeedMeter, read_report_key
 from qmesh.agent.machine_facts.keeper import REREAD_S, FactsKeeper, with_own_facts
 from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.errors import MachineRefused
@@ -31,7 +31,9 @@ from qmesh.mesh.machine_facts.schedule import TELL_S
 from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.workers import WorkerProcess
 from qmesh.mesh.nodeconfig.program_version import NodeProgram, ProgramVersion
+from qmesh.mesh.proof_report.report_keys import derive_report_keys
 from qmesh.mesh.protocol.facts_report import decrypt_facts, encrypt_facts
+from qmesh.mesh.values import Secret
 from tests.support.factories import key
 from tests.support.registries import MESH, NOW, invite, redeem
 
@@ -320,6 +322,21 @@ def test_a_machine_knows_what_it_is(control, program):
     assert third == WorkerFacts(3)
     assert first.memory_bytes is not None
     assert 1_000_000 < first.memory_bytes < facts.memory_bytes
+
+
+def test_a_machine_tells_its_key_for_reports(control, tmp_path):
+    state = State(tmp_path)
+    assert read_report_key(state) == ""
+    fingerprint = derive_report_keys(state.keys.ensure_private_key()).fingerprint
+    gathering = FactsGatherer(lambda: read_report_key(state))
+    gathering.look(control, (), ())
+    assert gathering.told is not None
+    told = decrypt_facts(
+        encrypt_facts(gathering.told.facts, Secret(key(3)), nonce=bytes(12)), Secret(key(3)), cores=()
+    )
+    assert told.report_key == fingerprint
+    state.keys.private_file.write_text("damaged")
+    assert read_report_key(state) == ""
 
 
 def test_a_worker_that_was_started_again_is_counted_between_two_looks(control, monkeypatch):

@@ -87,6 +87,8 @@ def test_a_report_is_verified_by_its_machine_by_ssh_and_by_nft():
         member = make_member(lab, control, 201, 4)
         nft(member, MOVES)
         written = facts(member, "prove", "--report", "/root/r.html", "--sign")
+        own = next(each for each in facts(member, "status")["machines"] if each["name"] == "machine-b")
+        assert own["facts"]["report_key"] == written["key"]
         report, signature = (member.path(f"/root/r.html{suffix}") for suffix in ("", ".sig"))
         assert [each.stat().st_mode & 0o777 for each in (report, signature)] == [0o600, 0o600]
         member.write("/root/signers", f"{written['machine']} {written['public_key']}\n")

@@ -312,7 +312,7 @@ def test_n3_no_character_is_a_fact_that_means_something_elsewhere():
 def test_n3_a_report_of_very_many_workers_fits_and_has_those_with_most_memory():
     every = tuple(WorkerFacts(core, 10**12 + core, 255) for core in range(60000, 60000 + MOST_WORKERS + 5))
     text = "x" * MOST_TEXT
-    fields = (text, text, "ab" * 32, *[text] * 4, *[2**53] * 5, 1e6, 2**53, every, 9999, 9999)
+    fields = (text, text, "ab" * 32, *[text] * 4, *[2**53] * 5, 1e6, 2**53, every, 9999, 9999, text)
     most = msgspec.structs.replace(FULL, **dict(zip(MachineFacts.__struct_fields__, fields, strict=True)))
     sealed = encrypt_facts(most, SHARED, nonce=NONCE)
     assert len(sealed) <= MOST_SEALED

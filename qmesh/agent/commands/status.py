@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from qmesh.agent.local import Local, linux_for, list_listen_ports
-from qmesh.agent.machine_facts.gatherer import gather_facts
+from qmesh.agent.machine_facts.gatherer import gather_facts, read_report_key
 from qmesh.agent.membership import load_latest
 from qmesh.agent.node.node_audit import list_node_errors
 from qmesh.agent.node.node_host import find_node_host
@@ -179,7 +179,7 @@ def _build_status(state: State, here: Local, dialled: DialledWorkers | None) -> 
     look, record = _look_at_node(state, here)
     health = _request_health(state)
     notes = () if health is None else health.notes
-    told = _list_facts(here, health, look)
+    told = _list_facts(state, here, health, look)
     errors = list_node_errors(here)
     # Last of what takes long: until now they were dialled besides.
     watched = {} if here.settings.removed else probe_workers(here, look, notes=notes, dialled=dialled)
@@ -229,13 +229,15 @@ def _request_health(state: State) -> agent_health.Health | None:
 
 
 def _list_facts(
-    here: Local, health: agent_health.Health | None, look: NodeLook | None
+    state: State, here: Local, health: agent_health.Health | None, look: NodeLook | None
 ) -> dict[str, ToldFacts]:
     """By tunnel address: what the agent knows, and without one what is seen of this machine now."""
     found = {} if health is None else {each.address: each for each in health.facts}
     if here.machine.address not in found and not here.settings.removed:
         workers = () if look is None else look.report.workers
-        own = gather_facts(here, workers, (), seen={}, nft=read_nft_version())
+        own = gather_facts(
+            here, workers, (), seen={}, nft=read_nft_version(), report_key=read_report_key(state)
+        )
         found[here.machine.address] = ToldFacts(here.machine.address, time.time(), own)
     return found
 

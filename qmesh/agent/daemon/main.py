@@ -32,7 +32,7 @@ from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.observe import MachineWatch, audit_interval_s
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
-from qmesh.agent.machine_facts.gatherer import FactsGatherer
+from qmesh.agent.machine_facts.gatherer import FactsGatherer, read_report_key
 from qmesh.agent.machine_facts.keeper import FactsKeeper, with_own_facts
 from qmesh.agent.machine_facts.teller import FactsTeller
 from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
@@ -126,7 +126,7 @@ class Agent:
             begin_anew=self._restart_agent,
         )
         self._reporter = KeyReporter()
-        self._facts = FactsGatherer()
+        self._facts = FactsGatherer(lambda: read_report_key(state))
         self._teller = FactsTeller(lambda: self._facts.told)
         self._keeper = FactsKeeper(self._service.take_facts)
         self._detours = DetourLog(audit_interval_s)

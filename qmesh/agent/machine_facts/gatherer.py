@@ -6,6 +6,7 @@ import contextlib
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +17,12 @@ from qmesh.host.config_directory import ConfigDirectory, DiskSpace, read_disk_sp
 from qmesh.host.machine_facts import hardware
 from qmesh.host.machine_facts.core_speed import measure_core_speed
 from qmesh.host.machine_facts.program_digest import ProgramDigest
+from qmesh.host.state.directory import State
 from qmesh.mesh.machine_facts.facts import MachineFacts, ToldFacts, WorkerFacts, clean_text
 from qmesh.mesh.machine_facts.restarts import SeenWorker, update_seen_workers
 from qmesh.mesh.node_processes.workers import WorkerProcess
 from qmesh.mesh.nodeconfig.program_version import NodeProgram
+from qmesh.mesh.proof_report.report_keys import derive_report_keys
 from qmesh.mesh.protocol.versions import OWN
 
 LOOK_S: Final = 30.0
@@ -59,7 +62,9 @@ class SpeedMeter:
 class FactsGatherer:
     """For the agent: it looks in the thread that follows the node, and any thread may read `told`."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_key: Callable[[], str] = str) -> None:
+        """read_key: the fingerprint of the machine's key for reports; empty where it is not known."""
+        self._read_key = read_key
         self.told: ToldFacts | None = None
         """As of the last look; None before the first, and where this machine is in the mesh no more."""
         self._due = self._soonest = 0.0
@@ -102,6 +107,7 @@ class FactsGatherer:
             nft=self._nft or "",
             digest=self._digest.value if programs else "",
             core_speed=self._speed.value,
+            report_key=self._read_key(),
         )
         return ToldFacts(here.machine.address, round(time.time(), 1), facts)
 
@@ -115,6 +121,7 @@ def gather_facts(
     nft: str,
     digest: str = "",
     core_speed: int | None = None,
+    report_key: str = "",
 ) -> MachineFacts:
     """The facts of this machine now. seen: how often which workers were started again."""
     memory, available = hardware.read_memory()
@@ -138,7 +145,16 @@ def gather_facts(
         workers=_gather_worker_facts(workers, seen),
         protocol=OWN.newest,
         oldest_protocol=OWN.oldest,
+        report_key=report_key,
     )
+
+
+def read_report_key(state: State) -> str:
+    """The fingerprint of this machine's key for reports; empty where there is none."""
+    with contextlib.suppress(QmeshError):  # `check` says what it is
+        key = state.keys.read_private_key()
+        return "" if key is None else derive_report_keys(key).fingerprint
+    return ""
 
 
 def _take_digest_step(

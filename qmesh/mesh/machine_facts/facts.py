@@ -42,6 +42,7 @@ class MachineFacts(msgspec.Struct, frozen=True):
     core_speed: verifications of an Ed25519 signature in a second of one core, at the last measurement.
     protocol, oldest_protocol: the newest and the oldest that its agent speaks, as of
         `qmesh.mesh.protocol.versions`; one that says nothing speaks the first.
+    report_key: the fingerprint of the key with which it signs reports of `qmesh prove`.
     """
 
     qmesh: FactText = ""
@@ -61,6 +62,7 @@ class MachineFacts(msgspec.Struct, frozen=True):
     workers: Annotated[tuple[WorkerFacts, ...], msgspec.Meta(max_length=MOST_WORKERS)] = ()
     protocol: ProtocolNumber = 1
     oldest_protocol: ProtocolNumber = 1
+    report_key: FactText = ""
 
 
 class ToldFacts(msgspec.Struct, frozen=True):
