@@ -138,6 +138,7 @@ class Wire:
             if self._own:
                 links.remove_address(TUNNEL, self._own)
             links.add_address(TUNNEL, own)
+            wait_for_local_routes(TUNNEL)
             self._own = own
         self._close_sockets()
         _flush_connections()

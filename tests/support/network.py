@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 
+from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
+
 
 def ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -21,3 +23,4 @@ def veth(name: str, *addresses: str, up: bool = True) -> None:
         ip("address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
     if up:
         ip("link", "set", name, "up")
+        wait_for_local_routes(name)

@@ -9,13 +9,16 @@ import asyncio
 import atexit
 import base64
 import contextlib
+import functools
 import hashlib
 import html
+import os
+import shutil
 import socket
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -472,24 +475,26 @@ def _use_estate(octets: bytes) -> None:
 # State files
 
 
-@contextlib.contextmanager
-def _state() -> Iterator[State]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
-        yield State(Path(place))
+@functools.cache
+def _open_state(process: int) -> State:
+    """Of each process its own: those that share the tests are forked, and ask the same readers at a time."""
+    directory = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    atexit.register(_remove_state, directory, process)
+    return State(directory)
 
 
-_OPENED: Final = contextlib.ExitStack()
-atexit.register(_OPENED.close)
-STATE: Final = _OPENED.enter_context(_state())
+def _remove_state(directory: Path, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(directory)
 
 
 def _of_state(name: str, read: Callable[[State], object]) -> Callable[[bytes], object]:
-    path = STATE.directory / name
-
     def reader(octets: bytes) -> object:
+        state = _open_state(os.getpid())
+        path = state.directory / name
         path.write_bytes(octets)
         try:
-            return read(STATE)
+            return read(state)
         finally:
             path.unlink()
 
@@ -502,10 +507,11 @@ def _ports_closed(octets: bytes) -> object:
 
 def _bring_back(octets: bytes) -> None:
     """Without the kernel's list, which is this machine's."""
-    path = STATE.directory / reserved_ports.REMEMBERED
+    state = _open_state(os.getpid())
+    path = state.directory / reserved_ports.REMEMBERED
     path.write_bytes(octets)
     try:
-        reserved_ports.read_own_ports(STATE.directory)
+        reserved_ports.read_own_ports(state.directory)
     finally:
         path.unlink()
 
@@ -1070,11 +1076,18 @@ def _question(octets: bytes) -> None:
         else:
             assert isinstance(found, http_protocol.BadRequest | exchange.RequestTooLarge), found
 
-    LOOP.run_until_complete(arrive())
+    _open_loop(os.getpid()).run_until_complete(arrive())
 
 
-LOOP: Final = asyncio.new_event_loop()
-_OPENED.callback(LOOP.close)
+@functools.cache
+def _open_loop(process: int) -> asyncio.AbstractEventLoop:
+    """Of each process its own, as `_open_state`."""
+    del process
+    loop = asyncio.new_event_loop()
+    atexit.register(loop.close)
+    return loop
+
+
 HTTP: Final = (
     b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
