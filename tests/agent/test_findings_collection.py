@@ -86,7 +86,11 @@ def test_a_member_is_asked_and_its_word_counts_once(tmp_path: Path) -> None:
         (b'{"machine":"b","revision":7,"findings":[]}', 0, None),
         (b'{"error":"no state","hint":"join","exit_code":3}', 3, "no state"),
         (b"Traceback", 1, "its check ended with code 1, and without an answer"),
-        (b"", -9, "its check ended with code -9, and without an answer"),
+        (
+            b"",
+            -9,
+            "its check was ended: it took longer than 30 s, or that machine's memory is short",
+        ),
         (b'{"revision":-1,"findings":[]}', 0, "its check ended with code 0, and without an answer"),
     ],
 )

@@ -182,7 +182,9 @@ def test_members_of_a_group_see_what_root_sees_and_change_nothing(cluster):
         wait_until(lambda: machine.run([*reader, "qmesh", "status"], check=False).returncode == 0, 20)  # noqa: B023
 
     def read(machine: Machine, command: str) -> Any:
-        return json.loads(machine.run([*reader, "qmesh", command, "--json"], check=False).stdout)
+        done = machine.run([*reader, "qmesh", command, "--json"], check=False)
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
 
     for machine in (control, member):
         seen = facts(machine, "status")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import signal
 import threading
 import time
 from typing import Annotated, Final
@@ -15,7 +16,7 @@ from typing import Annotated, Final
 import msgspec
 
 from qmesh.agent.control_client import build_client
-from qmesh.agent.limited_command import run_limited_command
+from qmesh.agent.limited_command import COMMAND_S, run_limited_command
 from qmesh.agent.local import Local, load_local
 from qmesh.errors import EnrolmentRefused, QmeshError
 from qmesh.host.api.messages import ControlNodeUnavailable
@@ -127,6 +128,8 @@ def read_answer(said: bytes, *, code: int) -> FindingsReport:
         answer = decode_json(said, CheckAnswer)
         return FindingsReport(revision=answer.revision, findings=answer.findings)
     why, cure = f"its check ended with code {code}, and without an answer", "run `qmesh check` there"
+    if code == -signal.SIGKILL:
+        why = f"its check was ended: it took longer than {COMMAND_S:.0f} s, or that machine's memory is short"
     with contextlib.suppress(Malformed):
         refusal = decode_json(said, _CheckRefusal)
         why, cure = refusal.error, refusal.hint
