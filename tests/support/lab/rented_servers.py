@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.support.lab.machines import plug_in
 from tests.support.lab.situation_cluster import AGENT, SILENT_S, SITUATION_AGENT, Machines, Situation, Where
-from tests.support.waiting import idle
+from tests.support.waiting import idle, wait_until
 
 _NO_MEMBER: Final = "nothing passes between the two machines"
 _NO_WORKER: Final = "the control process reaches no worker of the machine"
@@ -72,7 +72,10 @@ def _remove_filter(machines: Machines) -> None:
 
 def _give_second_uplink(machines: Machines) -> None:
     """Two interfaces in one network: answers leave by another one than that by which is called."""
-    control = machines["control"]
+    control, member = machines["control"], machines["member"]
+    # The agents may have gone over to IPv6 in the situation before, which nothing of this concerns.
+    control.run(["ip", "-6", "address", "flush", "dev", "eth0", "scope", "global"])
+    wait_until(lambda: member.ipv4 in control.run(["wg", "show", "qmesh0", "endpoints"]).stdout, 60)
     plug_in(control, "uplink")
     script = (
         "ip link set uplink up; ip address add 192.168.0.230/24 dev uplink;"
@@ -137,7 +140,8 @@ RENTED_SERVERS: Final = (
         spoil=_give_second_uplink,
         code="foreign-drop",
         on="control",
-        undo="ip link delete uplink; sysctl -qw net.ipv4.conf.eth0.rp_filter=0",
+        undo="ip link delete uplink; sysctl -qw net.ipv4.conf.eth0.rp_filter=0;"
+        f" {_IPV6.replace('::201', '::200')}",
     ),
     Situation(
         part=4,
