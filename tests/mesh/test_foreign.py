@@ -839,6 +839,10 @@ def test_a_rule_is_shown_in_words_like_nfts() -> None:
         shown(Expression("fib", {1: number(1), 2: number(1), 3: number(1)}), compares(b"\1"))
         == "fib saddr oif 1"
     )
+    assert shown(meta(26), compares(b"wireguard".ljust(16, b"\0")), DROP) == "meta iifkind wireguard drop"
+    kind_of_target = Expression("fib", {1: number(1), 2: number(3), 3: number(2)})
+    assert shown(kind_of_target, compares((2).to_bytes(4, ORDER))) == "fib daddr type local"
+    assert shown(kind_of_target, compares((9).to_bytes(4, ORDER))) == "fib daddr type 9"
     assert shown(limit(5, 60, over=True), limit(5, 7)) == "limit rate over 5/minute limit rate 5/?"
     assert shown(xt("conntrack", 3, b""), xt("LOG", 0, b"", "target")) == "xt match conntrack xt target LOG"
     assert shown(verdict(-3, "other")) == "jump other"

@@ -24,6 +24,8 @@ _META: Final = {
 _PLAIN_META: Final = {"iif", "oif", "iifname", "oifname"}
 _CT: Final = {0: "state", 1: "direction", 2: "status", 3: "mark", 8: "saddr", 9: "daddr", 17: "zone"}
 _FIB: Final = {1: "oif", 2: "oifname", 3: "type"}
+_ADDRESS_TYPES: Final = {1: "unicast", 2: "local", 3: "broadcast", 5: "multicast"}
+"""RTN_*. Source: linux/rtnetlink.h."""
 _OPERATORS: Final = ("", "!= ", "< ", "<= ", "> ", ">= ")
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
 _VERDICTS: Final = {-5: "return", -4: "goto", -3: "jump", -1: "continue", 0: "drop", 1: "accept"}
@@ -150,6 +152,11 @@ def _value(value: bytes, field: str) -> str:
         return address if len(value) == size else f"{address}/{8 * len(value)}"
     if field.endswith("name"):
         return _text(value) + ("" if value.endswith(b"\0") else "*")
+    if field.endswith("kind"):
+        return _text(value)
+    if field.startswith("fib"):
+        number = int.from_bytes(value, ORDER)
+        return _ADDRESS_TYPES.get(number, str(number)) if field.endswith("type") else str(number)
     if field in {"meta l4proto", "ip protocol"}:
         return _PROTOCOLS.get(value[0], str(value[0]))
     if field == "ct state":
