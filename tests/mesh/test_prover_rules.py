@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from qmesh.mesh.foreign.expressions import Expression
 from qmesh.mesh.foreign.kernel_rules import KernelRule
-from qmesh.mesh.foreign.rulesets import ListedChain, Listing
+from qmesh.mesh.foreign.rulesets import ListedChain
 from qmesh.mesh.prover.gates import FALSE, TRUE, Gates
 from qmesh.mesh.prover.rule_run import decode_name
-from qmesh.mesh.prover.rulesets import ProvedRuleset, build_ruleset, describe_rule, list_changes
+from qmesh.mesh.prover.rulesets import build_ruleset, describe_rule, list_changes
 from qmesh.mesh.prover.set_contents import SetContent, SetElement
 from qmesh.mesh.prover.solver import Solver
 from qmesh.mesh.prover.traveller import Traveller
@@ -36,46 +36,17 @@ from tests.support.kernel_expressions import (
     verdict,
     xt,
 )
+from tests.support.prover_chain import fate, ruleset
 from tests.support.prover_recordings import DATAGRAM
-from tests.support.sent_packets import Judge, SentPacket
+from tests.support.sent_packets import Judge
 
 LEGACY = read_recordings(CHECKOUT / "tests/mesh/foreign_listings/kernel-rule-sets.json")
 SYN = DATAGRAM._replace(protocol="tcp", flag="syn")
 ACCEPT = verdict(1)
-TRACKING = KernelRule("inet", "quiet", "out", 1, (ct(0), compares(bytes(4)), DROP))
 MANY_PORTS = struct.pack("=15H", 51820, *[0] * 14)
 PORT = payload(2, 2, 2)
 DIALLED = struct.pack("!H", 51820)
 LOCAL_TARGET = [xt("addrtype", 1, struct.pack("=HHI", 0, 4, 0)), DROP]
-
-
-def ruleset(
-    *rules: list[Expression], sets: dict[str, SetContent] | None = None, **named: Any
-) -> ProvedRuleset:
-    """A table with a base chain of these rules, and one `other` that drops."""
-    family = named.pop("family", "inet")
-    chain = {"hook": "input", "kind": "filter", **named}
-    tracks = named.pop("tracks", True)
-    chain.pop("tracks", None)
-    return build_ruleset(
-        Listing(
-            tables=((family, "t"), ("inet", "quiet")),
-            chains=(
-                ListedChain(family=family, table="t", name="c", **chain),
-                ListedChain(family=family, table="t", name="other"),
-            ),
-            rules=(
-                *(KernelRule(family, "t", "c", place, tuple(each)) for place, each in enumerate(rules)),
-                KernelRule(family, "t", "other", 99, (DROP,)),
-                *([TRACKING] if tracks else []),
-            ),
-        ),
-        {(family, "t", name): content for name, content in (sets or {}).items()},
-    )
-
-
-def fate(*rules: list[Expression], packet: SentPacket = DATAGRAM, **named: Any) -> Fate:
-    return Judge(ruleset(*rules, **named), packet.family, {"eth0": 2}).find_fate(packet)
 
 
 def nft(name: str, **attributes: bytes) -> Expression:

@@ -4,7 +4,7 @@ gates, solver            conditions as wires, and the SAT solver that is asked a
 traveller                a packet of which nothing need be known, and what its fields are
 set_contents, rulesets   what was read: sets, tables, chains, rules
 rule_run                 one rule over all packets at once: registers, doubts, what became of which
-field_loads, expression_steps, xtables_steps  what each expression does
+field_loads, expression_steps, xtables_steps, xtables_fields  what each expression does
 walk                     all packets on their way through the chains of a hook
 claims                   what is to be proved, as conditions on packets that must not come about
 examples                 ordinary packets, and one in words

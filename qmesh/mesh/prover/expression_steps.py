@@ -244,8 +244,7 @@ def _run_reject(run: RuleRun, _: Attributes) -> None:
 
 
 def _run_translation(run: RuleRun, _: Attributes) -> None:
-    run.translates = run.gates.either(run.translates, run.hits)
-    run.end("accept")
+    run.translate()
 
 
 def _run_queue(run: RuleRun, _: Attributes) -> None:

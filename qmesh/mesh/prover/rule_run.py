@@ -161,6 +161,12 @@ class RuleRun:
             for place, bit in enumerate(at.network)
         )
 
+    def translate(self) -> None:
+        """An address becomes another; where there is none that is free, the kernel drops the packet."""
+        self.translates = self.gates.either(self.translates, self.hits)
+        self.end("drop", when=self.unknowns.chance())
+        self.end("accept")
+
     def untrack(self, when: int = TRUE) -> None:
         """It belongs to no connection, unless it has one already."""
         at, gates = self.at, self.gates

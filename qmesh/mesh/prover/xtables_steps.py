@@ -8,6 +8,17 @@ from typing import Final, TypeAlias
 
 from qmesh.mesh.prover.gates import FALSE, TRUE, Wires
 from qmesh.mesh.prover.rule_run import RuleRun
+from qmesh.mesh.prover.xtables_fields import (
+    match_address_ranges,
+    match_connection_mark,
+    match_hops,
+    match_icmp,
+    match_mark,
+    match_packet_type,
+    set_connection_mark,
+    set_mark,
+    untrack_always,
+)
 
 _Match: TypeAlias = Callable[[RuleRun, bytes], int]
 _STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
@@ -31,13 +42,18 @@ def run_match(run: RuleRun, name: str, revision: int, content: bytes) -> int:
     return run.unknowns.doubt() if match is None else match(run, content)
 
 
-def run_target(run: RuleRun, name: str, _: int, __: bytes) -> None:
+def run_target(run: RuleRun, name: str, revision: int, content: bytes) -> None:
     """What becomes of the packets that come so far."""
+    known = _TARGETS.get((name, revision))
+    if known is None or not known(run, content):
+        _run_other_target(run, name)
+
+
+def _run_other_target(run: RuleRun, name: str) -> None:
     if name in {"REJECT", "DROP"}:
         run.end("drop")
     elif name in _TRANSLATIONS:
-        run.translates = run.gates.either(run.translates, run.hits)
-        run.end("accept")
+        run.translate()
     elif name in {"MARK", "CONNMARK", "SET"}:  # a set may have marks
         run.change_mark(run.unknowns.doubt_bits(32))
         run.change_connection_mark(run.unknowns.doubt_bits(32))
@@ -149,10 +165,16 @@ def _match_address_type(run: RuleRun, content: bytes) -> int:
     return -found if flags & 2 else found
 
 
+_TARGETS: Final[Mapping[tuple[str, int], Callable[[RuleRun, bytes], bool]]] = {
+    ("MARK", 2): set_mark, ("CONNMARK", 2): set_connection_mark, ("CT", 1): untrack_always,
+    ("CT", 2): untrack_always,
+}  # fmt: skip
 _MATCHES: Final[Mapping[tuple[str, int], _Match]] = {
     ("comment", 0): _match_all, ("tcp", 0): _match_tcp, ("udp", 0): _match_udp,
     ("multiport", 1): _match_multiport, ("conntrack", 3): _match_conntrack, ("state", 0): _match_state,
-    ("addrtype", 1): _match_address_type,
+    ("addrtype", 1): _match_address_type, ("mark", 1): match_mark, ("connmark", 1): match_connection_mark,
+    ("icmp", 0): match_icmp, ("icmp6", 0): match_icmp, ("ttl", 0): match_hops, ("hl", 0): match_hops,
+    ("pkttype", 0): match_packet_type, ("iprange", 1): match_address_ranges,
     **{(name, revision): _match_chance
        for name in ("limit", "hashlimit", "connlimit", "recent", "statistic", "quota", "time")
        for revision in range(5)},
