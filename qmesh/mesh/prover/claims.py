@@ -42,7 +42,7 @@ CLAIMS: Final[dict[ClaimCode, str]] = {
     "control": "who may reach a closed port reaches it",
     "answers": "who reached a closed port is answered",
     "wireguard": "WireGuard's port is open to members",
-    "others": "the guard drops nothing that comes for another port by another interface",
+    "others": "the guard drops nothing that is for another port and another interface than the mesh's",
 }
 ALONE: Final[tuple[ClaimCode, ...]] = (
     "outside", "tunnel", "containers", "into-tunnel", "older", "taken-up", "service",
@@ -51,7 +51,7 @@ ALONE: Final[tuple[ClaimCode, ...]] = (
 _FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 _QUESTIONS: Final[tuple[ClaimCode, ...]] = (
     "outside", "tunnel", "granted", "control", "wireguard", "containers", "into-tunnel", "taken-up",
-    "taken-up", "older", "service", "answers", "others",
+    "taken-up", "older", "service", "answers", "others", "others", "others",
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ class Case(msgspec.Struct, frozen=True):
 
 def list_questions(*, has_guard: bool) -> list[tuple[ClaimCode, Family]]:
     """Claim and family of each case, in their order. has_guard: whether the rules have the guard's tables."""
-    claims = _QUESTIONS if has_guard else _QUESTIONS[:-1]
+    claims = [claim for claim in _QUESTIONS if has_guard or claim != "others"]
     return [(claim, family) for family in _FAMILIES for claim in claims]
 
 
@@ -107,6 +107,10 @@ class _Terms:
 
     def has_tunnel_name(self, interface: PacketInterface) -> int:
         return self.gates.equal(interface.name, self.guard.interface.encode().ljust(16, b"\0"))
+
+    def is_bridge(self, interface: PacketInterface) -> int:
+        kind = self.gates.equal(interface.kind, b"bridge".ljust(16, b"\0"))
+        return self.gates.both(interface.has_kind, kind)
 
     def is_control(self, address: Wires) -> int:
         return FALSE if self._control is None else self.gates.equal(address, self._control)
@@ -222,8 +226,9 @@ def _build_forwarded(ruleset: ProvedRuleset, guard: Guard, family: Family) -> It
     walk.pass_hook("forward")
     assert at.oif is not None
     assert at.iif is not None
-    bridge = gates.both(at.oif.has_kind, gates.equal(at.oif.kind, b"bridge".ljust(16, b"\0")))
-    to_container = gates.either(bridge, gates.both(at.is_in_connection, at.connection.status[TARGET_NAT]))
+    to_container = gates.either(
+        terms.is_bridge(at.oif), gates.both(at.is_in_connection, at.connection.status[TARGET_NAT])
+    )
     to_container = gates.both(to_container, -terms.has_tunnel_name(at.oif))
     hostile = gates.either(terms.is_from_outside(at.target_port), terms.is_from_wrong_member(asked))
     by_other_name = gates.both(-terms.has_tunnel_name(at.iif), -at.is_answer)
@@ -232,8 +237,7 @@ def _build_forwarded(ruleset: ProvedRuleset, guard: Guard, family: Family) -> It
     yield Case("containers", family, walk, terms.reaches(walk, gates.both(hostile, -at.is_looped)))
     into = gates.all_of((walk.alive, terms.has_tunnel_name(at.oif), -at.is_answer))
     yield Case("into-tunnel", family, walk, into)
-    container = gates.both(at.iif.has_kind, gates.equal(at.iif.kind, b"bridge".ljust(16, b"\0")))
-    middle = gates.all_of((walk.alive, at.is_tcp, at.is_new, -at.flag(SYN), container))
+    middle = gates.all_of((walk.alive, at.is_tcp, at.is_new, -at.flag(SYN), terms.is_bridge(at.iif)))
     is_loopback = gates.equal(at.oif.type, (772).to_bytes(2, ORDER))
     closed = terms.is_in_ports(at.source_port, guard.closed_ports)
     yield Case("taken-up", family, walk, gates.all_of((middle, closed, -is_loopback)))
@@ -260,6 +264,7 @@ def _build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterato
     yield Case("taken-up", family, walk, gates.all_of((middle, closed, -may)))
     answer = gates.all_of((passed, terms.is_transport, at.is_answer, closed))
     to_mesh = gates.both(terms.is_tunnel(oif), terms.is_in_ports(source_port, guard.mesh_ports))
+    to_asker = FALSE
     if guard.role == "worker":
         by_control = terms.is_in_ports(source_port, (*guard.ports, *guard.control_ports))
         to_asker = gates.all_of((terms.is_tunnel(oif), terms.is_control(at.target), by_control))
@@ -290,12 +295,10 @@ def _build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterato
         walk.pass_hook(hook)
     answer = gates.all_of(
         (*walk.plain, -walk.alive, terms.is_transport, at.is_answer, -at.connection.is_related,
-         terms.is_in_ports(source_port, guard.ports), gates.either(-at.is_tcp, at.flag(ACK)))
+         gates.either(-at.is_tcp, at.flag(ACK)))
     )  # fmt: skip
-    if guard.role == "worker":
-        to = gates.both(terms.is_tunnel(oif), terms.is_control(at.target))
-    else:
-        to = is_loopback
+    local = FALSE if guard.role == "worker" else gates.both(is_loopback, closed)
+    to = gates.any_of((to_asker, local, to_mesh))
     not_service = -terms.is_in_ports(at.target_port, [guard.service_port])
     yield Case(
         "answers", family, walk, gates.all_of((answer, to, not_service, gates.equal(at.mark, bytes(4))))
@@ -316,3 +319,42 @@ def _build_others(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Itera
         walk.pass_hook(hook)
     is_other = gates.both(is_other, -terms.is_in_ports(at.target_port, guard.closed_ports))
     yield Case("others", family, walk, gates.both(is_other, -walk.alive))
+    yield _build_others_forwarded(ruleset, guard, family)
+    yield _build_others_sent(ruleset, guard, family)
+
+
+def _build_others_forwarded(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Case:
+    gates = Gates()
+    at = Traveller(gates, family, arrives=True)
+    walk = Walk(gates, ruleset.only(*ruleset.own_tables), at)
+    terms = _Terms(guard, at)
+    to_own = gates.both(at.is_for_this_machine, terms.is_in_ports(at.target_port, guard.closed_ports))
+    for hook in ("ingress", "prerouting"):
+        walk.pass_hook(hook)
+    at.leave_by()
+    walk.pass_hook("forward")
+    assert at.iif is not None
+    assert at.oif is not None
+    to_container = gates.either(terms.is_bridge(at.oif), at.connection.status[TARGET_NAT])
+    published = gates.both(to_container, terms.is_in_ports(at.target_port, guard.closed_ports))
+    middle = gates.all_of((at.is_tcp, at.is_new, -at.flag(SYN), terms.is_bridge(at.iif)))
+    taken_up = gates.both(middle, terms.is_in_ports(at.source_port, guard.closed_ports))
+    by_tunnel = gates.either(terms.has_tunnel_name(at.iif), terms.has_tunnel_name(at.oif))
+    wrong = gates.any_of((to_own, published, taken_up, by_tunnel))
+    return Case("others", family, walk, gates.all_of((-walk.alive, -wrong)))
+
+
+def _build_others_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Case:
+    gates = Gates()
+    at = Traveller(gates, family, arrives=False)
+    walk = Walk(gates, ruleset.only(*ruleset.own_tables), at)
+    terms = _Terms(guard, at)
+    walk.pass_hook("output")
+    closed = terms.is_in_ports(at.source_port, guard.closed_ports)
+    middle = gates.all_of((at.is_tcp, at.is_new, -at.flag(SYN)))
+    older = gates.both(closed, gates.either(at.is_answer, middle))
+    asks = gates.both(at.is_for_this_machine, terms.is_in_ports(at.target_port, guard.closed_ports))
+    service = gates.any_of(
+        terms.is_in_ports(port, [guard.service_port]) for port in (at.source_port, at.target_port)
+    )
+    return Case("others", family, walk, gates.all_of((-walk.alive, -gates.any_of((older, asks, service)))))

@@ -35,6 +35,8 @@ _TARGETS: Final = {
     "ip": ("192.0.2.0/24", "10.0.0.0/8", "127.0.0.0/8"),
     "ip6": ("2001:db8:2::/48", "fd00::/8", "::1/128"),
 }
+_TO_ALL: Final = {"ip": ("255.255.255.255", b"\1"), "ip6": ("ff02::1", b"\2")}
+"""An address, and the type of packets to it: PACKET_BROADCAST, _MULTICAST."""
 _LOOPBACK_NETWORKS: Final = ("127.0.0.0/8", "::1/128")
 _USERS: Final = (0, 1000)
 _LEAST_PORT: Final = 1024
@@ -87,7 +89,7 @@ def list_ordinary(
     connection = at.connection
     yield from walk.plain
     yield from (gates.equal(at.mark, bytes(4)), gates.equal(at.connection_mark, bytes(4)))
-    yield from (connection.is_tracked, -connection.is_related, gates.equal(at.packet_type, b"\0"))
+    yield from (connection.is_tracked, -connection.is_related)
     if case.claim not in {"control", "wireguard", "answers", "older"}:
         yield -connection.is_reply
     is_old = connection.is_established
@@ -106,7 +108,7 @@ def list_ordinary(
         if at.iif is not None:  # from elsewhere the kernel takes none
             yield gates.either(at.is_looped, -is_loopback)
     if at.iif is not None:
-        yield at.is_for_this_machine if walk.at.oif is None else -at.is_for_this_machine
+        yield from _list_ways(case)
         yield -gates.less(at.source_port, _LEAST_PORT.to_bytes(2, "big"))
         yield gates.either(at.is_looped, -gates.all_of(map(gates.same, at.source, at.target)))
     yield from (gates.any_of(port) for port in (at.source_port, at.target_port))
@@ -133,12 +135,33 @@ def _list_addresses(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[in
         yield _is_in_networks(gates, at.source, strangers)
     others = (*_TARGETS[at.family], guard.control_address, *_list_networks(own))
     is_here = _is_in_networks(gates, at.target, (*here, *_LOOPBACK_NETWORKS))
-    if here and at.iif is not None and case.walk.at.oif is None:
-        yield is_here
+    if at.iif is not None and case.walk.at.oif is None:
+        to_one = is_here if here else _is_in_networks(gates, at.target, others)
+        yield gates.choose(at.is_for_this_machine, to_one, _is_to_all(case))
     elif here and at.iif is not None:
         yield gates.both(_is_in_networks(gates, at.target, others), -is_here)
     else:
         yield _is_in_networks(gates, at.target, others)
+
+
+def _list_ways(case: Case) -> Iterator[int]:
+    """To this machine alone, or to all; passed on to others."""
+    at, gates = case.walk.start, case.walk.gates
+    to_one = gates.equal(at.packet_type, b"\0")
+    if case.walk.at.oif is None:
+        yield gates.either(gates.both(to_one, at.is_for_this_machine), _is_to_all(case))
+    else:
+        yield from (to_one, -at.is_for_this_machine)
+
+
+def _is_to_all(case: Case) -> int:
+    """A datagram to all machines beside it: nothing of a connection."""
+    at, gates = case.walk.start, case.walk.gates
+    address, kind = _TO_ALL[at.family]
+    return gates.all_of(
+        (at.is_udp, -at.is_for_this_machine, -at.is_looped, -at.connection.is_established,
+         gates.equal(at.packet_type, kind), _is_in_networks(gates, at.target, [address]))
+    )  # fmt: skip
 
 
 def _list_own_addresses(own: OwnInterfaces) -> list[str]:
@@ -170,6 +193,7 @@ def list_preferred(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[int
     """What is best for an example, where it can be: a stranger's first packet, by an ordinary interface."""
     at, gates = case.walk.start, case.walk.gates
     yield -at.is_looped
+    yield at.is_for_this_machine
     if at.iif is None:
         yield at.has_socket
     elif case.walk.at.oif is not None:
