@@ -267,6 +267,8 @@ class _Battery:
                     flags=flags,
                 )
                 before.append(opener)
+                if not flags:  # of UDP it is an answer that makes the connection an established one
+                    before.append(_turn_round(opener, flags=0))
                 shots.append(msgspec.structs.replace(opener, flags=flags and ACK | PUSH))
         what = "on connections that are older than the guard"
         return DrillRow(side=way, what=what, wanted="blocked", shots=tuple(shots), before=tuple(before))
