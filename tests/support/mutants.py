@@ -204,7 +204,7 @@ def _shorten_set(table: str, name: str) -> str:
 
 def _swap(table: str, one: str, other: str) -> str:
     return re.sub(
-        rf"\b(chain|goto) ({one}|{other})\b",
+        rf"\b(chain) ({one}|{other})\b",
         lambda found: f"{found[1]} {other if found[2] == one else one}",
         table,
     )

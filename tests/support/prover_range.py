@@ -1,0 +1,67 @@
+"""What a proof says of the guard as it is, and broken: by itself, and beside another program's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from qmesh.errors import KernelRefused
+from qmesh.host.drill.conduct import run_nft
+from qmesh.host.drill.namespaces import Namespaces, run_in_namespaces
+from qmesh.host.prover.ruleset_file import read_live_rules
+from qmesh.mesh.prover.claims import ClaimCode, build_cases
+from qmesh.mesh.prover.decide import Verdict, decide_cases
+from qmesh.mesh.prover.rulesets import build_ruleset
+from qmesh.mesh.state import Guard
+from tests.support.drill_range import THEIRS
+from tests.support.kernel_range import JUDGEMENT_TIMEOUT_S
+
+Said: TypeAlias = Literal["refuted", "not proved", "proved"]
+
+
+class Proved(msgspec.Struct, frozen=True):
+    """said: of all claims together that are proved of the whole guard. by: the claim that says so."""
+
+    said: Said
+    by: str = ""
+
+
+def prove_scripts(guard: Guard, whole: str, scripts: Sequence[str]) -> list[Proved | None]:
+    """Of each of these tables in place of the guard's first, which is `whole`; None where nft refuses it."""
+
+    def work(namespaces: Namespaces) -> list[Proved | None]:
+        found: list[Proved | None] = [None] * len(scripts)
+        for beside in ("", THEIRS):
+            expected = _prove(namespaces, guard, beside + whole)
+            assert expected is not None
+            open_before = {(each.claim, each.family) for each in expected if each.answer != "proved"}
+            for number, script in enumerate(scripts):
+                before = found[number]
+                if before is None or before.said != "refuted":
+                    verdicts = _prove(namespaces, guard, beside + script)
+                    found[number] = None if verdicts is None else _judge(verdicts, open_before, before)
+        return found
+
+    return run_in_namespaces(work, list[Proved | None], timeout_s=JUDGEMENT_TIMEOUT_S * 2)
+
+
+def _prove(namespaces: Namespaces, guard: Guard, script: str) -> list[Verdict] | None:
+    try:
+        run_nft(namespaces, f"flush ruleset\n{script}")
+    except KernelRefused:
+        return None
+    found = read_live_rules()
+    rules = build_ruleset(found.listing, found.sets)
+    return decide_cases(build_cases(rules, guard), guard, found.listing.interfaces, rules.own_tables)
+
+
+def _judge(verdicts: list[Verdict], open_before: set[tuple[ClaimCode, str]], before: Proved | None) -> Proved:
+    for each in verdicts:
+        if each.answer == "refuted":
+            return Proved("refuted", f"{each.claim}, {each.family}")
+    for each in verdicts:
+        if each.answer != "proved" and (each.claim, each.family) not in open_before:
+            return Proved("not proved", f"{each.claim}, {each.family}")
+    return before or Proved("proved")
