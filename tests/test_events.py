@@ -110,6 +110,7 @@ def test_a_code_of_a_finding_is_the_code_of_an_event_only_where_it_is_the_same_m
     assert EVENTS.keys() & findings_in_the_code() == {
         "agent-failing",
         "agent-missing",
+        "claim-refuted",
         "clock",
         "config-stale",
         "membership-conflict",

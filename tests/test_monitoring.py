@@ -14,6 +14,7 @@ from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.metrics.families import METRICS, build_families
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample
 from qmesh.mesh.metrics.text_format import render_metrics
+from qmesh.mesh.standing_proof.record import ClaimResult, StandingProof
 from qmesh.mesh.state import Counters
 from tests.support.checkout import CHECKOUT
 from tests.support.factories import TUTORIAL
@@ -28,6 +29,7 @@ from tests.support.prometheus import (
     run_promtool,
 )
 
+CLAIM = ClaimResult(claim="outside", closes=True, words="", state="proved", family="ip")
 PAGE = CHECKOUT / "docs/monitoring.md"
 
 
@@ -108,6 +110,7 @@ def test_prometheus_finds_no_fault_in_the_metrics():
         is_dialled=True,
         findings=(failed_check_finding("keys", "", ""),),
         checked_at=1.7e9,
+        proof=StandingProof(claims=(CLAIM,), at=1.7e9),
         facts={each.address: ToldFacts(each.address, 1.7e9, FACTS) for each in TUTORIAL.machines},
     )
     families = list(build_families(known))

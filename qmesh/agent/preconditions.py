@@ -189,6 +189,7 @@ PRECONDITIONS: Final[dict[str, Preconditions]] = {
     "set --notify": Preconditions(local=(_refuse_removed,)),
     # What a machine shows can be ended also once the mesh has removed it.
     "set --metrics none": Preconditions(state=(_refuse_while_unconfirmed,)),
+    "set --prove": Preconditions(state=(_refuse_while_unconfirmed,)),
     "set --readers none": Preconditions(state=(_refuse_while_unconfirmed,)),
     "set --notify none": _NONE,
     "pause": _CHANGE,

@@ -56,6 +56,7 @@ from qmesh.mesh.reachability.unsupported_options import UnsupportedOption, list_
 from qmesh.mesh.routes.detours import Detour
 from qmesh.mesh.routes.overlaps import NetworkOverlap
 from qmesh.mesh.routes.tables import TableRoute
+from qmesh.mesh.standing_proof.record import ClaimResult, StandingProof
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState, TunnelRoute, list_address_routes
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost, UnstartedUnit
@@ -1208,6 +1209,8 @@ def test_every_code_is_one_that_stays():
             "foreign-saved",
             "foreign-failed",
             "foreign-drop",
+            "claim-refuted",
+            "claims-unproved",
             "agent-missing",
             "agent-silent",
             "agent-failing",
@@ -1233,7 +1236,8 @@ def test_every_code_is_one_that_stays():
         *("node-keys", "node-unsupported", "node-program", "node-builds", "worker-memory"),
     }
     first_words = set(
-        "key agent tunnel peer guard config worker control port foreign change service node".split()  # noqa: SIM905
+        "key agent tunnel peer guard config worker control port foreign change service node claim"  # noqa: SIM905
+        " claims".split()
     )
     sources = Path(parts.__file__).parent.glob("*.py")
     words = {
@@ -1389,6 +1393,10 @@ def test_a_unit_that_no_boot_starts_is_found_before_the_next_boot(unit, state, c
     assert {each.code for each in found} - {"worker-exposed"} == {code} - {"guard-boot"}
 
 
+REFUTED = ClaimResult(
+    claim="outside", closes=True, words="no packet", state="refuted", family="ip6", packet="tcp from a to b",
+    rules=tuple(f"input: rule {number}" for number in range(5)),
+)  # fmt: skip
 EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
     "core-slow": replace(AROUND, facts={"a": TOLD, "b": replace(TOLD, core_speed=4000)}),
     "machine-versions": replace(AROUND, facts={"a": TOLD, "b": replace(TOLD, qmesh="0.2.0")}),
@@ -1406,6 +1414,8 @@ EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
     "change-unconfirmed": replace(AROUND, change="unconfirmed"),
     "change-undone": replace(AROUND, change="undone"),
     "check-failed": failed_check_finding("tunnel", "no", "look"),
+    "claim-refuted": replace(AROUND, proof=StandingProof(claims=(REFUTED,))),
+    "claims-unproved": replace(AROUND, proof=StandingProof(problem="no solver")),
     "clock": replace(AROUND, clock=ClockOffset(99.0, "x")),
     "config-lint": with_config("engine: ["),
     "config-missing": with_config(None),
@@ -1483,6 +1493,35 @@ def test_each_code_is_found_where_that_is_wrong(code):
         case _:
             findings = list_findings(wanted, WANTED, wrong)
     assert code in {finding.code for finding in findings}
+
+
+def test_a_claim_that_a_packet_breaks_is_an_error_with_the_packet_and_its_rules():
+    around = replace(AROUND, proof=StandingProof(claims=(REFUTED,)))
+    (finding,) = list_findings(WANTED, WANTED, around)
+    assert (finding.code, finding.severity, finding.subject) == ("claim-refuted", "error", "outside")
+    rules = "input: rule 0; input: rule 1; input: rule 2; 2 more"
+    assert finding.seen == f"IPv6: tcp from a to b, by {rules}"
+    bare = replace(REFUTED, rules=(), without="qmesh")
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, proof=StandingProof(claims=(bare,))))
+    assert finding.seen == "IPv6 without the table qmesh: tcp from a to b, as no rule stops it"
+
+
+def test_what_is_not_proved_is_a_note_and_what_should_arrive_is_for_others():
+    def look(**proof: Any) -> list[str]:
+        found = list_findings(WANTED, WANTED, replace(AROUND, proof=StandingProof(**proof)))
+        assert {each.severity for each in found} <= {"info"}
+        return [each.seen for each in found]
+
+    unclear = replace(REFUTED, state="not proved", rules=("a rule",))
+    assert look(claims=(replace(REFUTED, closes=False), replace(REFUTED, state="proved"))) == []
+    assert look(claims=(unclear,)) == ["`outside` depends on rules that are not understood (a rule)"]
+    assert look(claims=(replace(unclear, rules=()),)) == [
+        "`outside` depends on rules that are not understood"
+    ]
+    assert look(behind_s=100.0) == []
+    assert look(behind_s=3600.0, problem="late") == [
+        "late; rules changed 60 min ago, and were not proved since"
+    ]
 
 
 def test_a_list_of_reserved_ports_that_is_read_only_is_written_from_outside():

@@ -22,6 +22,7 @@ from qmesh.mesh.metrics.drops import count_dropped_packets
 from qmesh.mesh.metrics.families import METRICS, Metric, MetricFamily, build_families
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample, is_guard_whole
 from qmesh.mesh.metrics.text_format import render_metrics
+from qmesh.mesh.standing_proof.record import ClaimResult, StandingProof
 from qmesh.mesh.state import AlteredGuard, Counters, NodeState
 from qmesh.mesh.systemd.sandbox import is_shut_from_agent
 from qmesh.mesh.values import Endpoint
@@ -61,6 +62,7 @@ KNOWN = MachineFacts(
     core_speed=9000,
     workers=(WorkerFacts(3, 150, 2), WorkerFacts(4)),
 )
+CLAIM = ClaimResult(claim="outside", closes=True, words="", state="proved", family="ip")
 FULL = snapshot(
     looked_at=1_700_000_000.04,
     guard_ok=True,
@@ -81,6 +83,10 @@ FULL = snapshot(
         Finding("guard-altered", "error", "inet qmesh", "", "", ""),
     ),
     checked_at=1_700_000_002.0,
+    proof=StandingProof(
+        claims=(CLAIM, ClaimResult(claim="tunnel", closes=True, words="", state="not proved", family="ip")),
+        at=9.04,
+    ),
     facts={
         "10.77.0.1": ToldFacts("10.77.0.1", 1_700_000_000.0, MachineFacts()),
         "10.77.0.2": ToldFacts("10.77.0.2", 1_700_000_000.0 - FRESH_S + 1, KNOWN),
@@ -97,6 +103,11 @@ def test_what_a_control_node_knows_is_printed():
         'qmesh_build_info{version="0.1.0",node="2.0"} 1',
         "qmesh_agent_last_look_timestamp_seconds 1700000000",
         "qmesh_guard_ok 1",
+        'qmesh_claim_proved{claim="outside"} 1',
+        'qmesh_claim_proved{claim="tunnel"} 0',
+        'qmesh_claim_refuted{claim="outside"} 0',
+        'qmesh_claim_refuted{claim="tunnel"} 0',
+        "qmesh_claims_last_proof_timestamp_seconds 9",
         'qmesh_guard_dropped_packets_total{chain="answered"} 0',
         'qmesh_guard_dropped_packets_total{chain="closed_port"} 3',
         'qmesh_findings{code="guard-altered",severity="error"} 1',

@@ -185,6 +185,7 @@ def build_audit_context(
         flusher=looks.run("units that flush", lambda: find_flushing_unit(state, firewalls), None),
         held=looks.run("units that flush", held_table.is_held, otherwise=False),
         facts={} if health is None else list_fresh_facts(here.inventory, health.facts),
+        proof=None if health is None else health.proof,
         clock=looks.run("clock", lambda: compare_clock(state, here), None) if is_asked else None,
         saved_rules=looks.run("saved rules", lambda: _find_saved_rules(state, looks, firewalls), ()),
         unstarted=looks.run("agent", systemd.list_unstarted_units, ()),

@@ -215,6 +215,23 @@ def set_readers(state: State, group: str) -> ReaderSettings:
     )
 
 
+class ProvingSettings(msgspec.Struct, frozen=True):
+    """Whether this machine's agent proves its claims. is_another: whether that has changed."""
+
+    is_another: bool
+    prove: bool
+
+
+def set_proving(state: State, *, prove: bool) -> ProvingSettings:
+    """Have this machine's agent prove after each change of rules, or not."""
+    check_user("set --prove")
+    with lock_member(state, "set --prove") as here:
+        old = here.settings
+        if prove != old.prove:
+            state.save_settings(msgspec.structs.replace(old, prove=prove))
+    return ProvingSettings(is_another=prove != old.prove, prove=prove)
+
+
 def set_options(state: State, options: MeshOptions) -> ChangeResult:
     """Other options for the whole mesh."""
     done = change_mesh(

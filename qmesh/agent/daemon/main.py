@@ -21,6 +21,7 @@ from qmesh import __version__
 from qmesh.agent import control_role
 from qmesh.agent.audit.reporter import FindingsReporter
 from qmesh.agent.daemon import late_imports, supervisor
+from qmesh.agent.daemon.claim_watch import ClaimWatch
 from qmesh.agent.daemon.detour_log import DetourLog
 from qmesh.agent.daemon.endpoint_failover import EndpointFailover
 from qmesh.agent.daemon.event_log import RegistryEventLog
@@ -135,6 +136,9 @@ class Agent:
         self._outlets = MetricsOutlets(self._metrics, lambda: self._here, self._troubles)
         self._answers = ReaderAnswers(state, self._metrics)
         self._alterations = ""
+        self._claims = ClaimWatch(
+            state, self._troubles, know=lambda: self._here, listen=lambda: self._watch.notices
+        )
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._notifying = AgentPart(supervisor.NOTIFYING, self._notify_operator, self._troubles)
         self._parts = {
@@ -144,6 +148,9 @@ class Agent:
             supervisor.GUARD: AgentPart(supervisor.GUARD, self._keep_guard, self._troubles),
             supervisor.METRICS: AgentPart(supervisor.METRICS, self._keep_outlets, self._troubles),
             supervisor.READERS: AgentPart(supervisor.READERS, self._answer_readers, self._troubles),
+            supervisor.PROVING: AgentPart(
+                supervisor.PROVING, lambda: self._claims.run(self._parts[supervisor.PROVING]), self._troubles
+            ),
         }
 
     def run(self) -> None:
@@ -411,6 +418,7 @@ class Agent:
             unasked=dict(self._service.list_unasked()) if is_control else None,
             revisions=self._service.list_revisions() if is_control else None,
             facts={each.address: each for each in self._list_facts()},
+            proof=self._claims.find_proof(),
         )
 
     def _build_health(self) -> agent_health.Health:
@@ -425,6 +433,7 @@ class Agent:
             notes=self._service.list_notes(),
             facts=self._list_facts(),
             version=__version__,
+            proof=self._claims.find_proof(),
         )
 
     def _list_facts(self) -> tuple[ToldFacts, ...]:

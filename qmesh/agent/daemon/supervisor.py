@@ -41,6 +41,7 @@ READERS: Final = "answers to `qmesh metrics`, `qmesh page` and readers"
 READERS_PLACE: Final = "socket for readers"
 NOTIFYING: Final = "notifications"
 DELIVERY: Final = "delivery of notifications"
+PROVING: Final = "proof of the claims"
 """What the parts are called in the log and by `check`."""
 
 AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)

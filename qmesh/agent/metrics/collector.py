@@ -35,6 +35,7 @@ from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample, is_guard_whole
 from qmesh.mesh.metrics.text_format import render_metrics
 from qmesh.mesh.node_processes.answers import list_undialled_machines
 from qmesh.mesh.protocol.member_note import MemberNote
+from qmesh.mesh.standing_proof.record import StandingProof
 from qmesh.mesh.state import Counters
 from qmesh.mesh.view.builder import MOST_EVENTS, build_cluster_view
 from qmesh.mesh.view.cluster_view import ClusterView, EventView
@@ -64,7 +65,7 @@ class AgentKnowledge(NamedTuple):
     """What an agent knows at one moment; nothing but `here` where none runs.
 
     looked_at, counters: as of `Snapshot`; notes: as of `probe_answers`; unasked and revisions: on the control
-        node; facts: as of `Snapshot`.
+        node; facts, proof: as of `Snapshot`.
     """
 
     here: Local
@@ -75,6 +76,7 @@ class AgentKnowledge(NamedTuple):
     unasked: Mapping[str, float] | None = None
     revisions: Mapping[str, int] | None = None
     facts: Mapping[str, ToldFacts] = {}
+    proof: StandingProof | None = None
 
 
 class WorkerLook(NamedTuple):
@@ -281,6 +283,7 @@ class MetricsCollector:
             unasked=knowledge.unasked,
             revisions=knowledge.revisions,
             facts=knowledge.facts,
+            proof=knowledge.proof,
             workers=None if look is None else look.workers,
             is_dialled=here.settings.control,
             findings=None if check is None else check.findings,

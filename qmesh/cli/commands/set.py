@@ -20,7 +20,7 @@ from qmesh.mesh.notifications.targets import DEFAULT_AFTER_S
 from qmesh.mesh.values import Profile
 
 if TYPE_CHECKING:
-    from qmesh.agent.commands.set import MetricsSettings, ReaderSettings
+    from qmesh.agent.commands.set import MetricsSettings, ProvingSettings, ReaderSettings
     from qmesh.host.notifications.notify_socket import ReceiverResult
     from qmesh.host.state.directory import State
     from qmesh.mesh.notifications.targets import NotifyFacts
@@ -169,6 +169,15 @@ def command(
             rich_help_panel=_HERE,
         ),
     ] = None,
+    prove: Annotated[
+        bool | None,
+        typer.Option(
+            "--prove/--no-prove",
+            help="Let this machine's agent prove after each change of rules that the ports are closed.",
+            show_default="on",
+            rich_help_panel=_HERE,
+        ),
+    ] = None,
     notify: Annotated[
         list[str] | None,
         typer.Option(
@@ -212,7 +221,7 @@ def command(
 
     It prints the machines whose core numbers change, and what to restart, in which order.
     """
-    from qmesh.agent.commands.set import set_machine, set_metrics, set_options, set_readers
+    from qmesh.agent.commands.set import set_machine, set_metrics, set_options
     from qmesh.cli.change_text import print_change
     from qmesh.host.state.directory import State
     from qmesh.mesh.mesh_options import MeshOptions
@@ -245,13 +254,13 @@ def command(
         ("--notify-test", notify_test or None),
     )
     if metrics is not None or metrics_directory is not None:
-        others = (name, readers, *of_notify, *for_one, *for_all)
+        others = (name, readers, prove, *of_notify, *for_one, *for_all)
         _refuse_others("--metrics and --metrics-directory are", "--metrics ADDRESS:PORT", others)
         _print_metrics(set_metrics(State(state), place=metrics, directory=metrics_directory), as_json=as_json)
         return
-    if readers is not None:
-        _refuse_others("--readers is", "--readers GROUP", (name, *of_notify, *for_one, *for_all))
-        print_outcome(set_readers(State(state), readers), as_json=as_json, text=_render_readers)
+    if readers is not None or prove is not None:
+        others = (name, *of_notify, *for_one, *for_all)
+        _set_agent_option(State(state), readers, prove=prove, others=others, as_json=as_json)
         return
     if of_notify:
         _refuse_others(f"{of_notify[0]} is", "--notify -", (name, *for_one, *for_all))
@@ -300,7 +309,21 @@ def _list_given(*options: tuple[str, object]) -> tuple[str, ...]:
     return tuple(option for option, value in options if value is not None)
 
 
-def _refuse_others(options: str, example: str, others: Iterable[str | None]) -> None:
+def _set_agent_option(
+    state: State, readers: str | None, *, prove: bool | None, others: Iterable[object], as_json: bool
+) -> None:
+    """One of those that this machine's agent follows, alone."""
+    from qmesh.agent.commands.set import set_proving, set_readers
+
+    if readers is not None:
+        _refuse_others("--readers is", "--readers GROUP", (prove, *others))
+        print_outcome(set_readers(state, readers), as_json=as_json, text=_render_readers)
+    else:
+        _refuse_others("--prove and --no-prove are", "--no-prove", others)
+        print_outcome(set_proving(state, prove=bool(prove)), as_json=as_json, text=_render_proving)
+
+
+def _refuse_others(options: str, example: str, others: Iterable[object]) -> None:
     """Raise BadInput where anything else was typed besides what is for this machine. options: with a verb."""
     if any(each is not None for each in others):
         raise BadInput(
@@ -377,6 +400,12 @@ def _print_metrics(settings: MetricsSettings, *, as_json: bool) -> None:
     written = f"written to {settings.metrics_directory}" if settings.metrics_directory else "not written"
     text = f"metrics of this machine: {served}, {written}; its agent does so within seconds"
     print_outcome(settings, as_json=as_json, text=lambda _: text)
+
+
+def _render_proving(settings: ProvingSettings) -> str:
+    if settings.prove:
+        return "this machine's agent proves after each change of rules that the ports are closed"
+    return "this machine's agent proves nothing; `qmesh prove` does when it is run"
 
 
 def _render_readers(settings: ReaderSettings) -> str:

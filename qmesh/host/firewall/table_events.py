@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _NFTABLES_GROUP: Final = 1 << (7 - 1)  # NFNLGRP_NFTABLES
 _NEW_GENERATION: Final = 10 << 8 | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: the end of a transaction
+_ELEMENTS: Final = frozenset({10 << 8 | 12, 10 << 8 | 14})  # NFT_MSG_NEWSETELEM, _DELSETELEM
 _TABLE: Final = 1
 _OUR_TABLES: Final = frozenset(name.encode() + b"\0" for name in (TABLE, HELD, HELD_IN_KERNEL))
 _PROCESS, _PROGRAM = 2, 3  # NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME
@@ -36,6 +37,10 @@ class RuleNotices:
     def __init__(self) -> None:
         self.socket = open_netlink_socket(NETFILTER, _NFTABLES_GROUP)
         self._touched = False
+        self.rule_changes = 0
+        """How many notices of tables, chains, rules and sets have come, of any table."""
+        self.element_changes = 0
+        """The same of what is in sets."""
 
     def take_notice(self) -> str | None:
         """Who changed the guard's tables since the last time, of several the last: `nft (process 123)`.
@@ -46,12 +51,17 @@ class RuleNotices:
         for octets in receive_datagrams(self.socket):
             if octets is None:
                 notice, self._touched = notice or "", False  # it is not known which
+                self.rule_changes += 1
                 continue
             for kind, _, message in parse_messages(octets):
                 if kind == _NEW_GENERATION:
                     notice = _describe_process(message) if self._touched else notice
                     self._touched = False
                 else:
+                    if kind in _ELEMENTS:
+                        self.element_changes += 1
+                    else:
+                        self.rule_changes += 1
                     self._touched = self._touched or _find_attribute(message, _TABLE) in _OUR_TABLES
         return notice
 

@@ -12,6 +12,7 @@ import msgspec
 from qmesh.host.firewall.table_events import RuleNotices, open_netlink_socket, receive_datagrams
 from qmesh.host.lean.bare_socket import BareSocket
 from qmesh.host.network.netlink import translate_errors
+from qmesh.mesh.standing_proof.schedule import RuleChanges
 
 _ROUTE_PROTOCOL: Final = 0  # NETLINK_ROUTE
 _GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
@@ -43,6 +44,10 @@ class Notices:
     def sockets(self) -> tuple[BareSocket, BareSocket]:
         """To wait for: readable when there is something to take."""
         return self._links, self._rules.socket
+
+    def count_changes(self) -> RuleChanges:
+        """Of all rules, as far as notices of them were taken."""
+        return RuleChanges(self._rules.rule_changes, self._rules.element_changes)
 
     def take_notice(self) -> Notice | None:
         """What came since the last time, as one; None when none of it concerns qmesh."""

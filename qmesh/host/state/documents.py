@@ -101,6 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics_directory: where it writes them for node_exporter; None for where Debian's has its files, if that
         is there, and "" for nowhere.
     readers: the group whose members may ask the agent how the mesh is; None for none.
+    prove: whether the agent proves its claims after each change of rules.
     """
 
     mesh: str
@@ -120,6 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics: Endpoint | None = None
     metrics_directory: str | None = None
     readers: str | None = None
+    prove: bool = True
 
     def __post_init__(self) -> None:
         validate_machine_name(self.name)

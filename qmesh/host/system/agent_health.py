@@ -20,6 +20,7 @@ from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.protocol.member_note import MemberNote
+from qmesh.mesh.standing_proof.record import StandingProof
 
 SOCKET: Final = "health.sock"
 _MOST_OCTETS: Final = 1 << 24
@@ -55,6 +56,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         how many seconds they have not.
     notes: likewise, what members note of themselves.
     facts: of this machine and, likewise, what members have told of theirs.
+    proof: what it has proved last; None where nothing.
     version: of the qmesh that it runs; one that does not say is older than that question.
     """
 
@@ -67,6 +69,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[tuple[str, MemberNote], ...] = ()
     facts: tuple[ToldFacts, ...] = ()
     version: str = ""
+    proof: StandingProof | None = None
 
 
 class NoAnswer(Exception):

@@ -12,6 +12,7 @@ from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.guard.render import render_table
 from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.ports.reserved_lists import SETTING, list_overwriting
+from qmesh.mesh.standing_proof.record import ClaimResult, StandingProof
 from qmesh.mesh.state import AlteredGuard, Guard, NodeState
 from qmesh.mesh.sysctls import describe_outer_sysctl
 from qmesh.mesh.systemd.instructions import describe_unit_enabling, describe_unit_restart
@@ -19,6 +20,11 @@ from qmesh.mesh.systemd.units import AGENT
 
 _PLACE: Final = re.compile(r"chain (\w+) \{\s*type filter (hook \w+ priority [^;]+);")
 """A base chain's name, and its hook and priority, as nft lists them."""
+_BEHIND_S: Final = 1800.0
+"""Seconds after which a proof that is about older rules is worth a word."""
+_MOST_RULES: Final = 3
+_FAMILY_WORDS: Final = {"ip": "IPv4", "ip6": "IPv6"}
+_CLOSE: Final = "remove or change what lets it through; `qmesh prove` shows all of it"
 
 
 def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]:
@@ -155,3 +161,43 @@ def sysctl_findings(desired: NodeState, observed: NodeState, around: AuditContex
             yield warning_finding("sysctl", weak.setting, weak.wanted, weak.seen, weak.cure)
         elif not is_whole:
             yield Finding("sysctl", "info", weak.setting, weak.wanted, weak.seen, weak.cure)
+
+
+def claim_findings(proof: StandingProof | None) -> Iterator[Finding]:
+    """Of claims that something is closed: what a packet breaks is an error, what is not known is a note.
+
+    That the control node's packets arrive is followed by `check` itself. proof: None where none is known.
+    """
+    if proof is None:
+        return
+    for each in proof.list_refuted():
+        yield error_finding("claim-refuted", each.claim, each.words, _describe_refutation(each), _CLOSE)
+    unknown = list(_list_unknown(proof))
+    if unknown:
+        yield Finding(
+            "claims-unproved",
+            "info",
+            "closed ports",
+            "a proof by all rules that they are",
+            "; ".join(unknown),
+            "qmesh prove",
+        )
+
+
+def _describe_refutation(result: ClaimResult) -> str:
+    without = f" without the table {result.without}" if result.without else ""
+    rules = list(result.rules[:_MOST_RULES])
+    more = len(result.rules) - len(rules)
+    rules += [f"{more} more"] * bool(more)
+    by = f", by {'; '.join(rules)}" if rules else ", as no rule stops it"
+    return f"{_FAMILY_WORDS.get(result.family, result.family)}{without}: {result.packet}{by}"
+
+
+def _list_unknown(proof: StandingProof) -> Iterator[str]:
+    if proof.problem:
+        yield proof.problem
+    for each in proof.list_open():
+        rules = f" ({'; '.join(each.rules[:_MOST_RULES])})" if each.rules else ""
+        yield f"`{each.claim}` depends on rules that are not understood{rules}"
+    if proof.behind_s is not None and proof.behind_s > _BEHIND_S:
+        yield f"rules changed {proof.behind_s / 60:.0f} min ago, and were not proved since"

@@ -10,6 +10,7 @@ from qmesh.mesh.audit.config import config_findings
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.guard import (
     boot_unit_findings,
+    claim_findings,
     flush_findings,
     foreign_rule_findings,
     guard_findings,
@@ -78,6 +79,7 @@ def list_audit_parts(
         guard[0],
         ("other firewalls", lambda: foreign_rule_findings((*around.obstacles, *around.path_obstacles))),
         ("other firewalls", lambda: suspect_findings(around)),
+        ("other firewalls", lambda: claim_findings(around.proof)),
         *guard[1:],
         ("ports", lambda: port_findings(desired, observed, around)),
         ("sysctls", lambda: sysctl_findings(desired, observed, around)),

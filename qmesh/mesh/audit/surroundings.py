@@ -26,6 +26,7 @@ from qmesh.mesh.reachability.announcements import MissingAnnouncement
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.routes.detours import Detour
 from qmesh.mesh.routes.overlaps import NetworkOverlap
+from qmesh.mesh.standing_proof.record import StandingProof
 from qmesh.mesh.sysctls import Weakness
 from qmesh.mesh.systemd.instructions import NodeHost, UnstartedUnit
 from qmesh.mesh.systemd.unit_failures import UnitFailure
@@ -314,6 +315,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     apart: what the control node speaks, where this machine's qmesh does not understand that.
     obstacles: what other programs' rules do to the mesh's packets.
     suspects: programs that see these packets too, and that can't be read.
+    proof: what this machine's agent has proved of the guard; None where nothing.
     weaknesses: what its kernel is set to.
     flusher: None where no unit that runs flushes all rules, as far as can be told.
     held: whether the guard's second table is there, which no flush removes.
@@ -361,6 +363,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     apart: SpokenProtocol | None = None
     obstacles: tuple[Obstacle, ...] = ()
     suspects: tuple[Obstacle, ...] = ()
+    proof: StandingProof | None = None
     weaknesses: tuple[Weakness, ...] = ()
     flusher: FlushingUnit | None = None
     held: bool = True

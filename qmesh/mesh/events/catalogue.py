@@ -37,6 +37,8 @@ EVENTS: Final[Mapping[str, Level]] = {
     "guard-restored": "warning",
     "guard-not-kept": "err",
     "guard-open": "err",
+    "claim-refuted": "err",
+    "claims-hold": "notice",
     "holder-restarted": "warning",
     "connection-cut": "notice",
     "connections-not-cut": "warning",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from qmesh.mesh.desired import host_network
@@ -16,6 +17,7 @@ from qmesh.mesh.machine import Machine
 from qmesh.mesh.machine_facts.differences import list_fresh_facts
 from qmesh.mesh.machine_facts.facts import MachineFacts, WorkerFacts
 from qmesh.mesh.metrics.snapshot import Snapshot, WorkerSample
+from qmesh.mesh.standing_proof.record import ClaimState
 from qmesh.mesh.state import Counters
 
 MetricKind: TypeAlias = Literal["counter", "gauge"]
@@ -82,6 +84,17 @@ def _find_look(snapshot: Snapshot) -> Iterator[Sample]:
 def _find_guard(snapshot: Snapshot) -> Iterator[Sample]:
     if snapshot.guard_ok is not None:
         yield (), snapshot.guard_ok
+
+
+def _find_claims(snapshot: Snapshot, state: ClaimState) -> Iterator[Sample]:
+    if snapshot.proof is not None:
+        for each in snapshot.proof.claims:
+            yield (each.claim,), each.state == state
+
+
+def _find_proof(snapshot: Snapshot) -> Iterator[Sample]:
+    if snapshot.proof is not None and snapshot.proof.claims:
+        yield (), round(snapshot.proof.at, 1)
 
 
 def _find_drops(snapshot: Snapshot) -> Iterator[Sample]:
@@ -199,6 +212,30 @@ METRICS: Final = (
         (),
         "all",
         _find_guard,
+    ),
+    Metric(
+        "qmesh_claim_proved",
+        "gauge",
+        "Whether a claim of `qmesh prove` was proved by all rules of this machine, the last time.",
+        ("claim",),
+        "all",
+        partial(_find_claims, state="proved"),
+    ),
+    Metric(
+        "qmesh_claim_refuted",
+        "gauge",
+        "Whether a packet breaks a claim of `qmesh prove`. One that is neither is not known.",
+        ("claim",),
+        "all",
+        partial(_find_claims, state="refuted"),
+    ),
+    Metric(
+        "qmesh_claims_last_proof_timestamp_seconds",
+        "gauge",
+        "When the agent proved the claims last.",
+        (),
+        "all",
+        _find_proof,
     ),
     Metric(
         "qmesh_guard_dropped_packets_total",

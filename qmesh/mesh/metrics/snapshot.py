@@ -12,6 +12,7 @@ from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.node_processes.silence import SilenceReason
+from qmesh.mesh.standing_proof.record import StandingProof
 from qmesh.mesh.state import Counters, Guard, NodeState
 
 
@@ -43,6 +44,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         node only.
     workers: those that this machine can tell of. is_dialled: whether `seconds` are those of a connection.
     facts: what is known of machines by their own word, by tunnel address.
+    proof: of the claims, the last one of this machine.
     findings: of the last check of this machine; checked_at: when that was, in Unix time in seconds.
     """
 
@@ -60,6 +62,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerSample, ...] | None = None
     is_dialled: bool = False
     facts: Mapping[str, ToldFacts] = {}
+    proof: StandingProof | None = None
     findings: tuple[Finding, ...] | None = None
     checked_at: float | None = None
 

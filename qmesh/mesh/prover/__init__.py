@@ -7,6 +7,6 @@ rule_run                 one rule over all packets at once: registers, doubts, w
 field_loads, expression_steps, xtables_steps, xtables_fields  what each expression does
 walk                     all packets on their way through the chains of a hook
 claims                   what is to be proved, as conditions on packets that must not come about
-examples                 ordinary packets, and one in words
+examples, packet_text    ordinary packets, and one in words
 decide, claim_answers    proved, refuted or neither; by which rules
 """

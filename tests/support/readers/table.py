@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from qmesh.agent import backup_contents
 from qmesh.agent.audit import reporter
 from qmesh.agent.commands.status import CoreRange, MachineStatus, Status
-from qmesh.agent.daemon import supervisor
+from qmesh.agent.daemon import claim_watch, supervisor
 from qmesh.agent.node import node_config
 from qmesh.agent.node.worker_status import SilentCore, WorkerHealth
 from qmesh.agent.readers import answers, ask
@@ -84,6 +84,7 @@ from qmesh.host.state import directory as state
 from qmesh.host.state import documents
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, processes, ssh_session
+from qmesh.host.system.limited_child import ChildEnd
 from qmesh.host.wireguard import genetlink_messages, kernel, uapi
 from qmesh.mesh import endpoints, imports, mtu, nodeconfig, rollback, values
 from qmesh.mesh.audit.findings import failed_check_finding
@@ -131,6 +132,7 @@ from qmesh.mesh.protocol import (
     versions,
 )
 from qmesh.mesh.routes.tables import describe_rule
+from qmesh.mesh.standing_proof.record import ClaimResult, ProofLine
 from qmesh.mesh.state import Guard, Peer, Tunnel
 from qmesh.mesh.systemd import due_restarts, node_restarts, units
 from qmesh.mesh.values import Endpoint, Secret
@@ -539,6 +541,9 @@ UNDOING: Final = rollback.RollbackRecord(
     boot="f00d",
     deadline_s=12.5,
     by=rollback.ChangeProcess(process=77, started=5),
+)
+CLAIM_RESULT: Final = ClaimResult(
+    claim="outside", closes=True, words="b", state="refuted", family="ip", packet="c", rules=("d",)
 )
 STATUS: Final = _json(
     Status(
@@ -1390,6 +1395,16 @@ READERS: Final[dict[str, Reader]] = {
             (
                 _json(reporter.CheckAnswer(findings=(failed_check_finding("a", "b", "c"),), revision=7)),
                 b'{"error":"a","hint":"b","exit_code":3}',
+            ),
+            mutate.json_trees,
+        ),
+        Reader(
+            "results of the process that proves",
+            (claim_watch,),
+            lambda octets: claim_watch.read_proof(ChildEnd(0, octets)),
+            (
+                _json(ProofLine(rules=90, results=(CLAIM_RESULT,))),
+                _json(ProofLine(problem="a", processor_s=0.5)),
             ),
             mutate.json_trees,
         ),

@@ -1,0 +1,84 @@
+"""The process that proves this machine's claims: it reads all rules, becomes nobody, and says what it finds.
+
+Its word is the file with the guard, as it is written for the next boot. It prints lines of JSON, each as soon
+as it is known: one that is ended has said what it knew.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from qmesh.agent.assurance.proof import read_own_interfaces
+from qmesh.errors import BadInput, QmeshError
+from qmesh.host.firewall.guard_keeper import read_script
+from qmesh.host.prover.ruleset_file import read_live_rules
+from qmesh.host.unprivileged import become_nobody
+from qmesh.mesh.guard.parse import parse_load_script
+from qmesh.mesh.printable import escape_line
+from qmesh.mesh.prover.claims import ALONE, CLAIMS, build_cases
+from qmesh.mesh.prover.decide import Verdict, decide_each
+from qmesh.mesh.prover.packet_text import describe_packet
+from qmesh.mesh.prover.rulesets import build_ruleset
+from qmesh.mesh.standing_proof.record import ClaimResult, ProofLine
+from qmesh.mesh.state import Guard
+
+CLOSING: Final = frozenset({*ALONE, "granted"})
+"""Claims that something does not get through; the others are that something does."""
+_ALONE_S: Final = 90
+
+
+def main(path: str) -> None:
+    """Prove, and print."""
+    signal.alarm(_ALONE_S)  # whoever began it may be gone
+    try:
+        for line in _prove(path):
+            _print(line)
+        problem = ""
+    except QmeshError as error:
+        problem = escape_line(error.message)
+    _print(ProofLine(problem=problem, processor_s=time.process_time()))
+
+
+def _print(line: ProofLine) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _prove(path: str) -> Iterator[ProofLine]:
+    script = read_script(path)
+    guard = None if script is None else parse_load_script(script)
+    if not isinstance(guard, Guard):
+        raise BadInput("this machine closes no port", hint="")
+    own, found = read_own_interfaces(), read_live_rules()
+    become_nobody()  # what is solved are others' rules, by a library in C++
+    rules = build_ruleset(found.listing, found.sets)
+    yield ProofLine(rules=len(found.listing.rules))
+    cases = build_cases(rules, guard)
+    for verdicts in decide_each(cases, guard, found.listing.interfaces, rules.own_tables, own):
+        yield ProofLine(results=tuple(map(describe_verdict, verdicts)))
+
+
+def describe_verdict(verdict: Verdict) -> ClaimResult:
+    """A verdict in words; what others wrote is escaped."""
+    is_refuted = verdict.answer == "refuted"
+    rules = verdict.path if is_refuted else tuple(map(str, verdict.unclear))
+    return ClaimResult(
+        claim=verdict.claim,
+        closes=verdict.claim in CLOSING,
+        words=CLAIMS[verdict.claim],
+        state=verdict.answer,
+        family=verdict.family,
+        without=verdict.without,
+        packet="" if verdict.packet is None else describe_packet(verdict.packet),
+        rules=tuple(map(escape_line, rules)),
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
