@@ -14,6 +14,7 @@ namespaces.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import os
@@ -30,6 +31,18 @@ from _pytest.junitxml import xml_key
 _SHARED_SCOPES = ("class", "module")
 _LONGEST = ("lab", "bench", "tests")
 """The folders whose tests take longest by the clock: each by itself some seconds, or half a minute."""
+
+
+def _list_open() -> set[str]:
+    """What this process has open that has a state: two that share it would take from each other."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # what the list was read by
+            found.add(str(path.readlink()))
+    return {each for each in found if each.startswith(("socket:", "pipe:", "anon_inode:"))}
+
+
+_OPEN_AT_FIRST = _list_open()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,6 +90,8 @@ def _run_tests(session: pytest.Session, folder: Path) -> None:
 
 def _fork_others(config: pytest.Config) -> dict[int, Path]:
     """The other processes, each of which goes on like this one, and their reports; in one of them none."""
+    if left_open := _list_open() - _OPEN_AT_FIRST:
+        raise pytest.UsageError(f"collecting the tests opened what can't be shared: {', '.join(left_open)}")
     sys.stdout.flush()
     sys.stderr.flush()
     gc.collect()

@@ -13,12 +13,11 @@ import functools
 import hashlib
 import html
 import os
-import shutil
 import socket
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
@@ -477,22 +476,35 @@ def _use_estate(octets: bytes) -> None:
 # State files
 
 
+@contextlib.contextmanager
+def _state() -> Iterator[State]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
+        yield State(Path(place))
+
+
+class _Own(NamedTuple):
+    """What one process uses: those that share the tests are forked when this module has been imported."""
+
+    state: State
+    loop: asyncio.AbstractEventLoop
+
+
 @functools.cache
-def _open_state(process: int) -> State:
-    """Of each process its own: those that share the tests are forked, and ask the same readers at a time."""
-    directory = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    atexit.register(_remove_state, directory, process)
-    return State(directory)
+def _own_of(process: int) -> _Own:
+    opened = contextlib.ExitStack()
+    atexit.register(opened.close)
+    loop = asyncio.new_event_loop()
+    opened.callback(loop.close)
+    return _Own(opened.enter_context(_state()), loop)
 
 
-def _remove_state(directory: Path, process: int) -> None:
-    if os.getpid() == process:
-        shutil.rmtree(directory)
+def _own() -> _Own:
+    return _own_of(os.getpid())
 
 
 def _of_state(name: str, read: Callable[[State], object]) -> Callable[[bytes], object]:
     def reader(octets: bytes) -> object:
-        state = _open_state(os.getpid())
+        state = _own().state
         path = state.directory / name
         path.write_bytes(octets)
         try:
@@ -509,11 +521,10 @@ def _ports_closed(octets: bytes) -> object:
 
 def _bring_back(octets: bytes) -> None:
     """Without the kernel's list, which is this machine's."""
-    state = _open_state(os.getpid())
-    path = state.directory / reserved_ports.REMEMBERED
+    path = _own().state.directory / reserved_ports.REMEMBERED
     path.write_bytes(octets)
     try:
-        reserved_ports.read_own_ports(state.directory)
+        reserved_ports.read_own_ports(path.parent)
     finally:
         path.unlink()
 
@@ -1081,16 +1092,7 @@ def _question(octets: bytes) -> None:
         else:
             assert isinstance(found, http_protocol.BadRequest | exchange.RequestTooLarge), found
 
-    _open_loop(os.getpid()).run_until_complete(arrive())
-
-
-@functools.cache
-def _open_loop(process: int) -> asyncio.AbstractEventLoop:
-    """Of each process its own, as `_open_state`."""
-    del process
-    loop = asyncio.new_event_loop()
-    atexit.register(loop.close)
-    return loop
+    _own().loop.run_until_complete(arrive())
 
 
 HTTP: Final = (
