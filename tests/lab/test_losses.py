@@ -10,6 +10,7 @@ from tests.support.lab.cluster import (
     HOLDER,
     NODE_CONFIG,
     STATE,
+    TUNNEL,
     checked,
     facts,
     invite,
@@ -40,6 +41,7 @@ def test_e3_e6_init_never_overwrites_a_mesh_whose_settings_were_lost(lab):
         stop_agent(machine)
         machine.run(["rm", f"{STATE}/machine.json"])
         machine.run(["ip", "link", "delete", "qmesh0"])  # as after a reboot
+        wait_until(lambda: not machine.processes(TUNNEL))  # noqa: B023
         before = what_is_there(machine)
         hashes = machine.run(["sh", "-c", f"find {STATE} -type f -exec sha256sum {{}} +"]).stdout
         for words in (("init", "--workers", "3"), ("status",), ("apply",), ("down", "--open")):
