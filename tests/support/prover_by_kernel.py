@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import select
 import socket
 import struct
@@ -24,9 +25,11 @@ from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules
 from qmesh.mesh.prover.rulesets import build_ruleset
 from qmesh.mesh.prover.traveller import Family
 from tests.support.foreign_cases import Fate
-from tests.support.random_rules import INTERFACES, draw_ruleset
+from tests.support.random_rules import INTERFACES, PORTS, draw_ruleset
+from tests.support.rule_sets import Backend, RuleSet
 from tests.support.sent_packets import Judge, SentPacket, draw_packets
 from tests.support.waiting import patience
+from tests.support.wide_rules import DrawnRules, draw_wide_ruleset
 
 _LINK: Final = bytes.fromhex("020000000002020000000001")
 _TYPES: Final = {"ip": b"\x08\x00", "ip6": b"\x86\xdd"}
@@ -102,7 +105,8 @@ def _read_number(raw: socket.socket, content: bytes) -> int:
 class Comparison(NamedTuple):
     """What was compared: rulesets, packets, and how many of these came through.
 
-    unlike: those on which the two do not agree. refused: rulesets that nft does not load.
+    unlike: those on which the two do not agree. refused: rulesets that nft does not load. open: packets of
+    which the prover does not say what becomes, beside the others.
     """
 
     rulesets: int
@@ -110,6 +114,116 @@ class Comparison(NamedTuple):
     passed: int
     unlike: tuple[str, ...]
     refused: int
+    open: int = 0
+
+
+def compare_wide(seeds: Iterable[int], count: int) -> Comparison:
+    """Under each seed's rules of all kinds, so many packets. What is left open is not compared."""
+    rulesets = packets = passed = refused = unclear = 0
+    unlike: list[str] = []
+    with PacketInlet() as inlet:
+        for seed in seeds:
+            drawn = draw_wide_ruleset(seed)
+            tables, left_out = _load_wide(drawn)
+            refused += left_out
+            random = Random(seed)  # noqa: S311 - nothing secret
+            sent = draw_packets(random, count, 1 + rulesets * count, ports=(*PORTS, *drawn.ports[:40]))
+            came = inlet.send(sent)
+            rules = read_live_rules()
+            ruleset = build_ruleset(rules.listing, rules.sets)
+            for family in _FAMILIES:
+                judge_family = Judge(ruleset, family, rules.listing.interfaces)
+                asked = [packet for packet in sent if packet.family == family]
+                for packet, fate in zip(asked, judge_family.list_fates(asked), strict=True):
+                    if fate == "unclear":
+                        unclear += 1
+                        continue
+                    packets += 1
+                    passed += packet.number in came
+                    if (packet.number in came) is not (fate == "passes") and not _is_late(
+                        inlet, packet, fate
+                    ):
+                        unlike.append(_describe_unlike(inlet, seed, drawn, tables, packet, fate))
+            rulesets += 1
+            _unload_wide(drawn)
+    return Comparison(rulesets, packets, passed, tuple(unlike), refused, unclear)
+
+
+def _is_late(inlet: PacketInlet, packet: SentPacket, fate: Fate) -> bool:
+    """Whether with more patience the kernel says the same."""
+    return bool(inlet.send([packet], wait_s=patience(0.3))) is (fate == "passes")
+
+
+def _load_wide(drawn: DrawnRules) -> tuple[list[str], int]:
+    """The tables as they were loaded, without the rules that nft does not take; how many rules these are."""
+    nftables.run("flush ruleset\n")
+    loaded, left_out = [], 0
+    if drawn.file is not None:
+        try:
+            RuleSet(drawn.file, _BACKENDS[drawn.file.suffix]).load()
+        except (KernelRefused, subprocess.CalledProcessError):  # of an interface that is not there
+            left_out += 1
+    for text in drawn.tables:
+        lines = text.split("\n")
+        while lines:
+            try:
+                nftables.run("\n".join(lines))
+            except KernelRefused as error:
+                place = re.search(r":(\d+):\d+", error.message)
+                if place is None or not lines[int(place[1]) - 1].startswith("\t\t"):
+                    lines = []
+                else:
+                    del lines[int(place[1]) - 1]
+                left_out += 1
+                continue
+            loaded.append("\n".join(lines))
+            break
+    return loaded, left_out
+
+
+_BACKENDS: Final[dict[str, Backend]] = {
+    ".nft": "nft", ".iptables": "iptables-nft", ".ip6tables": "ip6tables-nft",
+}  # fmt: skip
+
+
+def _unload_wide(drawn: DrawnRules) -> None:
+    if drawn.file is None:
+        nftables.run("flush ruleset\n")
+    else:
+        RuleSet(drawn.file, _BACKENDS[drawn.file.suffix]).unload()
+
+
+def _describe_unlike(
+    inlet: PacketInlet, seed: int, drawn: DrawnRules, tables: list[str], packet: SentPacket, fate: Fate
+) -> str:
+    """With the fewest tables and rules under which they still do not agree."""
+    words = f"seed {seed}: the prover says that it {fate}: {packet}"
+    if not _is_unlike(inlet, tables, packet):  # it needs the other program's rules, or both
+        beside = "" if drawn.file is None else f" beside {drawn.file.name}"
+        return "\n".join([words + beside, *tables])
+    kept = [line for table in tables for line in table.split("\n")]
+    parts = [table.count("\n") + 1 for table in tables]
+    start = len(kept)
+    for count in reversed(parts):  # whole tables first, the last one first
+        start -= count
+        fewer = kept[:start] + kept[start + count :]
+        kept = fewer if _is_unlike(inlet, fewer, packet) else kept
+    for place in reversed(range(len(kept))):
+        fewer = kept[:place] + kept[place + 1 :]
+        if kept[place].startswith("\t\t") and _is_unlike(inlet, fewer, packet):
+            kept = fewer
+    return "\n".join([words, *kept])
+
+
+def _is_unlike(inlet: PacketInlet, lines: Sequence[str], packet: SentPacket) -> bool:
+    try:
+        nftables.run("\n".join(["flush ruleset", *lines, ""]))
+    except KernelRefused:
+        return False
+    rules = read_live_rules()
+    ruleset = build_ruleset(rules.listing, rules.sets)
+    (fate,) = Judge(ruleset, packet.family, rules.listing.interfaces).list_fates([packet])
+    return fate != "unclear" and bool(inlet.send([packet], wait_s=patience(0.3))) is not (fate == "passes")
 
 
 def compare(seeds: Iterable[int], count: int) -> Comparison:

@@ -58,8 +58,8 @@ class SentPacket(NamedTuple):
         return header[:10] + struct.pack("!H", _checksum(header + b"".join(ends))) + b"".join(ends), content
 
 
-def draw_packets(random: Random, count: int, first: int) -> list[SentPacket]:
-    """Some, each of a connection of its own."""
+def draw_packets(random: Random, count: int, first: int, *, ports: Sequence[int] = PORTS) -> list[SentPacket]:
+    """Some, each of a connection of its own. ports: of which most are."""
     found: dict[tuple[str, str, str], SentPacket] = {}
     while len(found) < count:
         family: Family = random.choice(("ip", "ip6"))
@@ -69,8 +69,8 @@ def draw_packets(random: Random, count: int, first: int) -> list[SentPacket]:
         protocol = random.choice(("tcp", "udp"))
         found[family, protocol, source] = SentPacket(
             number=first + len(found), family=family, interface=random.choice(INTERFACES), protocol=protocol,
-            source=source, source_port=random.choice(PORTS), target=random.choice(TARGETS[family]),
-            target_port=random.choice((*PORTS, random.randrange(1, 65536))),
+            source=source, source_port=random.choice(ports), target=random.choice(TARGETS[family]),
+            target_port=random.choice((*ports, random.randrange(1, 65536))),
             flag=random.choice(tuple(_FLAGS)), hops=random.choice((1, 59, 60, 64, 255)),
             service=random.choice((0, 32)),
         )  # fmt: skip
@@ -108,6 +108,40 @@ class Judge:
         found = values[alive] if alive > 0 else every ^ values[-alive]
         return [bool(found >> place & 1) for place in range(len(packets))]
 
+    def list_fates(self, packets: Sequence[SentPacket]) -> list[Fate]:
+        """Of each packet what becomes of it, where that can be said with each gate by itself.
+
+        Of each wire it is known for which packets it may be on, and for which off: all at once, bit by bit.
+        """
+        every = (1 << len(packets)) - 1
+        passes, escapes = self._walk.alive, self._walk.escaped
+        known = {TRUE: every, **dict.fromkeys(self._walk.switches, every), **self._list_known()}
+        for place, packet in enumerate(packets):
+            for wire, is_set in self._list_bits(packet):
+                known[wire] = known.get(wire, 0) | (1 << place if is_set else 0)
+        may_be: dict[int, tuple[int, int]] = {}
+        for node in self._gates.list_cone([passes, escapes]):
+            inputs = self._gates.inputs[node]
+            if inputs is None:
+                may_be[node] = (known[node], every ^ known[node]) if node in known else (every, every)
+            else:
+                (one, not_one), (other, not_other) = (_look_up(may_be, wire) for wire in inputs)
+                may_be[node] = one & other, not_one | not_other
+        may_be[TRUE] = every, 0
+        on, off = _look_up(may_be, passes)
+        escaped, _ = _look_up(may_be, escapes)
+        return [
+            "unclear" if (on & off | escaped) >> place & 1 else "passes" if on >> place & 1 else "drops"
+            for place in range(len(packets))
+        ]
+
+    def _list_known(self) -> dict[int, int]:
+        """Wires that are off in each of these packets: of marks, and of connections from before."""
+        start = self._walk.start
+        off = [*start.mark, *start.connection_mark, *start.packet_type, *start.connection.status]
+        off += [start.connection.is_established, start.connection.is_related, start.connection.is_reply]
+        return dict.fromkeys([wire for wire in off if wire > TRUE], 0)
+
     def find_fate(self, packet: SentPacket) -> Fate:
         """What becomes of a packet, whatever the rules mean that are not understood."""
         walk = self._walk
@@ -144,6 +178,11 @@ class Judge:
         yield at.is_for_this_machine, True
         is_invalid = packet.protocol == "tcp" and packet.flag == "rst"
         yield at.connection.is_tracked, not is_invalid
+
+
+def _look_up(may_be: Mapping[int, tuple[int, int]], wire: int) -> tuple[int, int]:
+    on, off = may_be[abs(wire)]
+    return (on, off) if wire > 0 else (off, on)
 
 
 def _checksum(octets: bytes) -> int:

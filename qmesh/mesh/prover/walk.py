@@ -34,6 +34,7 @@ _TARGET_TRANSLATION: Final = {"prerouting": -100, "output": -100}
 _SOURCE_TRANSLATION: Final = {"input": 100, "postrouting": 100}
 _OF_ARRIVALS: Final = frozenset({"prerouting", "input"})
 """Hooks at which connections of before count, which rules that are gone may have translated."""
+COMING: Final = "whether packets come to this chain"
 TOO_MANY: Final = RulePlace(("", ""), "", "more rules than qmesh follows")
 
 
@@ -144,9 +145,7 @@ class Walk:
             at.protocol = unknowns.doubt_bits(8)
 
     def _doubt(self, chain: ListedChain) -> int:
-        self.unknowns.place = RulePlace(
-            (chain.family, chain.table), chain.name, "whether packets come to this chain"
-        )
+        self.unknowns.place = RulePlace((chain.family, chain.table), chain.name, COMING)
         return self.unknowns.doubt()
 
     def _translate(self, chains: list[ListedChain], *, is_target: bool) -> None:
@@ -159,13 +158,12 @@ class Walk:
             related = gates.both(at.is_in_connection, at.connection.is_related)
             self._pass_chain(chain, gates.both(gates.either(at.is_new, related), doubt))
         now, self._translates = self._translates, gates.either(before, self._translates)
-        is_changed = gates.make_variable()
         old = FALSE
         if self._hook in _OF_ARRIVALS:
             old = gates.both(at.is_in_connection, -at.is_new)
         elif self._hook == "output" and self._ruleset.translates_arrivals(at.family):
             old = gates.both(at.is_answer, at.connection.status[SOURCE_NAT])
-        self.laws.append(gates.either(-is_changed, gates.either(old, now)))
+        is_changed = gates.both(gates.make_variable(), gates.either(old, now))
         if is_target:
             begins = gates.either(at.is_new, gates.both(at.is_in_connection, at.connection.is_related))
             is_said = gates.either(at.connection.status[TARGET_NAT], gates.both(is_changed, begins))
