@@ -26,6 +26,7 @@ NAMES = {
     "serving": supervisor.METRICS_PORT,
     "readers": supervisor.READERS,
     "notifying": supervisor.NOTIFYING,
+    "proving": supervisor.PROVING,
 }
 """What each part is called by `check`."""
 WISHED = (

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qmesh.agent.daemon import membership_poll
+from qmesh.agent.daemon import claim_watch, membership_poll
 from qmesh.agent.daemon.main import Agent
 from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.metrics.outlets import MetricsOutlets
@@ -35,6 +35,7 @@ PARTS = {
     "monitor": (Monitor, "_probe_holder"),
     "answering": (Agent, "_build_health"),
     "guard": (GuardKeeper, "ensure_loaded"),
+    "proving": (claim_watch.ClaimWatch, "_prove_if_due"),
     "metrics": (MetricsOutlets, "_update"),
     "serving": (MetricsServer, "tick"),
     "readers": (ReaderService, "update_place"),
