@@ -37,7 +37,7 @@ def draw_ruleset(seed: int) -> str:
 class RuleDrawer:
     """One table, drawn."""
 
-    policies = ("accept", "accept", "drop")
+    policies: tuple[str, ...] = ("accept", "accept", "drop")
 
     def __init__(self, random: Random) -> None:
         self.random = random
