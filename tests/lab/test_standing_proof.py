@@ -42,12 +42,10 @@ def test_what_an_administrator_opens_is_named_with_a_packet_until_it_is_closed()
         wait_until(lambda: "outside" in find_refuted(member), PROVED_S)
         assert ":4444 by eth0" in find_refuted(member)["outside"]
         assert has_sample(member, 'qmesh_claim_refuted{claim="outside"} 1')
-        wait_until(lambda: "[claim-refuted]" in member.read("/var/lib/qmesh/agent.log"))
 
         member.run(["nft", "delete", "table", "inet", "theirs"])
         wait_until(lambda: find_refuted(member) == {}, PROVED_S)
         assert has_sample(member, 'qmesh_claim_proved{claim="outside"} 1')
-        wait_until(lambda: "[claims-hold]" in member.read("/var/lib/qmesh/agent.log"))
         assert find_refuted(control) == {}
 
         qmesh(member, "set", "--no-prove")
