@@ -58,10 +58,9 @@ class Solver:
         asked = list(dict.fromkeys(wires))
         self._describe(asked)
         literals = [self._find_literal(wire) for wire in asked]
-        # In a thread of its own, so that this one sees Ctrl-C.
+        # In a thread of its own, for which this one waits in slices, so that it sees Ctrl-C.
         handle = self._open.enter_context(self._control.solve(assumptions=literals, yield_=True, async_=True))
-        while not handle.wait(_SLICE_S):
-            pass
+        any(iter(lambda: handle.wait(_SLICE_S), None))
         self._model = handle.model()
         if self._model is None:
             self._reasons = {
