@@ -163,13 +163,13 @@ def has_agent(machine: Machine) -> bool:
     return is_locked(machine.path(f"{STATE}/agent.lock"))
 
 
-def copy_state(machine: Machine, there: str) -> None:
+def copy_state(machine: Machine, there: str, agent: str = AGENT) -> None:
     """Copy the state of a machine with an agent, as it is at one moment: files come and go with each look."""
-    machine.freeze(AGENT)
+    machine.freeze(agent)
     try:
         machine.run(["cp", "-a", STATE, there])
     finally:
-        machine.thaw(AGENT)
+        machine.thaw(agent)
 
 
 def peers_of(machine: Machine) -> list[str]:

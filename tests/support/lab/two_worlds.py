@@ -70,7 +70,7 @@ def _restore_control(machines: Machines) -> None:
 def _put_key_back(machines: Machines) -> None:
     """As a restored disk of a member does, of before it had another key."""
     member = machines["member"]
-    copy_state(member, _SNAPSHOT)
+    copy_state(member, _SNAPSHOT, SITUATION_AGENT)
     qmesh(member, "rotate-key", timeout=60)
     assert member.kill(SITUATION_AGENT)
     member.run(["sh", "-c", f"cp -a {_SNAPSHOT}/private.key {_SNAPSHOT}/membership.json {STATE}"])
