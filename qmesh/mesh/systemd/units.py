@@ -30,7 +30,7 @@ _STARTABLE_S: Final = 60
 _LISTENING_S: Final = 180
 """Seconds that a worker has until it listens. Too few would be the end of one that is only slow."""
 
-WATCHDOG_S: Final = 7
+WATCHDOG_S: Final = 8
 """Seconds after which systemd ends an agent that has not come to the end of a look: it has one every 5."""
 
 _MARK: Final = "# Made by qmesh, which deletes it again unless it was edited: "
