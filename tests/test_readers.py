@@ -31,6 +31,7 @@ ELSEWHERE = {
     "mesh/foreign/xtables/matches.py": "the same",
     "mesh/foreign/xtables/targets.py": "the same",
     "mesh/prover/xtables_steps.py": "the same",
+    "mesh/prover/xtables_fields.py": "the same",
     "agent/assurance/proof.py": "the answers of its own other process",
     "host/prover/timed_answers.py": "the same, and how long each is",
     "host/page/page_files.py": "files of the package itself",

@@ -183,7 +183,7 @@ def test_an_environment_of_somebody_elses_is_no_matter(said, monkeypatch):
 def test_a1_every_part_is_broken_by_the_tests():
     """Of each `AgentPart`, and of the threads that have a pulse of their own."""
     written = [path.read_text(encoding="utf-8") for path in (CHECKOUT / "qmesh/agent").rglob("*.py")]
-    made = re.compile(r"\bAgentPart\((?:supervisor\.)?([A-Z]+),")
+    made = re.compile(r"\bAgentPart\(\s*(?:supervisor\.)?([A-Z]+),")
     parts = {getattr(supervisor, name) for text in written for name in made.findall(text)}
     assert len(parts) >= 9
     others = {supervisor.LOOK, SERVICE, supervisor.METRICS_PORT}

@@ -5,10 +5,11 @@ The process is `qmesh.host.firewall.holder`.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Final
 
-from qmesh.errors import KernelRefused
+from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host import files
 from qmesh.host.firewall import guard_keeper, held_table, holder, nftables
 from qmesh.host.lean import owned_table, socket_path
@@ -117,9 +118,17 @@ def is_wanted(state: State) -> bool:
 
 
 def replace_holder(state: State) -> None:
-    """Have another process hold what this one does, which does not answer. Raises as `hold_guard` does."""
-    processes.kill_lock_owner(state.hold_lock_file)
-    hold_saved_guard(state)
+    """Have another process hold what this one does, which does not answer. Raises as `hold_guard` does.
+
+    Meanwhile this process holds it, as in `restart_holder`.
+    """
+    script = guard_keeper.read_script(state.held_file)
+    with contextlib.ExitStack() as stack:
+        if script is not None:
+            with contextlib.suppress(MachineRefused):  # then the first table has to do
+                stack.enter_context(owned_table.stage_table(script, STAND_IN))
+        processes.kill_lock_owner(state.hold_lock_file)
+        hold_saved_guard(state)
 
 
 def _send_command(state: State, what: bytes, wait_s: float = holder.ANSWER_TIMEOUT_S) -> bool:

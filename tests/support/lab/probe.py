@@ -94,7 +94,7 @@ class Place:
                 raw.bind((source, 0))
             raw.connect(self.whereto(target, 0))
             raw.settimeout(0.2)
-            word = struct.pack("!HH", next(_words), 1)
+            word = struct.pack("!HH", next(_words) & 0xFFFF, 1)
             request = struct.pack("!BBH", 128 if is_ipv6 else 8, 0, 0) + word
             answer = struct.pack("!B", 129 if is_ipv6 else 0)
             if not is_ipv6:  # for IPv6 the kernel adds it
