@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -140,6 +141,39 @@ def test_what_changes_by_itself_is_not_hashed(what: str):
 @pytest.mark.parametrize("what", DIFFERENT)
 def test_what_has_a_meaning_is_hashed(what: str):
     assert digest(*DIFFERENT[what]) != digest()
+
+
+NAMES = (
+    "a", "c", "a ", "a b", "b c", "", " ", "\n", "\\n", "\\", '"', '"a"', '"a" "b"', "\udcff", "\\udcff",
+    "\u202e", "é",
+)  # fmt: skip
+"""Which the kernel takes."""
+
+
+def test_no_two_places_are_hashed_or_named_alike():
+    """Whatever the kernel takes as a name, also what would end one where another begins."""
+    hashes: set[str] = set()
+    places: set[str] = set()
+    for table, chain in itertools.product(NAMES, NAMES):
+        listing = Listing(
+            tables=(("inet", table),),
+            chains=(replace(CHAIN, table=table, name=chain),),
+            rules=(KernelRule("inet", table, chain, 1, (DROP,)),),
+        )
+        summary = summarize(listing, {})
+        hashes.add(summary.asked.sha256)
+        places |= summary.words.keys()
+        assert {each.place for each in summary.asked.marks if each.kind == "rule"} == summary.words.keys()
+    assert len(hashes) == len(places) == len(NAMES) ** 2
+    assert all(each.isprintable() for each in places)
+    assert {"inet a c", 'inet "a b" c', 'inet a "b c"', 'inet "\\n" "\\\\n"'} <= places
+
+
+def test_a_part_does_not_end_where_its_octets_say():
+    """Tables of iptables-legacy are octets as the kernel has them."""
+    first, second = (RulePart(kind="iptables-legacy", place=place, octets=b"x") for place in ("ip a", "ip b"))
+    longer = replace(first, octets=b'x\n["iptables-legacy", "ip b"] x')
+    assert hash_rule_parts([first, second]) != hash_rule_parts([longer])
 
 
 def test_elements_that_rules_add_are_not_hashed():

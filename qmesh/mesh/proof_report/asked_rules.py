@@ -7,10 +7,10 @@ from collections import defaultdict
 import msgspec
 
 from qmesh.mesh.foreign.rulesets import Listing
-from qmesh.mesh.printable import escape_line
 from qmesh.mesh.proof_report.nft_hash import NftHash, hash_nft_listing
 from qmesh.mesh.proof_report.rule_parts import (
     PlaceMarks,
+    describe_place,
     hash_rule_parts,
     list_rule_parts,
     mark_rule_parts,
@@ -57,11 +57,11 @@ def summarize_rules(
     for part in parts:
         if part.kind == "rule":
             words[part.place].append(part.text)
-    unread = (" ".join(key) for key, content in ruleset.sets.items() if content.elements is None)
+    unread = (key for key, content in ruleset.sets.items() if content.elements is None)
     asked = AskedRules(
         rules=len(rules),
         sets=len(ruleset.sets),
-        unread_sets=tuple(map(escape_line, unread)),
+        unread_sets=tuple(map(describe_place, unread)),
         sha256=hash_rule_parts(parts),
         nft=None if listed is None else hash_nft_listing(listed),
         not_in_nft=sum(any(each.name in _OF_IPTABLES for each in rule.expressions) for rule in rules),

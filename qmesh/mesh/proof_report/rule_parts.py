@@ -25,6 +25,8 @@ from qmesh.mesh.prover.set_contents import SetContent, SetKey
 
 PartKind: TypeAlias = Literal["table", "chain", "rule", "set", "iptables-legacy"]
 _MARK_OCTETS: Final = 8
+_QUOTED: Final = frozenset(' "\\')
+"""What a name without quotes has not."""
 _WITHOUT_NAME: Final = ("__set", "__map")
 _NAMES_OF_SETS: Final = {"lookup": 1, "dynset": 1, "objref": 4}
 """Which attribute of an expression names a set."""
@@ -37,7 +39,7 @@ _COUNTED: Final[Mapping[str, frozenset[int] | None]] = {
 
 
 class RulePart(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the rules. place: its table, and its chain or set; rule: of a rule, for its words."""
+    """A part of the rules. place: as `describe_place` has it; rule: of a rule, for its words."""
 
     kind: PartKind
     place: str
@@ -91,15 +93,27 @@ def mark_rule_parts(parts: Iterable[RulePart], key: bytes) -> tuple[PlaceMarks, 
     return tuple(PlaceMarks(kind, place, tuple(marks)) for (kind, place), marks in found.items())
 
 
+def describe_place(names: Iterable[str]) -> str:
+    """A table, chain or set by its names: printable, and no two places have the same words.
+
+    The kernel takes any octets in a name. One with a space, or with what can't be printed, is in quotes.
+    """
+    return " ".join(name if _is_plain(name) else json.dumps(name) for name in names)
+
+
+def _is_plain(name: str) -> bool:
+    return name.isprintable() and bool(name) and _QUOTED.isdisjoint(name)
+
+
 def _frame(part: RulePart) -> bytes:
-    """A part so that no two rule sets are the same octets."""
-    return json.dumps([part.kind, part.place]).encode() + b" " + part.octets + b"\n"
+    """A part so that no two rule sets are the same octets: where it ends is said before it."""
+    return json.dumps([part.kind, part.place, len(part.octets)]).encode() + b"\n" + part.octets
 
 
 def _make_part(
     kind: PartKind, names: tuple[str, ...], octets: bytes, rule: KernelRule | None = None
 ) -> RulePart:
-    return RulePart(kind=kind, place=" ".join(map(escape_line, names)), octets=octets, rule=rule)
+    return RulePart(kind=kind, place=describe_place(names), octets=octets, rule=rule)
 
 
 def _list_tables(listing: Listing) -> Iterator[RulePart]:
