@@ -265,7 +265,7 @@ def summarize(
 
 def make_facts(
     *verdicts: Verdict, origin: ReportOrigin = ORIGIN, asked: AskedRules | None = None, guard: Guard = GUARD,
-    doubts: Sequence[str] = (), key: str = KEYS.fingerprint,
+    doubts: Sequence[str] | None = (), key: str = KEYS.fingerprint,
 ) -> ReportFacts:  # fmt: skip
     rules = SUMMARY.asked if asked is None else asked
     return build_facts(origin, rules, guard, verdicts=verdicts or VERDICTS, doubts=doubts, key=key)
@@ -301,7 +301,7 @@ def test_a_page_of_what_is_not_proved_has_the_packets():
         asked=summarize(replace(LISTING, rules=(xt,)), sets).asked, origin=replace(ORIGIN, is_live=False),
     )  # fmt: skip
     assert not facts.is_proved
-    assert (len(facts.not_modelled), facts.unnamed, facts.asked.not_in_nft) == (MOST_NAMED, 2, 1)
+    assert (len(facts.not_modelled or ()), facts.unnamed, facts.asked.not_in_nft) == (MOST_NAMED, 2, 1)
     text = render_page(facts, KEYS, made="x").decode()
     assert "hel-2: NOT every claim is proved" in text
     assert "a control node" in text
@@ -322,9 +322,18 @@ def test_a_page_of_what_is_not_proved_has_the_packets():
 
 def test_a_page_says_where_the_time_was_over():
     late = Verdict(claim="tunnel", family="ip", answer="not proved", out_of_time=True)
-    text = render_page(make_facts(*VERDICTS, late), KEYS, made="x").decode()
+    text = render_page(make_facts(*VERDICTS, late, doubts=None), KEYS, made="x").decode()
     assert "not proved: IPv4 (out of time)<" in text
-    assert "The time was over before every claim was decided" in text
+    assert "The time was over before all rules were looked at" in text
+
+
+def test_a_page_of_which_all_is_proved_may_not_know_what_was_not_modelled():
+    facts = make_facts(doubts=None)
+    assert facts.is_proved
+    page = render_page(facts, KEYS, made="x")
+    assert parse_page(page).facts == facts
+    assert b"so this is not known" in page
+    assert b"the meaning of every rule is known" not in page
 
 
 def test_a_page_has_no_script_and_nothing_from_elsewhere_whatever_rules_say():

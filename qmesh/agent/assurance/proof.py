@@ -41,13 +41,20 @@ class ReadCounts(msgspec.Struct, frozen=True):
 class Proof(msgspec.Struct, frozen=True):
     """What became of each claim, and by how many rules and sets.
 
-    summary, doubts: for a report: of the rules, and what is not known of them; empty where there was no time.
+    summary, doubts: for a report: of the rules, and what is not known of them; None where there was no time.
     """
 
     counts: ReadCounts
     verdicts: tuple[Verdict, ...]
     summary: RuleSummary | None = None
-    doubts: tuple[str, ...] = ()
+    doubts: tuple[str, ...] | None = None
+
+
+class _Piece(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known next: what became of a case, or, last and for a report alone, the doubts."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    doubts: tuple[str, ...] | None = None
 
 
 def prove_rules(
@@ -61,15 +68,13 @@ def prove_rules(
     answers, is_whole = collect_answers(partial(_answer, guard, given, marking), seconds=seconds)
     counts = decode_msgpack(answers.pop(0), ReadCounts) if answers else ReadCounts()
     summary: RuleSummary | None = None
-    doubts: tuple[str, ...] = ()
     if marking is not None and answers:
         summary = decode_msgpack(answers.pop(0), RuleSummary)
-        doubts = decode_msgpack(answers.pop(), tuple[str, ...]) if is_whole else ()
-    groups = (decode_msgpack(each, tuple[Verdict, ...]) for each in answers)
-    verdicts = [verdict for group in groups for verdict in group]
+    pieces = [decode_msgpack(each, _Piece) for each in answers]
+    verdicts = [verdict for piece in pieces for verdict in piece.verdicts]
     if not is_whole:
         verdicts += list_late(verdicts, has_guard=counts.has_guard)
-    return Proof(counts, tuple(verdicts), summary, doubts)
+    return Proof(counts, tuple(verdicts), summary, pieces[-1].doubts if pieces else None)
 
 
 def list_shown_packets(
@@ -108,9 +113,9 @@ def _answer(guard: Guard, given: GivenRules | None, marking: bytes | None) -> It
         yield msgspec.msgpack.encode(summary)
         cases = note_doubts(cases, doubts)
     for group in decide_each(cases, guard, found.listing.interfaces, rules.own_tables, own):
-        yield _encode(group)
+        yield _encode(_Piece(group))
     if marking is not None:
-        yield msgspec.msgpack.encode(describe_doubts(doubts))
+        yield _encode(_Piece(doubts=describe_doubts(doubts)))
 
 
 def _read_rules(given: GivenRules | None, *, for_report: bool) -> tuple[ReadRules, bytes | None]:
@@ -121,8 +126,8 @@ def _read_rules(given: GivenRules | None, *, for_report: bool) -> tuple[ReadRule
     return read_live_rules_and_listing() if for_report else (read_live_rules(), None)
 
 
-def _encode(group: tuple[Verdict, ...]) -> bytes:
+def _encode(piece: _Piece) -> bytes:
     try:
-        return msgspec.msgpack.encode(group)
+        return msgspec.msgpack.encode(piece)
     except UnicodeEncodeError:  # a name in it is no text
-        return msgspec.msgpack.encode(replace_surrogates(msgspec.to_builtins(group)))
+        return msgspec.msgpack.encode(replace_surrogates(msgspec.to_builtins(piece)))

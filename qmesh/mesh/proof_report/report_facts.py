@@ -60,8 +60,8 @@ class ReportFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """All that a report says.
 
     key: the fingerprint of the machine's key for reports.
-    not_modelled: rules and chains whose meaning is not known, as far as packets come there; unnamed: how many
-        more.
+    not_modelled: rules and chains whose meaning is not known, as far as packets come there; None where there
+        was no time to look at all. unnamed: how many more.
     """
 
     format: Literal[1] = 1
@@ -70,7 +70,7 @@ class ReportFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     asked: AskedRules
     guard: Guard
     claims: Annotated[tuple[ReportedClaim, ...], msgspec.Meta(min_length=1)]
-    not_modelled: tuple[str, ...]
+    not_modelled: tuple[str, ...] | None
     unnamed: int
 
     @property
@@ -86,17 +86,17 @@ def build_facts(
     *,
     key: str,
     verdicts: Iterable[Verdict],
-    doubts: Sequence[str],
+    doubts: Sequence[str] | None,
 ) -> ReportFacts:
-    """What a report says. doubts: as `describe_doubts` has them."""
+    """What a report says. doubts: as `describe_doubts` has them; None where they are not known."""
     return ReportFacts(
         origin=origin,
         key=key,
         asked=asked,
         guard=guard,
         claims=_report_claims(verdicts),
-        not_modelled=tuple(doubts[:MOST_NAMED]),
-        unnamed=len(doubts[MOST_NAMED:]),
+        not_modelled=None if doubts is None else tuple(doubts[:MOST_NAMED]),
+        unnamed=len((doubts or ())[MOST_NAMED:]),
     )
 
 

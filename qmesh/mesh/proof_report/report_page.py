@@ -205,11 +205,11 @@ def _list_reasons(alike: Iterable[ReportedClaim]) -> Iterator[str]:
 
 def _list_not_modelled(facts: ReportFacts) -> Iterator[str]:
     yield "<h2>What was not modelled</h2>"
+    if facts.not_modelled is None:
+        yield "<p>The time was over before all rules were looked at, so this is not known.</p>"
+        return
     rules = [*facts.not_modelled, *([f"and {facts.unnamed} more"] if facts.unnamed else [])]
     rules += [f"the elements of the set {each}, which are too many" for each in facts.asked.unread_sets]
-    if any(each.out_of_time for each in facts.claims):
-        yield "<p>The time was over before every claim was decided, so this is not known.</p>"
-        return
     if not rules:
         yield "<p>Nothing: the meaning of every rule is known.</p>"
         return
