@@ -105,21 +105,22 @@ def test_a_written_report_says_what_to_give_away_and_how():
 
 def verified(*differences: Difference, age_s: int = 7, rules: int | None = 5) -> Verification:
     return Verification(
-        machine="hel-2", made_at=0, age_s=age_s, qmesh="\x1b9", signature="own", key="SHA256:x",
+        machine="hel-2", made_at=0, age_s=age_s, qmesh="\x1b9", is_live=True, signature="own", key="SHA256:x",
         differences=differences, rules=rules,
     )  # fmt: skip
 
 
-def test_a_verified_report_says_what_is_different():
-    def render(found: Verification) -> list[str]:
-        return render_lines(build_verification_lines(found), is_coloured=False).splitlines()
+def render(found: Verification) -> list[str]:
+    return render_lines(build_verification_lines(found), is_coloured=False).splitlines()
 
+
+def test_a_verified_report_says_what_is_different():
     same = verified()
     assert same.is_same
     assert render(same) == [
         "hel-2: 1970-01-01 00:00:00 UTC, 7 seconds old, by qmesh \\x1b9",
         "signed by this machine: SHA256:x",
-        "the same: the report, the closed ports, and 5 rules; every claim is proved again",
+        "the same: the report, the closed ports, and 5 rules that are loaded; every claim is proved again",
     ]
     broken = msgspec.structs.replace(
         verified(Difference("rules", "table ip a: is gone"), age_s=90_000),
@@ -132,6 +133,20 @@ def test_a_verified_report_says_what_is_different():
         "not proved now: outside: refuted; `qmesh prove` says why",
     ]
     assert not verified(rules=None).is_same
+
+
+def test_a_verified_report_says_which_rules_are_of_a_file():
+    of_file = msgspec.structs.replace(verified(), is_live=False, ruleset="f\n")
+    said = render(of_file)
+    assert said[0].endswith("by qmesh \\x1b9; of the rules of a file, NOT of what was loaded")
+    assert said[2:] == [
+        "compared with the rules of f\\n, NOT with what is loaded",
+        "the same: the report, the closed ports, and 5 rules of f\\n; every claim is proved again",
+    ]
+    broken = render(msgspec.structs.replace(of_file, broken=("outside: refuted",)))
+    assert broken[2:] == [said[2], "not proved now: outside: refuted; `qmesh prove --ruleset f\\n` says why"]
+    # Of another machine's nothing is compared.
+    assert len(render(msgspec.structs.replace(of_file, rules=None))) == 2
 
 
 @pytest.mark.parametrize(

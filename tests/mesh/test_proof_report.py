@@ -284,6 +284,7 @@ def test_a_page_says_what_it_was_made_of():
     assert FACTS.is_proved
     text = PAGE.decode()
     assert "<h1>hel-2: every claim is proved</h1>" in text
+    assert "of a file that was given" not in text
     assert "a worker machine" in text
     assert "proved: IPv4 and IPv6; also with either table of the guard alone" in text
     assert "Nothing: the meaning of every rule is known." in text
@@ -303,7 +304,10 @@ def test_a_page_of_what_is_not_proved_has_the_packets():
     assert not facts.is_proved
     assert (len(facts.not_modelled or ()), facts.unnamed, facts.asked.not_in_nft) == (MOST_NAMED, 2, 1)
     text = render_page(facts, KEYS, made="x").decode()
-    assert "hel-2: NOT every claim is proved" in text
+    source = "by the rules of a file, NOT by what was loaded"
+    for name in ("title", "h1"):
+        assert f"<{name}>hel-2: NOT every claim is proved, {source}</{name}>" in text
+    assert "Whether they were ever loaded" in text
     assert "a control node" in text
     assert "NOT what was loaded" in text
     assert "IPv4: <code>tcp SYN from 192.0.2.1:1024 to 192.0.2.2:40000 by eth0" in text
@@ -420,7 +424,7 @@ def test_a_page_of_the_future_is_noticed():
 def test_a_page_that_nothing_differs_from_is_the_same_only_once_all_is_proved_again():
     signature = sign_octets(PAGE, KEYS).encode()
     said = verify_alone(parse_page(PAGE), signature, KEYS, now_s=ORIGIN.made_at + 100)
-    assert (said.signature, said.key, said.is_same) == ("own", KEYS.fingerprint, False)
+    assert (said.signature, said.key, said.is_same, said.is_live) == ("own", KEYS.fingerprint, False, True)
     assert verify_rules(said, FACTS, FACTS, SUMMARY.words).is_same
     broken = verify_rules(said, make_facts(*BROKEN), make_facts(*BROKEN), {})
     assert broken.broken == ("tunnel: refuted", "service: not proved")

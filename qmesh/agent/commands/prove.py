@@ -130,6 +130,8 @@ def verify_report(
     settings = load_checked(state, "prove").settings
     keys = _load_keys(state)
     said = verify_alone(report, signature, keys, now_s=int(time.time()))
+    if ruleset is not None:
+        said = msgspec.structs.replace(said, ruleset=str(ruleset))
     other = refuse_other_machine(report.facts, mesh=settings.mesh, machine=settings.name)
     if other is not None:
         return msgspec.structs.replace(said, differences=(*said.differences, other))

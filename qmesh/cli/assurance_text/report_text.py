@@ -45,15 +45,24 @@ def build_verification_lines(found: Verification) -> Lines:
 def _list_lines(found: Verification) -> Iterator[str]:
     made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.made_at))
     machine, version = escape_line(found.machine), escape_line(found.qmesh)
-    yield f"{machine}: {made}, {_describe_age(found.age_s)} old, by qmesh {version}"
+    source = "" if found.is_live else "; of the rules of a file, NOT of what was loaded"
+    yield f"{machine}: {made}, {_describe_age(found.age_s)} old, by qmesh {version}{source}"
     key = "" if found.key is None else f": {found.key}"
     yield f"{_SIGNATURES[found.signature]}{key}"
+    given = None if found.ruleset is None else escape_line(found.ruleset)
+    if given is not None and found.rules is not None:
+        yield f"compared with the rules of {given}, NOT with what is loaded"
     for each in found.differences:
         yield f"different: {escape_line(each.text)}"
+    option = "" if given is None else f" --ruleset {given}"
     for claim in found.broken:
-        yield f"not proved now: {claim}; `qmesh prove` says why"
+        yield f"not proved now: {claim}; `qmesh prove{option}` says why"
     if found.is_same:
-        yield f"the same: the report, the closed ports, and {found.rules} rules; every claim is proved again"
+        rules = "that are loaded" if given is None else f"of {given}"
+        yield (
+            f"the same: the report, the closed ports, and {found.rules} rules {rules};"
+            " every claim is proved again"
+        )
 
 
 def _describe_age(age_s: int) -> str:

@@ -100,7 +100,8 @@ def _compute_digest(blank: bytes, keys: ReportKeys) -> bytes:
 
 def _list_lines(facts: ReportFacts, made: str) -> Iterator[str]:
     answer = "every claim is proved" if facts.is_proved else "NOT every claim is proved"
-    title = f"{facts.origin.machine}: {answer}"
+    source = "" if facts.origin.is_live else ", by the rules of a file, NOT by what was loaded"
+    title = f"{facts.origin.machine}: {answer}{source}"
     yield f'<meta http-equiv="Content-Security-Policy" content="{html.escape(_POLICY)}">'
     yield '<meta name="viewport" content="width=device-width"><meta name="referrer" content="no-referrer">'
     yield f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>"
@@ -110,6 +111,11 @@ def _list_lines(facts: ReportFacts, made: str) -> Iterator[str]:
         " decided. A solver was asked about every packet at once. It was written by"
         " <code>qmesh prove --report</code> on that machine.</p>"
     )
+    if not facts.origin.is_live:
+        yield (
+            "<p>The rules are those of a file that was given with <code>--ruleset</code>. Whether they were"
+            " ever loaded, there or anywhere, this page does not say.</p>"
+        )
     yield (
         "<p>The machine is part of a mesh: machines that are connected by a tunnel of WireGuard. One of them"
         " is the control node. A <em>closed port</em> is one that from outside at most the control node, or"
@@ -228,7 +234,8 @@ def _list_ways_to_verify(facts: ReportFacts) -> Iterator[str]:
     )
     yield (
         "<p>On the machine, as root: <code>qmesh prove --verify FILE</code>. It says whether the report is"
-        " unchanged, which rules are others now, and proves each claim again.</p>"
+        " unchanged, which rules are others than those that are loaded, and proves each claim again. With"
+        " <code>--ruleset RULES</code> it asks the rules of a file instead, and says so.</p>"
     )
     yield (
         "<p>Elsewhere, if the file <code>FILE.sig</code> came with it:"

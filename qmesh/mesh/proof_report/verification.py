@@ -24,21 +24,25 @@ _SIGNATURES: Final = {
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a report.
 
-    machine, made_at, qmesh: as it says. age_s: seconds.
+    machine, made_at, qmesh: as it says. is_live: whether it is about what was loaded, and not about a file.
+    age_s: seconds.
     signature: own for one by this machine's key. key: the fingerprint of the one that signed; None without.
     differences: what is not as it says. broken: claims that are not proved now.
     rules: how many there are now; None where nothing was proved, as it is of another machine.
+    ruleset: the file that these are of; None for what is loaded.
     """
 
     machine: str
     made_at: int
     age_s: int
     qmesh: str
+    is_live: bool
     signature: SignatureState
     key: str | None
     differences: tuple[Difference, ...]
     broken: tuple[str, ...] = ()
     rules: int | None = None
+    ruleset: str | None = None
 
     @property
     def is_same(self) -> bool:
@@ -60,6 +64,7 @@ def verify_alone(
         made_at=origin.made_at,
         age_s=max(0, now_s - origin.made_at),
         qmesh=origin.qmesh,
+        is_live=origin.is_live,
         signature=state,
         key=None if found is None else found.fingerprint,
         differences=tuple(_list_of_report(report, state, keys, now_s)),
