@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from qmesh.errors import BadInput
+from qmesh.errors import BadInput, StateUnreadable
+from qmesh.host import files
 from qmesh.mesh.values import quote_text
 
 
@@ -34,3 +35,14 @@ def read_file(path: Path, *, most: int, hint: str) -> bytes:
             return opened.read(most + 1)
     except OSError as error:
         raise BadInput(f"{quote_text(str(path))} cannot be read: {error.strerror}", hint=hint) from None
+
+
+def read_found_file(path: Path, *, most: int, hint: str) -> bytes | None:
+    """A file that another user may have put there: a regular one, and no link. None where there is none.
+
+    Raises BadInput with that hint for anything else, without waiting for one who writes to it.
+    """
+    try:
+        return files.read(path, limit=most)
+    except StateUnreadable as error:
+        raise BadInput(error.message, hint=hint) from None

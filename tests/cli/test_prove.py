@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -160,15 +161,26 @@ def test_a_verified_report_says_which_rules_are_of_a_file():
         (("--report", "none/new"), "there is no directory none"),
         (("--report", "new", "--sign"), "new.sig exists already, and is not a qmesh signature"),
         (("--verify", "other"), "this is not a qmesh report"),
-        (("--verify", "none"), "'none' cannot be read: No such file or directory"),
+        (("--verify", "none"), "there is no file 'none'"),
+        (("--verify", "link"), "link cannot be read: Too many levels of symbolic links"),
+        (("--verify", "pipe"), "pipe cannot be read: is not a regular file"),
+        (("--verify", "."), ". cannot be read: is not a regular file"),
+        (("--verify", "page"), "page.sig cannot be read: is not a regular file"),
+        (("--verify", "leads"), "leads.sig cannot be read: Too many levels of symbolic links"),
+        (("--verify", "large"), "large.sig cannot be read: is larger than 4096 bytes"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_proved(tmp_path, words, said):
-    (tmp_path / "other").write_text("mine")
-    (tmp_path / "new.sig").write_text("mine")
-    (tmp_path / "link").symlink_to("other")
+    for name in ("other", "new.sig", "page", "leads", "large"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "large.sig").write_bytes(bytes(4097))
+    for name in ("link", "leads.sig"):
+        (tmp_path / name).symlink_to("other")
+    for name in ("pipe", "page.sig"):  # one that opens it would wait for who writes to it
+        os.mkfifo(tmp_path / name)
+    before = {each.name for each in tmp_path.iterdir()}
     done = type_command("prove", *words, "--state", str(tmp_path / "state"), directory=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == f"error: {said}"
-    assert {each.name for each in tmp_path.iterdir()} == {"other", "new.sig", "link"}
+    assert {each.name for each in tmp_path.iterdir()} == before
     assert (tmp_path / "other").read_text() == "mine"

@@ -110,15 +110,18 @@ def _refuse_options(report: Path | None, verify: Path | None, *, sign: bool) -> 
 
 def _verify(state: State, report: Path, ruleset: Path | None, seconds: int) -> Verification:
     from qmesh.agent.commands.prove import build_signature_path, verify_report
-    from qmesh.cli.input import read_file
+    from qmesh.cli.input import read_found_file
     from qmesh.mesh.proof_report.report_keys import MOST_SIGNATURE
     from qmesh.mesh.proof_report.report_page import MOST_OCTETS
+    from qmesh.mesh.values import quote_text
 
-    octets = read_file(report, most=MOST_OCTETS, hint="pass the file that `qmesh prove --report` wrote")
-    beside = build_signature_path(report)
-    signature = None
-    if beside.is_symlink() or beside.exists():
-        signature = read_file(
-            beside, most=MOST_SIGNATURE, hint="remove it, if it is no signature of the report"
-        )
+    hint = "pass the file that `qmesh prove --report` wrote, itself and no link to it"
+    octets = read_found_file(report, most=MOST_OCTETS, hint=hint)
+    if octets is None:
+        raise BadInput(f"there is no file {quote_text(str(report))}", hint=hint)
+    signature = read_found_file(
+        build_signature_path(report),
+        most=MOST_SIGNATURE,
+        hint="remove it, if it is no signature of the report",
+    )
     return verify_report(state, octets, signature, ruleset=ruleset, seconds=seconds)
