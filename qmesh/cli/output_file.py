@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qmesh.errors import BadInput, StateUnreadable
-from qmesh.host import files
-from qmesh.host.output_file import open_output_directory, write_output
+from qmesh.host.output_file import open_output_directory, refuse_replacement, write_output
 
 
 def refuse_output_file(path: Path | None, *, begins: bytes, what: str) -> None:
@@ -16,20 +14,8 @@ def refuse_output_file(path: Path | None, *, begins: bytes, what: str) -> None:
     """
     if path is None:
         return
-    with open_output_directory(path):
-        pass
-    if path.is_dir():
-        raise BadInput(f"{path} is a directory", hint=f"name a file in it, such as {path / what}")
-    if (path.is_symlink() or path.exists()) and not _can_be_replaced(path, begins):
-        raise BadInput(f"{path} exists already, and is not a qmesh {what}", hint="name a new file")
-
-
-def _can_be_replaced(path: Path, begins: bytes) -> bool:
-    """Whether it is a regular file that is empty or of that kind."""
-    try:
-        return files.read_head(path, len(begins)) in {b"", begins}
-    except StateUnreadable:
-        return False
+    with open_output_directory(path) as directory:
+        refuse_replacement(directory / path.name, path, begins=begins, what=what)
 
 
 def write_line(path: Path, line: str) -> None:

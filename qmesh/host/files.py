@@ -135,10 +135,11 @@ def _replace_file(path: Path, octets: bytes, mode: int, owner: tuple[int, int] |
     sync_directory(path.parent)
 
 
-def replace_together(changes: Mapping[Path, bytes | Path | None]) -> None:
+def replace_together(changes: Mapping[Path, bytes | Path | None], *, named: Path | None = None) -> None:
     """Change files of one directory as one durable step: in this order, and on the disk before this returns.
 
     changes: what each is to hold, 0600; or the file there that takes its place; or None: it is to be gone.
+    named: the directory in messages, where it is none of qmesh's own, so that it has no reserve.
     All octets are on the disk before the first file is another, so a disk that is full changes none. After
     a power failure those before some point are new, and the others as they were. Raises MachineRefused.
     """
@@ -147,15 +148,20 @@ def replace_together(changes: Mapping[Path, bytes | Path | None]) -> None:
         try:
             _change_files(changes)
         except OSError as error:
-            if error.errno not in disk_reserve.FULL or not disk_reserve.release_reserve(directory):
+            if (
+                named is not None
+                or error.errno not in disk_reserve.FULL
+                or not disk_reserve.release_reserve(directory)
+            ):
                 raise
             _change_files(changes)
         sync_directory(directory)
     except OSError as error:
         names = " and ".join(path.name for path, wanted in changes.items() if wanted is not None)
+        first, shown = next(iter(changes)), directory if named is None else named
         raise MachineRefused(
-            f"{names} in {directory} could not be written: {_describe_error(error)}",
-            hint=explain_refused_write(next(iter(changes)), next(iter(changes)), error),
+            f"{names} in {shown} could not be written: {_describe_error(error)}",
+            hint=explain_refused_write(shown / first.name, first, error),
         ) from None
 
 

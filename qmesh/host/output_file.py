@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from qmesh.errors import BadInput
+from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files
 from qmesh.host.owned_path import DirectoryUse, PathMissing, open_without_links
 
@@ -22,6 +22,26 @@ def write_new_output(path: Path, octets: bytes) -> None:
     if path.is_symlink() or path.exists():
         raise BadInput(f"{path} exists already", hint="pass another file with -o, or remove that one")
     write_output(path, octets)
+
+
+def refuse_replacement(place: Path, named: Path, *, begins: bytes, what: str) -> None:
+    """Raise BadInput where a file that is written would replace something else.
+
+    place: in a directory that is open; named: the file's path, in messages. begins: how files of that kind
+    begin, one of which may be replaced, as may an empty one.
+    """
+    if place.is_dir():
+        raise BadInput(f"{named} is a directory", hint=f"name a file in it, such as {named / what}")
+    if (place.is_symlink() or place.exists()) and not _can_be_replaced(place, begins):
+        raise BadInput(f"{named} exists already, and is not a qmesh {what}", hint="name a new file")
+
+
+def _can_be_replaced(place: Path, begins: bytes) -> bool:
+    """Whether it is a regular file that is empty or of that kind."""
+    try:
+        return files.read_head(place, len(begins)) in {b"", begins}
+    except StateUnreadable:
+        return False
 
 
 @contextlib.contextmanager

@@ -1,19 +1,32 @@
-"""A proof by a process of its own: what is known of it where the time was over."""
+"""A proof by a process of its own: what is known of it where the time was over, and where a report is put."""
 
 from __future__ import annotations
 
+import base64
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from qmesh.agent.assurance import proof
+from qmesh.agent.commands import prove
+from qmesh.errors import BadInput
 from qmesh.host.prover.ruleset_file import ReadRules
+from qmesh.mesh.proof_report import report_keys, report_page
 from qmesh.mesh.prover.claims import list_questions
 from qmesh.mesh.prover.decide import Verdict
+from qmesh.mesh.values import Secret
+from tests.support.proof_reports import make_report_facts
 from tests.support.prover_recordings import GUARDS, read_prover_recordings
 
 GUARD = GUARDS["worker IPv4"]
 KEY = bytes(32)
+KEYS = report_keys.derive_report_keys(Secret(base64.b64encode(KEY).decode()))
+USER = 1000
+HOME, PRECIOUS = Path("/run/alice"), Path("/run/alice/of-root")
 
 
 @pytest.fixture
@@ -53,3 +66,62 @@ def test_what_is_not_modelled_is_known_only_once_all_was_looked_at(decided, monk
         assert sum(each.out_of_time for each in found.verdicts) == late
     monkeypatch.setattr(proof, "collect_answers", lambda *_, **__: ([], False))
     assert proof.prove_rules(GUARD, None, marking=KEY).summary is None
+
+
+def write_report(monkeypatch, *, signs: bool, meanwhile: Callable[[], object]) -> Path:
+    """Have a report in a directory of a user's, where something happens while the proof is made."""
+
+    def take_time(*_: object) -> Any:
+        meanwhile()
+        return proof.Proof(proof.ReadCounts(), ()), make_report_facts(KEYS)
+
+    question = SimpleNamespace(here=SimpleNamespace(settings=SimpleNamespace(name="hel-2")), guard=GUARD)
+    monkeypatch.setattr(prove, "_ask", lambda *_: question)
+    monkeypatch.setattr(prove, "_load_keys", lambda _: KEYS)
+    monkeypatch.setattr(prove, "_prove_facts", take_time)
+    path = HOME / "reports/x.html"
+    prove.prove_to_report(None, path, signs=signs)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.usefixtures("own_machine")
+@pytest.mark.parametrize("signs", [True, False])
+@pytest.mark.parametrize("swap", ["a link", "a directory of root's"])
+def test_a_directory_that_a_user_swaps_while_it_proves_leads_a_report_nowhere(monkeypatch, signs, swap):
+    for directory, owner in ((HOME, USER), (HOME / "reports", USER), (PRECIOUS, 0)):
+        directory.mkdir(mode=0o755)
+        os.chown(directory, owner, owner)
+    (PRECIOUS / "x.html").write_text("precious")
+    (PRECIOUS / "x.html.sig").write_text(report_keys.BEGIN)
+
+    def move_directories() -> None:
+        (HOME / "reports").rename(HOME / "gone")
+        if swap == "a link":
+            (HOME / "reports").symlink_to(PRECIOUS)
+        else:
+            PRECIOUS.rename(HOME / "reports")
+
+    with pytest.raises(BadInput):
+        write_report(monkeypatch, signs=signs, meanwhile=move_directories)
+    assert (HOME / "reports/x.html").read_text() == "precious"
+    assert (HOME / "reports/x.html.sig").read_text() == report_keys.BEGIN
+    assert list((HOME / "gone").iterdir()) == []
+
+
+@pytest.mark.usefixtures("own_machine")
+def test_an_older_report_and_its_signature_are_replaced(monkeypatch):
+    (HOME / "reports").mkdir(parents=True, mode=0o755)
+    path = write_report(monkeypatch, signs=True, meanwhile=lambda: None)
+    signature = prove.build_signature_path(path)
+    assert report_keys.check_signature(path.read_bytes(), signature.read_bytes()) is not None
+    for made in (path, signature):
+        assert (made.stat().st_uid, made.stat().st_mode & 0o777) == (0, 0o600)
+    path.write_bytes(report_page.BEGIN)
+    write_report(monkeypatch, signs=False, meanwhile=lambda: None)
+    assert report_page.parse_page(path.read_bytes()).is_unchanged(KEYS)
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    signature.write_text("no signature of ours")
+    write_report(monkeypatch, signs=False, meanwhile=lambda: None)
+    with pytest.raises(BadInput, match=f"{signature} exists already, and is not a qmesh signature"):
+        write_report(monkeypatch, signs=True, meanwhile=lambda: None)
+    assert signature.read_text() == "no signature of ours"

@@ -15,6 +15,7 @@ import pytest
 
 from qmesh.errors import MachineRefused, NeedsRoot, StateUnreadable
 from qmesh.host import files
+from qmesh.host.system import disk_reserve
 from tests.support.own_machine import small_disk
 from tests.support.waiting import Deadline, some_time
 
@@ -535,3 +536,9 @@ def test_a_disk_that_is_full_for_one_of_them_changes_none():
 
         assert "first and private and last in" in refused.value.message
         assert contents_of(disk) == before
+
+        # What is named like the reserve is none in a directory of somebody else's.
+        (disk / disk_reserve.NAMES[0]).write_bytes(b"his")
+        with pytest.raises(MachineRefused, match=r"last in /home/alice could not be written"):
+            files.replace_together(changes, named=Path("/home/alice"))
+        assert (disk / disk_reserve.NAMES[0]).read_bytes() == b"his"

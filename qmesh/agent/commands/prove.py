@@ -16,6 +16,7 @@ from qmesh.agent.preconditions import check_user, load_checked
 from qmesh.errors import JOIN_ANEW, RESTORE, BadInput, KernelRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.given_rules import GivenRules, read_given_rules
+from qmesh.host.output_file import open_output_directory, refuse_replacement
 from qmesh.host.state.directory import State
 from qmesh.mesh.proof_report.report_facts import ReportFacts, ReportOrigin, build_facts
 from qmesh.mesh.proof_report.report_keys import (
@@ -26,6 +27,7 @@ from qmesh.mesh.proof_report.report_keys import (
     render_public_key,
     sign_octets,
 )
+from qmesh.mesh.proof_report.report_page import BEGIN as BEGIN_OF_REPORT
 from qmesh.mesh.proof_report.report_page import parse_page, render_page
 from qmesh.mesh.proof_report.verification import (
     Verification,
@@ -91,19 +93,15 @@ def prove_to_report(
 ) -> WrittenProof:
     """The same, and write it as a report. signs: whether beside it, as `FILE.sig`, its signature.
 
-    Raises as `prove`, and MachineRefused where it can't be written; then the old one is as it was.
+    Raises as `prove`, BadInput where it would replace something else, and MachineRefused where it can't be
+    written; then the old one is as it was.
     """
     question, keys = _ask(state, ruleset), _load_keys(state)
     proof, facts = _prove_facts(question, keys, seconds)
     made = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(facts.origin.made_at))
     page = render_page(facts, keys, made=made)
     signature = build_signature_path(path)
-    if signs:
-        files.replace_together({path: page, signature: sign_octets(page, keys).encode()})
-    elif _is_signature_file(signature):  # of a report that was there before
-        files.replace_together({signature: None, path: page})
-    else:
-        files.write(path, page)
+    _write_report(path, page, sign_octets(page, keys).encode() if signs else None)
     return WrittenProof(
         **_describe(question, ruleset, proof),
         report=str(path),
@@ -143,6 +141,22 @@ def verify_report(
 def build_signature_path(report: Path) -> Path:
     """Where the signature of a report is."""
     return report.with_name(f"{report.name}{SUFFIX}")
+
+
+def _write_report(path: Path, page: bytes, signature: bytes | None) -> None:
+    """Both, or one. Since it was looked at whether they can be written, others may have moved directories."""
+    with open_output_directory(path) as directory:
+        report = directory / path.name
+        beside = build_signature_path(report)
+        refuse_replacement(report, path, begins=BEGIN_OF_REPORT, what="report")
+        changes: dict[Path, bytes | Path | None] = {report: page}
+        if signature is not None:
+            named = build_signature_path(path)
+            refuse_replacement(beside, named, begins=BEGIN.encode(), what="signature")
+            changes[beside] = signature
+        elif _is_signature_file(beside):  # of a report that was there before
+            changes = {beside: None, **changes}
+        files.replace_together(changes, named=path.absolute().parent)
 
 
 def _is_signature_file(path: Path) -> bool:
