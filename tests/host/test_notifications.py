@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import ssl
 import subprocess
@@ -475,6 +476,28 @@ def test_a_child_has_so_much_of_the_processor_and_of_memory_and_is_as_nice():
     limits = ChildLimits(patience(20), processor_s=7, memory=1 << 30, niceness=19)
     words = ("/bin/sh", "-c", "read go; ulimit -t; ulimit -v; nice")
     assert run_limited_child(words, b"go\n", limits).output.split() == [b"7", b"%d" % (1 << 20), b"19"]
+
+
+def test_a_child_whose_weight_cannot_be_set_has_its_limits(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "setpriority", refuse)
+    limits = ChildLimits(patience(20), processor_s=7, data=1 << 30, niceness=19)
+    words = ("/bin/sh", "-c", "read go; ulimit -t; ulimit -d")
+    assert run_limited_child(words, b"go\n", limits).output.split() == [b"7", b"%d" % (1 << 20)]
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError
+
+
+def test_what_a_child_took_is_known_also_of_one_that_was_ended():
+    begun = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    for ending, code in (("sleep 60", None), ("kill -9 $$", -9), ("exit 3", 3)):
+        words = ("/bin/sh", "-c", f"i=0; while [ $i -lt 40000 ]; do i=$((i+1)); done; {ending}")
+        ended = run_limited_child(words, b"", ChildLimits(1.0 if code is None else patience(20)))
+        assert ended.code == code
+        assert 0 < ended.processor_s < 10
+        begun += ended.processor_s
+    assert abs(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - begun) < 0.01  # none is left behind
 
 
 def test_what_a_child_prints_is_bounded_and_it_is_not_kept_waiting():

@@ -42,11 +42,12 @@ class ChildLimits(NamedTuple):
 class ChildEnd(NamedTuple):
     """How a child has ended. code: as of `subprocess`; None where it was ended, as its time was over.
 
-    output: the first bytes that it printed, on either stream.
+    output: the first bytes that it printed, on either stream. processor_s: what it took.
     """
 
     code: int | None
     output: bytes
+    processor_s: float = 0.0
 
 
 def run_limited_child(
@@ -57,17 +58,18 @@ def run_limited_child(
     environment: none of this process's, but a bare one, where it is None. Raises OSError where it can't be
     started.
     """
-    child = subprocess.Popen(
-        words,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=programs.DIRECTORY,
-        env=_build_environment() if environment is None else environment,
-        start_new_session=True,
-        bufsize=0,
-    )
+    processor_s = 0.0
     with heartbeat.allow_wait(limits.wait_s + _END_S):
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=programs.DIRECTORY,
+            env=_build_environment() if environment is None else environment,
+            start_new_session=True,
+            bufsize=0,
+        )
         try:
             _limit_process(child.pid, limits)
             output, has_ended = _exchange(child, given, limits)
@@ -79,9 +81,24 @@ def run_limited_child(
                 if stream is not None:
                     with contextlib.suppress(OSError):
                         stream.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_END_S)
-    return ChildEnd(child.returncode if has_ended else None, output)
+            with contextlib.suppress(OSError):
+                processor_s = _reap(child)
+    return ChildEnd(child.returncode if has_ended else None, output, processor_s)
+
+
+def _reap(child: subprocess.Popen[bytes]) -> float:
+    """Wait for what was killed; what it took of the processor's time."""
+    ended = os.pidfd_open(child.pid)
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(ended, selectors.EVENT_READ)
+            selector.select(_END_S)
+    finally:
+        os.close(ended)
+    number, status, used = os.wait4(child.pid, os.WNOHANG)
+    if number:
+        child.returncode = os.waitstatus_to_exitcode(status)
+    return used.ru_utime + used.ru_stime
 
 
 def _build_environment() -> dict[str, str]:
@@ -93,9 +110,10 @@ def _limit_process(number: int, limits: ChildLimits) -> None:
     with contextlib.suppress(OSError):  # it has ended already, or /proc is not ours to write to
         # Where the machine runs out of memory, it goes, and all that it starts, before anything that is kept.
         Path(f"/proc/{number}/oom_score_adj").write_text("1000")
-    with contextlib.suppress(OSError):  # it has ended already
+    with contextlib.suppress(OSError):  # the same, or it may not be; its limits are set all the same
         if limits.niceness:
             os.setpriority(os.PRIO_PROCESS, number, limits.niceness)
+    with contextlib.suppress(OSError):  # it has ended already
         resource.prlimit(number, resource.RLIMIT_CPU, (limits.processor_s, limits.processor_s))
         if limits.memory is not None:
             resource.prlimit(number, resource.RLIMIT_AS, (limits.memory, limits.memory))
