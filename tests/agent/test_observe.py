@@ -485,6 +485,13 @@ def test_what_a_command_has_loaded_is_not_taken_back_for_a_moment(directory, mon
     assert linux.observe_guard().guard == guard
 
 
+def test_notices_that_are_opened_again_show_that_some_may_be_missing(directory, monkeypatch):
+    control = Control(directory, monkeypatch)
+    before = control.watch.notices.count_changes()
+    control.watch.reopen_notices()
+    assert control.watch.notices.count_changes() == (before.rules + 1, before.elements)
+
+
 def test_events_of_other_kinds_are_an_audits_to_follow(directory, monkeypatch):
     control = Control(directory, monkeypatch)
     control.settle()

@@ -88,3 +88,19 @@ def test_they_can_be_waited_for():
     notices.take_notice()
     assert select.select(notices.sockets, [], [], 0)[0] == []
     notices.close()
+
+
+def test_notices_in_place_of_others_count_on_and_one_more():
+    notices = Notices()
+    nft("add table inet other; add set inet other s { type inet_service; }")
+    nft("add element inet other s { 1 }")
+    notices.take_notice()
+    before = notices.count_changes()
+    notices.close()
+    nft("delete table inet other")
+    others = Notices(before)
+    others.close()
+
+    assert before.rules
+    assert before.elements
+    assert others.count_changes() == (before.rules + 1, before.elements)

@@ -142,7 +142,7 @@ class MachineWatch:
     def reopen_notices(self) -> None:
         """Listen for notices by other sockets, where something is wrong with these. Raises MachineRefused."""
         self.notices.close()
-        self.notices = Notices()
+        self.notices = Notices(self.notices.count_changes())
 
     def converge_machine(self) -> tuple[Local, tuple[Step, ...]]:
         """See that the machine is as desired; what it remembers, and the steps that were taken.

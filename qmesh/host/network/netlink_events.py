@@ -28,12 +28,17 @@ class Notice(msgspec.Struct, frozen=True):
 
 
 class Notices:
-    """Sockets at which the kernel's notices arrive, until `close`."""
+    """Sockets at which the kernel's notices arrive, until `close`.
 
-    def __init__(self) -> None:
+    before: what those counted in whose place these are; who asks then sees that one was missed, maybe.
+    """
+
+    def __init__(self, before: RuleChanges | None = None) -> None:
         with translate_errors("listen for changes of links and of nftables"):
             self._links = open_netlink_socket(_ROUTE_PROTOCOL, _GROUPS)
             self._rules = RuleNotices()
+        if before is not None:
+            self._rules.rule_changes, self._rules.element_changes = before.rules + 1, before.elements
 
     def close(self) -> None:
         """Listen no more."""
