@@ -45,7 +45,7 @@ def test_what_an_administrator_opens_is_named_with_a_packet_until_it_is_closed()
 
         member.run(["nft", "delete", "table", "inet", "theirs"])
         wait_until(lambda: find_refuted(member) == {}, PROVED_S)
-        assert has_sample(member, 'qmesh_claim_proved{claim="outside"} 1')
+        wait_until(partial(has_sample, member, 'qmesh_claim_proved{claim="outside"} 1'), PROVED_S)
         assert find_refuted(control) == {}
 
         qmesh(member, "set", "--no-prove")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -94,6 +95,18 @@ FULL = snapshot(
         "10.77.0.99": ToldFacts("10.77.0.99", 1_700_000_000.0, KNOWN),
     },
 )
+
+
+def test_once_rules_have_changed_nothing_is_said_to_be_proved():
+    assert FULL.proof is not None
+    refuted = msgspec.structs.replace(FULL.proof.claims[1], state="refuted")
+    proof = msgspec.structs.replace(FULL.proof, claims=(CLAIM, refuted), behind_s=0.0)
+    assert [line for line in lines(snapshot(proof=proof)) if "qmesh_claim" in line] == [
+        'qmesh_claim_proved{claim="tunnel"} 0',
+        'qmesh_claim_refuted{claim="outside"} 0',
+        'qmesh_claim_refuted{claim="tunnel"} 1',
+        "qmesh_claims_last_proof_timestamp_seconds 9",
+    ]
 
 
 def test_what_a_control_node_knows_is_printed():

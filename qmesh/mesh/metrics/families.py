@@ -87,9 +87,12 @@ def _find_guard(snapshot: Snapshot) -> Iterator[Sample]:
 
 
 def _find_claims(snapshot: Snapshot, state: ClaimState) -> Iterator[Sample]:
-    if snapshot.proof is not None:
-        for each in snapshot.proof.claims:
-            yield (each.claim,), each.state == state
+    """No word that one is proved where rules have changed since: it would be read as if it held now."""
+    proof = snapshot.proof
+    if proof is not None:
+        for each in proof.claims:
+            if proof.behind_s is None or not state == each.state == "proved":
+                yield (each.claim,), each.state == state
 
 
 def _find_proof(snapshot: Snapshot) -> Iterator[Sample]:
@@ -216,7 +219,7 @@ METRICS: Final = (
     Metric(
         "qmesh_claim_proved",
         "gauge",
-        "Whether a claim of `qmesh prove` was proved by all rules of this machine, the last time.",
+        "Whether a claim of `qmesh prove` is proved by this machine's rules. None once they have changed.",
         ("claim",),
         "all",
         partial(_find_claims, state="proved"),
