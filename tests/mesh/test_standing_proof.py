@@ -12,6 +12,7 @@ from qmesh.mesh.standing_proof.schedule import (
     AGAIN_S,
     FIRST_S,
     MOST_S,
+    RETRY_S,
     SETTLED_S,
     SHARE,
     UNSETTLED_S,
@@ -31,6 +32,20 @@ def test_of_each_claim_the_worst_is_kept():
     arrives = msgspec.structs.replace(REFUTED, closes=False)
     proof = StandingProof(claims=(REFUTED, UNCLEAR, PROVED, arrives))
     assert (proof.list_refuted(), proof.list_open()) == ((REFUTED,), (UNCLEAR,))
+
+
+def test_a_proof_that_failed_takes_back_nothing_that_was_refuted():
+    other = msgspec.structs.replace(REFUTED, claim="tunnel", packet="q")
+    before = StandingProof(claims=(PROVED, other), at=5.0)
+    failed = StandingProof(problem="no time", at=9.0)
+    assert failed.keep_refuted(None) == failed
+    kept = failed.keep_refuted(before)
+    assert (kept.claims, kept.at, kept.problem) == ((other,), 5.0, "no time")
+    assert failed.keep_refuted(kept) == kept  # for as long as proofs fail
+    found = msgspec.structs.replace(failed, claims=(msgspec.structs.replace(other, packet="r"), UNCLEAR))
+    assert found.keep_refuted(before).claims == found.claims  # a newer packet
+    assert found.keep_refuted(StandingProof(claims=(REFUTED,))).claims == (found.claims[0], REFUTED)
+    assert found.keep_refuted(StandingProof(problem="no solver")).at == 9.0
 
 
 def prove(schedule: ProofSchedule, changes: RuleChanges, now: float, *, cost_s: float = 1.0) -> None:
@@ -83,10 +98,57 @@ def simulate(step: RuleChanges, seconds: int, cost_s: float) -> tuple[float, flo
 def test_proofs_take_no_more_than_their_share_whatever_changes(step: RuleChanges, cost_s: float):
     day = 86_400
     spent, left = simulate(step, day, cost_s)
-    assert spent <= SHARE * day + MOST_S + cost_s
+    share = SHARE * max(1.0, cost_s / MOST_S)  # of one alone no more than that is taken out
+    assert spent <= share * day + MOST_S + cost_s
     assert spent >= SHARE * day / 2
     if step.elements and cost_s < MOST_S / 2:  # addresses that come and go leave something for rules
         assert left >= cost_s
+
+
+def fail(schedule: ProofSchedule, changes: RuleChanges, now: float) -> None:
+    assert schedule.is_due(changes, now)
+    schedule.note_failure(changes, now, cost_s=0.001)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_proof_that_failed_is_tried_again_less_and_less_often(is_first: bool):
+    schedule, changes, now = ProofSchedule(0.0), RuleChanges(), 50.0
+    if not is_first:
+        prove(schedule, changes, now)
+        now, changes = 150.0, RuleChanges(1, 0)
+        assert not schedule.is_due(changes, now - SETTLED_S)
+    wait_s = RETRY_S
+    for _ in range(10):
+        fail(schedule, changes, now)
+        assert (schedule.find_lag(now) is None) == is_first
+        assert not schedule.is_due(changes, now + wait_s - 1)
+        now, wait_s = now + wait_s, min(2 * wait_s, AGAIN_S)
+    assert wait_s == AGAIN_S
+    fail(schedule, changes, now)
+
+    other = RuleChanges(2, 0)  # may be what it failed by
+    assert not schedule.is_due(other, now + 1)
+    fail(schedule, other, now + UNSETTLED_S)
+    for since in range(1, int(UNSETTLED_S)):  # who never ceases takes not all that is saved up
+        assert not schedule.is_due(RuleChanges(3 + since, 0), now + UNSETTLED_S + since)
+    prove(schedule, RuleChanges(9, 0), now + 2 * UNSETTLED_S)
+    assert schedule.find_lag(now + 2 * UNSETTLED_S) is None
+    assert not schedule.is_due(RuleChanges(9, 0), now + 20 * RETRY_S)
+
+
+def test_what_one_proof_took_delays_the_next_by_minutes_at_most():
+    schedule = ProofSchedule(0.0)
+    prove(schedule, RuleChanges(), 50.0, cost_s=1e308)
+    assert not schedule.is_due(RuleChanges(1, 0), 50.0 + 0.9 * MOST_S / SHARE)
+    assert schedule.is_due(RuleChanges(1, 0), 51.0 + MOST_S / SHARE)
+
+
+def test_what_nobody_wanted_to_know_for_a_while_is_proved_anew():
+    schedule = ProofSchedule(0.0)
+    prove(schedule, RuleChanges(), 50.0)
+    schedule.forget_proof()
+    assert schedule.find_lag(60.0) is None
+    prove(schedule, RuleChanges(), 60.0)
 
 
 def test_a_packet_is_one_line_in_which_nothing_moves_a_cursor():

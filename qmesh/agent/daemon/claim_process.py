@@ -6,9 +6,9 @@ as it is known: one that is ended has said what it knew.
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -36,13 +36,16 @@ _ALONE_S: Final = 90
 def main(path: str) -> None:
     """Prove, and print."""
     signal.alarm(_ALONE_S)  # whoever began it may be gone
+    printed, problem = 0, ""
     try:
         for line in _prove(path):
             _print(line)
-        problem = ""
+            printed += len(line.results)
     except QmeshError as error:
         problem = escape_line(error.message)
-    _print(ProofLine(problem=problem, processor_s=time.process_time()))
+    except MemoryError:
+        problem = "the rules need more memory than a proof has"
+    _print(ProofLine(problem=problem, printed=printed))
 
 
 def _print(line: ProofLine) -> None:
@@ -56,6 +59,8 @@ def _prove(path: str) -> Iterator[ProofLine]:
     if not isinstance(guard, Guard):
         raise BadInput("this machine closes no port", hint="")
     own, found = read_own_interfaces(), read_live_rules()
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
     become_nobody()  # what is solved are others' rules, by a library in C++
     rules = build_ruleset(found.listing, found.sets)
     yield ProofLine(rules=len(found.listing.rules))

@@ -6,6 +6,8 @@ machine runs out of memory; whatever becomes of it, the guard is kept by others.
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,18 +20,20 @@ from qmesh.agent.daemon.supervisor import PROVING, AgentPart, Troubles
 from qmesh.agent.local import Local
 from qmesh.host.log.events import report_event
 from qmesh.host.network.netlink_events import Notices
+from qmesh.host.node_program.group_confinement import build_confined_command, can_confine
 from qmesh.host.state.directory import State
 from qmesh.host.system.limited_child import ChildEnd, ChildLimits, run_limited_child
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.own_command import build_command_line
 from qmesh.mesh.printable import escape_line
 from qmesh.mesh.standing_proof.record import ClaimResult, ProofLine, StandingProof, join_results
-from qmesh.mesh.standing_proof.schedule import ProofSchedule
+from qmesh.mesh.standing_proof.schedule import ProofSchedule, RuleChanges
 
 TICK_S: Final = 0.5
-PROOF_S: Final = 60.0
-"""Seconds that a proof has, by the clock."""
-_LIMITS: Final = ChildLimits(PROOF_S, processor_s=40, memory=2 << 30, output=4 << 20, niceness=19)
+_LIMITS: Final = ChildLimits(60.0, processor_s=40, data=512 << 20, output=4 << 20, niceness=19)
+"""Less memory than the agent's unit may have, in which it counts."""
+_AT_LIMIT: Final = frozenset({None, -signal.SIGKILL, -signal.SIGXCPU})
+"""How it ends where its time is over, or the kernel has no more memory."""
 _PROCESS: Final = "qmesh.agent.daemon.claim_process"
 _SOLVER: Final = "clingo"
 WITHOUT_SOLVER: Final = "the Python package clingo is not installed, which `qmesh prove` needs too"
@@ -56,10 +60,9 @@ class ClaimWatch:
 
     def run(self, part: AgentPart) -> None:
         """Prove whenever it is due, until the part should end."""
-        has_solver = find_spec(_SOLVER) is not None
         while not part.stopped.is_set():
             part.pulse.beat(allowed_s=TICK_S)
-            self._prove_if_due(has_solver=has_solver)
+            self._prove_if_due(has_solver=find_spec(_SOLVER) is not None)
             part.stopped.wait(TICK_S)
 
     def find_proof(self) -> StandingProof | None:
@@ -75,68 +78,87 @@ class ClaimWatch:
         return here is not None and here.settings.prove
 
     def _prove_if_due(self, *, has_solver: bool) -> None:
-        if not self._is_wanted or not self._state.guard_file.exists():
+        is_wanted = self._is_wanted and self._state.guard_file.exists()
+        if is_wanted and has_solver:
+            if self._schedule.is_due(self._listen().count_changes(), time.monotonic()):
+                self._prove()
+            return
+        self._schedule.forget_proof()
+        self._troubles.clear(PROVING)
+        if is_wanted:
+            self._proof = StandingProof(problem=WITHOUT_SOLVER).keep_refuted(self._proof)
+        else:
             self._proof, self._refuted = None, frozenset()
-            return
-        if not has_solver:
-            self._proof = StandingProof(problem=WITHOUT_SOLVER)
-            return
-        changes = self._listen().count_changes()
-        if self._schedule.is_due(changes, time.monotonic()):
-            proof, cost_s = self._prove()
-            self._schedule.note_proof(changes, time.monotonic(), cost_s=cost_s)
-            self._proof = proof
-            self._report(proof)
 
-    def _prove(self) -> tuple[StandingProof, float]:
+    def _prove(self) -> None:
+        """Prove; again where what is refuted may be of a moment: `apply` writes the guard, then loads it."""
+        mark = self._read_mark()
+        proof, cost_s = self._run_process()
+        if self._list_new(proof) and self._read_mark() != mark:
+            mark = self._read_mark()
+            again, more_s = self._run_process()
+            proof, cost_s = again.keep_refuted(proof) if again.problem else again, cost_s + more_s
+        note = self._schedule.note_failure if proof.problem else self._schedule.note_proof
+        note(mark[0], time.monotonic(), cost_s=cost_s)
+        self._proof = proof.keep_refuted(self._proof) if proof.problem else proof
+        self._report(self._proof)
+
+    def _read_mark(self) -> tuple[RuleChanges, tuple[int, int] | None]:
+        """What differs where rules have changed, or the file by which they are judged."""
+        with contextlib.suppress(OSError):
+            found = self._state.guard_file.stat()
+            return self._listen().count_changes(), (found.st_ino, found.st_mtime_ns)
+        return self._listen().count_changes(), None
+
+    def _run_process(self) -> tuple[StandingProof, float]:
         """What is proved, and the processor's time that it took."""
         words = build_command_line(sys.executable, str(self._state.guard_file), module=_PROCESS)
         try:
-            ended = run_limited_child(words, b"", _LIMITS)
+            ended = run_limited_child(build_confined_command(words) if can_confine() else words, b"", _LIMITS)
         except OSError as error:
             self._troubles.note_error(PROVING, error)
-            return StandingProof(problem="the process that proves could not be started"), 1.0
-        proof, cost_s, trouble = read_proof(ended)
+            return StandingProof(problem="the process that proves could not be started"), 0.0
+        proof, trouble = read_proof(ended)
         if trouble:
             self._troubles.note(PROVING, trouble, hint="run `qmesh prove`, and report what it says")
         else:
             self._troubles.clear(PROVING)
-        return proof, cost_s
+        return proof, ended.processor_s
+
+    def _list_new(self, proof: StandingProof) -> list[ClaimResult]:
+        return [each for each in proof.list_refuted() if each.claim not in self._refuted]
 
     def _report(self, proof: StandingProof) -> None:
         """Say which claims are refuted, where they were not, and that none is any more."""
+        for each in self._list_new(proof):
+            by = "; ".join(each.rules) or "no rule stops it"
+            report_event("claim-refuted", "%s: not so: %s (%s)", each.claim, each.packet, by)
         refuted = proof.list_refuted()
-        for each in refuted:
-            if each.claim not in self._refuted:
-                by = "; ".join(each.rules) or "no rule stops it"
-                report_event("claim-refuted", "%s: not so: %s (%s)", each.claim, each.packet, by)
         if self._refuted and not refuted and not proof.problem:
             report_event("claims-hold", "no claim is refuted any more")
         if refuted or not proof.problem:
             self._refuted = frozenset(each.claim for each in refuted)
 
 
-def read_proof(ended: ChildEnd) -> tuple[StandingProof, float, str]:
-    """What the process printed: the proof, what it cost, and why it failed; empty where it did not."""
+def read_proof(ended: ChildEnd) -> tuple[StandingProof, str]:
+    """What the process printed, and why it failed; empty where it did not, also where a limit ended it."""
     results: list[ClaimResult] = []
-    rules, cost_s, problem, trouble, last = 0, None, "", "", ""
-    for line in ended.output.decode("utf-8", "replace").splitlines():
+    rules, printed, problem, trouble, bad = 0, None, "", "", b""
+    for line in ended.output.split(b"\n"):
         try:
             said = decode_json(line, ProofLine)
         except Malformed:
-            last = line
+            bad = line or bad
             continue
         results += said.results
         rules = rules if said.rules is None else said.rules
-        cost_s = said.processor_s if cost_s is None else cost_s
+        printed = said.printed if printed is None else printed
         problem = said.problem or problem
-    if ended.code is None:
-        problem = f"not all claims were decided within {PROOF_S:.0f} s"
-    elif cost_s is None:
-        said_last = escape_line(last) or "it said nothing"
-        problem = trouble = f"the process that proves ended with code {ended.code}: {said_last}"
-    if cost_s is None:  # it did not come to its end, and may have taken all that it had
-        cost_s = float(_LIMITS.processor_s)
+    if ended.code in _AT_LIMIT:
+        problem = "not all claims were decided within the time and the memory that a proof has"
+    elif ended.code != 0 or bad or printed != len(results):
+        last = escape_line(bad.decode("utf-8", "replace")) or "not all that it found was said"
+        problem = trouble = f"the process that proves ended with code {ended.code}: {last}"
+    if problem:
         results = [each for each in results if each.state != "proved"]  # of the other family, maybe
-    proof = StandingProof(claims=join_results(results), at=time.time(), rules=rules, problem=problem)
-    return proof, cost_s, trouble
+    return StandingProof(claims=join_results(results), at=time.time(), rules=rules, problem=problem), trouble

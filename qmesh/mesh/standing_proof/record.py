@@ -33,19 +33,20 @@ class ProofLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the process that proves prints.
 
     results: of some claims. rules: how many there are; None but in the first line.
-    processor_s: what all of it took; only in the last line. problem: why there is no proof.
+    printed: how many results there were; only in the last line. problem: why there is no proof.
     """
 
     results: tuple[ClaimResult, ...] = ()
     rules: int | None = None
-    processor_s: float | None = None
+    printed: int | None = None
     problem: str = ""
 
 
 class StandingProof(msgspec.Struct, frozen=True, kw_only=True):
     """The last proof. at: when it ended, in Unix time in seconds. rules: how many it was about.
 
-    problem: why claims are missing or none is there; empty where nothing is.
+    problem: why claims are missing or none is there; empty where nothing is. With one, claims that were
+    refuted before still are, and `at` is of then.
     behind_s: for how many seconds rules have been others than those proved; None where they are not.
     """
 
@@ -62,6 +63,14 @@ class StandingProof(msgspec.Struct, frozen=True, kw_only=True):
     def list_open(self) -> tuple[ClaimResult, ...]:
         """Claims of something closed that are neither proved nor refuted."""
         return tuple(each for each in self.claims if each.closes and each.state == "not proved")
+
+    def keep_refuted(self, before: StandingProof | None) -> StandingProof:
+        """The same of one with a problem: it has proved nothing of what was refuted before."""
+        if before is None:
+            return self
+        refuted = [each for each in before.claims if each.state == "refuted"]
+        claims = join_results([*self.claims, *refuted])
+        return msgspec.structs.replace(self, claims=claims, at=before.at or self.at)
 
 
 def join_results(results: Iterable[ClaimResult]) -> tuple[ClaimResult, ...]:

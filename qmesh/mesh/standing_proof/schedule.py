@@ -12,6 +12,8 @@ UNSETTLED_S: Final = 5.0
 """Seconds after which they are proved while they go on changing."""
 AGAIN_S: Final = 900.0
 """Seconds after which they are proved without a notice: of iptables-legacy the kernel tells nothing."""
+RETRY_S: Final = 15.0
+"""Seconds until a proof that failed is tried again, twice as many each time, up to `AGAIN_S`."""
 SHARE: Final = 0.004
 """Of one core, over a long time."""
 MOST_S: Final = 10.0
@@ -41,6 +43,7 @@ class ProofSchedule:
         self._last = now
         self._proved: RuleChanges | None = None
         self._proved_at = now
+        self._tried, self._tried_at, self._wait_s = RuleChanges(), now, 0.0
 
     def is_due(self, changes: RuleChanges, now: float) -> bool:
         """Whether to prove now. changes: as they are counted by now."""
@@ -50,7 +53,8 @@ class ProofSchedule:
             self._changed = now
         self._balance = min(MOST_S, self._balance + SHARE * (now - self._counted))
         self._counted = now
-        if now < self._began + FIRST_S:
+        wait_s = self._wait_s if changes == self._tried else min(self._wait_s, UNSETTLED_S)
+        if now < max(self._began + FIRST_S, self._tried_at + wait_s):
             return False
         if self._proved is None:
             return self._balance > 0
@@ -63,8 +67,21 @@ class ProofSchedule:
 
     def note_proof(self, changes: RuleChanges, now: float, *, cost_s: float) -> None:
         """A proof has ended. changes: as they were when it began. cost_s: of the processor's time."""
-        self._balance -= cost_s
-        self._proved, self._proved_at, self._changed = changes, now, None
+        self._charge(cost_s)
+        self._proved, self._proved_at, self._changed, self._wait_s = changes, now, None, 0.0
+
+    def note_failure(self, changes: RuleChanges, now: float, *, cost_s: float) -> None:
+        """The same of one that said nothing, or not all: what was to be proved still is."""
+        self._charge(cost_s)
+        self._tried, self._tried_at = changes, now
+        self._wait_s = min(AGAIN_S, max(RETRY_S, 2 * self._wait_s))
+
+    def forget_proof(self) -> None:
+        """Nothing is proved any more, as nobody wants to know it: then what comes next is a first proof."""
+        self._proved, self._changed, self._wait_s = None, None, 0.0
+
+    def _charge(self, cost_s: float) -> None:
+        self._balance = max(-MOST_S, self._balance - cost_s)
 
     def find_lag(self, now: float) -> float | None:
         """For how long something has been another than what was proved; None where nothing is known to be."""

@@ -1406,7 +1406,7 @@ READERS: Final[dict[str, Reader]] = {
             lambda octets: claim_watch.read_proof(ChildEnd(0, octets)),
             (
                 _json(ProofLine(rules=90, results=(CLAIM_RESULT,))),
-                _json(ProofLine(problem="a", processor_s=0.5)),
+                _json(ProofLine(problem="a", printed=0)),
             ),
             mutate.json_trees,
         ),
