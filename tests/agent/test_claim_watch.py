@@ -297,7 +297,8 @@ def test_a_process_that_dies_is_a_part_that_fails_until_one_does_not(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "the rules need more memory than a proof has"),
+        (MemoryError(), claim_process.NO_MEMORY),
+        (RuntimeError("Resource temporarily unavailable"), claim_process.NO_MEMORY),
         (BadInput("no\nport", hint=""), "no\\nport"),
     ],
 )

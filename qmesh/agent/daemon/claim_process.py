@@ -6,6 +6,8 @@ as it is known: one that is ended has said what it knew.
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import signal
 import sys
@@ -30,6 +32,7 @@ from qmesh.mesh.state import Guard
 
 CLOSING: Final = frozenset({*ALONE, "granted"})
 """Claims that something does not get through; the others are that something does."""
+NO_MEMORY: Final = "the rules need more memory than a proof has"
 _ALONE_S: Final = 90
 
 
@@ -44,7 +47,11 @@ def main(path: str) -> None:
     except QmeshError as error:
         problem = escape_line(error.message)
     except MemoryError:
-        problem = "the rules need more memory than a proof has"
+        problem = NO_MEMORY
+    except RuntimeError as error:
+        if str(error) != os.strerror(errno.EAGAIN):
+            raise
+        problem = NO_MEMORY  # for the thread of a question
     _print(ProofLine(problem=problem, printed=printed))
 
 
