@@ -40,6 +40,7 @@ def say(*lines: ProofLine) -> bytes:
     return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 
+UNKNOWN = say(ProofLine(results=(PROVED,))).replace(b"outside", b"a claim of others")
 LATE = "not all claims were decided within the time and the memory that a proof has"
 
 
@@ -63,6 +64,7 @@ def test_a_process_that_comes_to_its_end_says_how_many_results_there_are():
         (ChildEnd(1, say(ProofLine(printed=2))), "ended with code 1: not all that it found was said", True),
         (ChildEnd(0, b""), "ended with code 0: not all that it found was said", True),
         (ChildEnd(0, say(ProofLine(printed=3))), "ended with code 0: not all that it found was said", True),
+        (ChildEnd(0, UNKNOWN + say(ProofLine(printed=3))), "ended with code 0: {", True),
         (ChildEnd(0, b"a\x85\xff" + say(ProofLine(printed=2))), "ended with code 0: a", True),
     ],
 )

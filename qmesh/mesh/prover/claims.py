@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import msgspec
 
 from qmesh.mesh.foreign.packet_fields import ORDER
 from qmesh.mesh.ports.port_ranges import list_port_ranges
+from qmesh.mesh.prover.claim_codes import ClaimCode
 from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires
 from qmesh.mesh.prover.rulesets import ProvedRuleset
 from qmesh.mesh.prover.traveller import ACK, RST, SYN, TARGET_NAT, Family, PacketInterface, Traveller
 from qmesh.mesh.prover.walk import Walk
 from qmesh.mesh.state import Guard
 
-ClaimCode: TypeAlias = Literal[
-    "outside",
-    "tunnel",
-    "granted",
-    "containers",
-    "into-tunnel",
-    "older",
-    "taken-up",
-    "service",
-    "control",
-    "answers",
-    "wireguard",
-    "others",
-]
 CLAIMS: Final[dict[ClaimCode, str]] = {
     "outside": "no packet reaches a closed port but through the tunnel, whatever its connection's state",
     "tunnel": "through the tunnel a closed port is reached by those alone who may",

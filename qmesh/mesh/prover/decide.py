@@ -11,7 +11,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from qmesh.mesh.prover.claims import ALONE, Case, ClaimCode, list_questions
+from qmesh.mesh.prover.claim_codes import ClaimCode
+from qmesh.mesh.prover.claims import ALONE, Case, list_questions
 from qmesh.mesh.prover.examples import (
     ExamplePacket,
     OwnInterfaces,

@@ -7,6 +7,8 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
+from qmesh.mesh.prover.claim_codes import ClaimCode
+
 ClaimState: TypeAlias = Literal["refuted", "not proved", "proved"]
 _WORST_FIRST: Final[tuple[ClaimState, ...]] = ("refuted", "not proved", "proved")
 
@@ -19,7 +21,7 @@ class ClaimResult(msgspec.Struct, frozen=True, kw_only=True):
     packet: one that breaks it, or that may. rules: those that let it through, or that are not understood.
     """
 
-    claim: str
+    claim: ClaimCode
     closes: bool
     words: str
     state: ClaimState
