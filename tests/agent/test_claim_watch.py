@@ -367,7 +367,7 @@ def test_who_is_taken_over_by_the_rules_that_it_reads_ends_when_it_should(
     if not can_confine():
         pytest.skip("this machine cannot: its system calls are not known")
     monkeypatch.setattr(schedule, "FIRST_S", 0.0)
-    monkeypatch.setattr(claim_watch, "_LIMITS", claim_watch._LIMITS._replace(wait_s=patience(2)))
+    monkeypatch.setattr(claim_watch, "_LIMITS", claim_watch._LIMITS._replace(wait_s=patience(4)))
     monkeypatch.setattr(claim_watch, "build_command_line", lambda *_, **__: (sys.executable, "-c", ESCAPE))
     said: list[bytes] = []
 
