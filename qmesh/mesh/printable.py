@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+from typing import Final
+
+_ENCODE: Final = codecs.lookup("unicode_escape").encode
+"""Looked up now: who has given up root's rights may not read the module that does it."""
+
 
 def escape_text(text: str) -> str:
     """The text with whatever is not printed as itself escaped as in Python.
@@ -22,4 +28,4 @@ def escape_line(text: str) -> str:
 
 
 def _escape_character(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    return _ENCODE(character)[0].decode("ascii")

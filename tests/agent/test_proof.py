@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from qmesh.agent.assurance import proof
 from qmesh.agent.commands import prove
 from qmesh.errors import BadInput
 from qmesh.host.prover.ruleset_file import ReadRules
+from qmesh.host.unprivileged import NOBODY
 from qmesh.mesh.proof_report import report_keys, report_page
 from qmesh.mesh.prover.claims import list_questions
 from qmesh.mesh.prover.decide import Verdict
+from qmesh.mesh.prover.rule_run import RulePlace
 from qmesh.mesh.values import Secret
 from tests.support.proof_reports import make_report_facts
 from tests.support.prover_recordings import GUARDS, read_prover_recordings
@@ -58,6 +61,7 @@ def cut_off(count: int) -> Callable[..., tuple[list[bytes], bool]]:
 def test_what_is_not_modelled_is_known_only_once_all_was_looked_at(decided, monkeypatch):
     whole = proof.prove_rules(GUARD, None, marking=KEY)
     assert (whole.verdicts, whole.doubts) == (tuple(decided), ())
+    monkeypatch.setattr(proof, "drop_rights", lambda: None)  # from here on it is this process
     # Cut off between the last answer and the word that it is the last one; and before each of the others.
     for count, doubts, late in ((0, (), 0), (1, None, 0), (2, None, 1)):
         monkeypatch.setattr(proof, "collect_answers", cut_off(count))
@@ -66,6 +70,20 @@ def test_what_is_not_modelled_is_known_only_once_all_was_looked_at(decided, monk
         assert sum(each.out_of_time for each in found.verdicts) == late
     monkeypatch.setattr(proof, "collect_answers", lambda *_, **__: ([], False))
     assert proof.prove_rules(GUARD, None, marking=KEY).summary is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has no rights to drop")
+def test_who_solves_has_no_rights_of_roots(decided, monkeypatch):
+    """And still says names that are no text."""
+
+    def decide(*_: object) -> Iterator[tuple[Verdict, ...]]:
+        place = RulePlace(("inet", "\udcff"), "c", "drop")
+        yield (replace(decided[0], family=str(os.geteuid()), rules=(place,)),)
+
+    monkeypatch.setattr(proof, "decide_each", decide)
+    for marking in (None, KEY):
+        (found,) = proof.prove_rules(GUARD, None, marking=marking).verdicts
+        assert (found.family, len(found.rules)) == (str(NOBODY), 1)
 
 
 def write_report(monkeypatch, *, signs: bool, meanwhile: Callable[[], object]) -> Path:

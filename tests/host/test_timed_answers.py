@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from qmesh.errors import BadInput, KernelRefused, MachineRefused, MissingProgram
-from qmesh.host.prover.timed_answers import collect_answers
+from qmesh.host.prover.timed_answers import collect_answers, drop_rights
+from qmesh.host.unprivileged import NOBODY
 from tests.support.waiting import patience, wait_until
 
 
@@ -54,6 +57,11 @@ def fail() -> list[bytes]:
     raise ZeroDivisionError
 
 
+def take_memory() -> list[bytes]:
+    drop_rights()
+    return [bytes(2 << 30)]
+
+
 def end() -> list[bytes]:
     os.kill(os.getpid(), signal.SIGKILL)
     return []
@@ -65,6 +73,7 @@ def end() -> list[bytes]:
         (raise_input, BadInput, "no"),
         (raise_missing, MachineRefused, "no"),
         (fail, MachineRefused, "qmesh itself failed: ZeroDivisionError"),
+        (take_memory, MachineRefused, "needs more memory than the 1024 MB that it may have"),
         (end, KernelRefused, "was killed"),
     ],
 )
@@ -73,10 +82,36 @@ def test_what_it_raises_is_raised_here(work, kind, words):
         collect_answers(work, seconds=patience(30))
 
 
-def test_it_ends_with_the_process_that_asked():
+def tell_rights() -> Iterator[bytes]:
+    limits = [resource.RLIMIT_FSIZE, resource.RLIMIT_CORE]
+    drop_rights()
+    yield repr((os.getresuid(), os.getresgid(), os.getgroups(), os.getsid(0) == os.getpid())).encode()
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    yield repr(
+        [line.split()[1] for line in status.splitlines() if line.startswith(("CapEff", "NoNew"))]
+    ).encode()
+    yield repr([resource.getrlimit(limit) for limit in limits]).encode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has no rights to drop")
+def test_who_has_dropped_roots_rights_has_none_and_its_answers_arrive():
+    answers, is_whole = collect_answers(tell_rights, seconds=patience(30))
+    assert is_whole
+    nobody = (NOBODY,) * 3
+    assert answers == [
+        repr((nobody, nobody, [], True)).encode(),
+        b"['0000000000000000', '1']",
+        b"[(0, 0), (0, 0)]",
+    ]
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_it_ends_with_the_process_that_asked(drops):
     read, write = os.pipe()
 
     def tell() -> Iterator[bytes]:
+        if drops:
+            drop_rights()
         os.write(write, b"%d" % os.getpid())
         yield from answer_for_ever()
 

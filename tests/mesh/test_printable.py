@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import unicodedata
 
 import pytest
@@ -82,3 +84,13 @@ def test_json_has_the_same_characters_escaped_and_is_read_as_before(facts, expec
     assert said.isprintable()
     assert said == expected
     json.loads(said)
+
+
+def test_who_can_load_no_module_any_more_escapes_all_the_same():
+    """As a process that has become nobody, where qmesh is in a directory of root's."""
+    program = (
+        "import sys; from qmesh.mesh.printable import escape_line; sys.meta_path.clear();"
+        r" sys.stdout.write(escape_line('\x1b'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("\\x1b", "")

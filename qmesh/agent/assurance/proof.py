@@ -12,7 +12,7 @@ from qmesh.host.drill.live_network import list_addresses, read_interfaces
 from qmesh.host.given_rules import GivenRules
 from qmesh.host.prover.nft_json import read_live_rules_and_listing
 from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules, read_rules
-from qmesh.host.prover.timed_answers import collect_answers
+from qmesh.host.prover.timed_answers import collect_answers, drop_rights
 from qmesh.mesh.decode import decode_msgpack
 from qmesh.mesh.drill.battery import DrillRow
 from qmesh.mesh.drill.shown_packets import build_shown_rows
@@ -103,6 +103,7 @@ def _answer(guard: Guard, given: GivenRules | None, marking: bytes | None) -> It
     """
     own = read_own_interfaces()
     found, listed = _read_rules(given, for_report=marking is not None)
+    drop_rights()  # what is solved are others' rules, by a library in C++
     rules = build_ruleset(found.listing, found.sets)
     yield msgspec.msgpack.encode(
         ReadCounts(len(found.listing.rules), len(found.sets), bool(rules.own_tables))
