@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import codecs
-from typing import Final
 
-_ENCODE: Final = codecs.lookup("unicode_escape").encode
+_ENCODE = codecs.lookup("unicode_escape").encode
 """Looked up now: who has given up root's rights may not read the module that does it."""
 
 
