@@ -26,8 +26,9 @@ from qmesh.mesh.guard.render import render_unowned_table
 from qmesh.mesh.guard.scripts import render_load_script
 from qmesh.mesh.standing_proof import schedule
 from qmesh.mesh.standing_proof.record import ClaimResult, ProofLine, StandingProof
+from tests.support.processes import read_of_each
 from tests.support.prover_recordings import GUARDS
-from tests.support.waiting import patience
+from tests.support.waiting import patience, wait_until
 
 PROVED = ClaimResult(claim="outside", closes=True, words="w", state="proved", family="ip")
 REFUTED = msgspec.structs.replace(PROVED, claim="tunnel", state="refuted", packet="p", rules=("r",))
@@ -379,5 +380,4 @@ def test_who_is_taken_over_by_the_rules_that_it_reads_ends_when_it_should(
     with Machine() as machine:
         machine.look()
         assert [each.split() for each in said] == [[b"1", b"1"]]
-        running = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if p.exists()]
-        assert not any(b"become_nobody()\n    for leave" in each for each in running)
+        wait_until(lambda: not any("    for leave in" in words for _, words in read_of_each("cmdline")))

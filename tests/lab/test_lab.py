@@ -34,9 +34,9 @@ def own_namespaces(pid: int | str) -> set[str]:
 
 def namespaces_in_use() -> set[str]:
     found = set()
-    for link in Path("/proc").glob("[0-9]*/ns/*"):
-        with contextlib.suppress(OSError):
-            found.add(str(link.readlink()))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            found |= {str(link.readlink()) for link in (process / "ns").iterdir()}
     return found
 
 

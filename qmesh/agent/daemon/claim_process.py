@@ -33,7 +33,7 @@ from qmesh.mesh.state import Guard
 CLOSING: Final = frozenset({*ALONE, "granted"})
 """Claims that something does not get through; the others are that something does."""
 NO_MEMORY: Final = "the rules need more memory than a proof has"
-_ALONE_S: Final = 90
+_ALONE_S: Final = 330
 
 
 def main(path: str) -> None:

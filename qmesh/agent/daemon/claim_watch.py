@@ -30,8 +30,9 @@ from qmesh.mesh.standing_proof.record import ClaimResult, ProofLine, StandingPro
 from qmesh.mesh.standing_proof.schedule import ProofSchedule, RuleChanges
 
 TICK_S: Final = 0.5
-_LIMITS: Final = ChildLimits(60.0, processor_s=40, data=512 << 20, output=4 << 20, niceness=19)
-"""Less memory than the agent's unit may have, in which it counts."""
+_LIMITS: Final = ChildLimits(300.0, processor_s=40, data=512 << 20, output=4 << 20, niceness=10)
+"""Less memory than the agent's unit may have, in which it counts. Workers take every processor: beside them a
+second's work would take minutes with the least weight."""
 _AT_LIMIT: Final = frozenset({None, -signal.SIGKILL, -signal.SIGXCPU})
 """How it ends where its time is over, or the kernel has no more memory."""
 _PROCESS: Final = "qmesh.agent.daemon.claim_process"
