@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from qmesh.errors import BadInput, KernelRefused, MissingProgram
+from qmesh.errors import BadInput, KernelRefused
 from qmesh.host.firewall import nft_library
-from qmesh.host.firewall.nftables import build_nft_error, decode_output
+from qmesh.host.firewall.nftables import build_nft_error, decode_output, open_library
 from qmesh.host.network import links
 from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.values import quote_text
@@ -74,13 +74,8 @@ def load_given_rules(rules: GivenRules) -> tuple[str, ...]:
     Raises BadInput where nft takes them not, and MachineRefused.
     """
     made = [name for name in sorted(list_interfaces(rules.content))[:_MOST_INTERFACES] if _create(name)]
-    try:
-        nft_library.ask_no_resolver()
-        library = nft_library.load()
-    except OSError:
-        raise MissingProgram(
-            "libnftables is not installed", hint="run `apt-get install nftables libnftables1`"
-        ) from None
+    nft_library.ask_no_resolver()
+    library = open_library()
     if rules.content.lstrip().startswith(b"{"):
         library.read_json()
     is_done, _, error = library.run(rules.content)

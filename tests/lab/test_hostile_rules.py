@@ -247,10 +247,7 @@ def test_g3_beside_all_of_it_holder_and_agent_keep_the_guard_and_go_on(control: 
                 control.thaw(pattern)
         assert {pattern: set(control.processes(pattern)) for pattern in running} == running
         drilled = control.run(["qmesh", "drill"], check=False, timeout=60)
-        wrong = [line for line in drilled.stdout.splitlines() if "error: " in line]
-        # Some of those rules drop WireGuard, with and without the guard.
-        assert all("WireGuard's port is open to members" in line for line in wrong), drilled.stdout
-        assert drilled.stdout.endswith("the drill FAILED\n"), drilled.stderr
+        assert (drilled.returncode, drilled.stderr) == (0, ""), drilled.stdout
     finally:
         control.run(["nft", "flush", "ruleset"])
         qmesh(control, "apply")

@@ -84,7 +84,7 @@ def test_what_the_range_cannot_fire_is_said(changed, words):
 
 @pytest.mark.parametrize(
     ("claim", "wanted"),
-    [("control", "through"), ("others", "as without"), ("service", "blocked"), ("wireguard", "through")],
+    [("control", "through"), ("others", "as without"), ("service", "blocked"), ("wireguard", "as without")],
 )
 def test_what_should_become_of_it_is_what_the_claim_says(claim, wanted):
     ((row,), _) = build_shown_rows([(claim, replace(PACKET, came_by="lo"))])

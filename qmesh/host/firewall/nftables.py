@@ -20,16 +20,21 @@ _loaded: list[NftContext] = []
 """The library, once it was needed."""
 
 
+def open_library() -> NftContext:
+    """The library, with a context of its own. Raises MissingProgram."""
+    try:
+        return nft_library.load()
+    except OSError:
+        raise MissingProgram(
+            "libnftables is not installed",
+            hint="run `apt-get install nftables libnftables1`, then the same command again",
+        ) from None
+
+
 def _load_library() -> NftContext:
     with _turn:
-        try:
-            if not _loaded:
-                _loaded.append(nft_library.load())
-        except OSError:
-            raise MissingProgram(
-                "libnftables is not installed",
-                hint="run `apt-get install nftables libnftables1`, then the same command again",
-            ) from None
+        if not _loaded:
+            _loaded.append(open_library())
     return _loaded[0]
 
 

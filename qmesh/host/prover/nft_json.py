@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from qmesh.errors import KernelRefused, MissingProgram
+from qmesh.errors import KernelRefused
 from qmesh.host.firewall import nft_library
-from qmesh.host.firewall.nftables import build_nft_error, decode_output
+from qmesh.host.firewall.nftables import build_nft_error, decode_output, open_library
 from qmesh.host.lean.nftables_messages import read_generation
 from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules
 
@@ -29,13 +29,8 @@ def read_live_rules_and_listing() -> tuple[ReadRules, bytes | None]:
 
 
 def _list_rules() -> bytes:
-    try:
-        nft_library.ask_no_resolver()
-        library = nft_library.load()
-    except OSError:
-        raise MissingProgram(
-            "libnftables is not installed", hint="run `apt-get install nftables libnftables1`"
-        ) from None
+    nft_library.ask_no_resolver()
+    library = open_library()
     library.read_json()
     is_done, listed, error = library.run(b"list ruleset")
     if not is_done:

@@ -16,7 +16,7 @@ from qmesh.mesh.prover.examples import ExamplePacket
 SIDE: Final = "what `qmesh prove` shows"
 _FLAGS: Final = {"SYN": SYN, "ACK": ACK, "RST": RST, "FIN": FIN}
 _WANTED: Final[dict[ClaimCode, Wanted]] = {
-    "control": "through", "answers": "through", "wireguard": "through", "others": "as without",
+    "control": "through", "answers": "through", "wireguard": "as without", "others": "as without",
 }  # fmt: skip
 """Where it is not `blocked`."""
 
