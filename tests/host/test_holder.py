@@ -362,3 +362,19 @@ def test_it_is_small(state):
 
     own = sum(int(line.split()[1]) for line in memory.splitlines() if line.startswith("Private_"))
     assert own < 8_000
+
+
+def test_g3_while_a_holder_that_hangs_is_replaced_another_process_holds_the_guard(tmp_path, monkeypatch):
+    state = State(tmp_path / "state")
+    state.directory.mkdir(mode=0o700)
+    files.write(state.held_file, render_held_script(guard(40003)).encode())
+    flushed = []
+
+    def flush(_state: State) -> None:
+        nft("flush", "ruleset")
+        flushed.append(nft("list", "tables"))
+
+    monkeypatch.setattr(holder_client, "hold_saved_guard", flush)
+    holder_client.replace_holder(state)
+    assert flushed == [f"table inet {STAND_IN}\n"]
+    assert nft("list", "tables") == ""
