@@ -239,6 +239,20 @@ def test_who_is_told_later_is_told_what_is_so_then(tmp_path):
         assert len(told(receiver)) == 1
 
 
+def test_what_a_command_has_removed_is_written_again_only_for_a_receiver(tmp_path):
+    """While the agent has not seen yet that there is none, nor that there is one again."""
+    with receiving() as receiver:
+        agent = make_agent(tmp_path, hook(receiver))
+        set_notifications(agent.state, urls=["none"], program=None, after_s=None)
+        agent.altered = 1
+        agent.notifier._look_due = 0.0
+        agent.notifier._update()
+        assert not agent.state.notification_record.exists()
+        set_notifications(agent.state, urls=[hook(receiver)], program=None, after_s=None)
+        agent.turn()
+        assert agent.state.notification_record.exists()
+
+
 def test_an_agent_of_another_mesh_tells_nothing_of_this_one(tmp_path):
     with receiving() as receiver:
         agent = make_agent(tmp_path, hook(receiver))

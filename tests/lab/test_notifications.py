@@ -58,7 +58,7 @@ def tell(machine: Machine, *urls: str, after_s: int = 10) -> None:
         return (
             bool(record)
             and len(record["outbox"]["deliveries"]) == len(urls)
-            and bool(record["guard"]["counted"])
+            and {keeper for keeper, *_ in record["guard"]["counted"]} == {"holder", "agent"}
         )
 
     wait_until(is_ready, 30)

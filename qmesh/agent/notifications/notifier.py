@@ -120,6 +120,7 @@ class Notifier:
             self._troubles.note_error(NOTIFYING, error)
         else:
             self._stamp = stamp
+            self._kept = None  # the command that removed all receivers has removed the record
             self._troubles.clear(NOTIFYING)
 
     def _update(self) -> None:
@@ -159,7 +160,7 @@ class Notifier:
         """Forget what was told: there is no receiver, and a later one is told what is so then."""
         for _ in self._courier.take_ended():
             pass
-        if self._record is not None:  # it may have been written after the command that removed it
+        if self._record is not None:  # the receivers may have been removed by hand
             self._state.notification_record.remove()
         self._record = self._kept = None
         self._failing = {}
@@ -266,7 +267,8 @@ class Notifier:
             return
         try:
             with allow_wait(_LOCK_S), self._state.lock():
-                if self._state.has_settings():
+                # Who removes them removes the record as well.
+                if self._state.has_settings() and self._state.notify_settings.exists():
                     self._state.notification_record.write(record)
             self._kept = record
         except Busy:  # another command is at work, and ends: at the next tick
