@@ -96,6 +96,16 @@ def test_a1_the_watchdog_is_as_quick_again_when_looks_are(monitor, systemd):
     wait_until(lambda: systemd.count("WATCHDOG=1") == 61 and seconds(systemd)[-1] == WATCHDOG_S)
 
 
+def test_a1_a_loop_that_waits_feeds_the_watchdog_and_is_not_slow(monitor, systemd, monkeypatch):
+    monitor.feed_watchdog(0.02)
+    monkeypatch.setattr(monitoring, "SLOW_S", 1000.0)
+    monitor._loop_heard -= 1000.0
+    monitor.note_rest()
+    monitor._extend_watchdog_if_slow()
+    wait_until(lambda: systemd.count("WATCHDOG=1") == 2)
+    assert seconds(systemd) == [WATCHDOG_S]
+
+
 def test_a1_a_look_that_is_not_ended_in_time_is_borne_once_and_no_longer_than_it_takes(
     monitor, systemd, monkeypatch
 ):

@@ -14,6 +14,8 @@ from qmesh.host.lean.bare_socket import BareSocket
 
 LOOK_S: Final = 5.0
 """Seconds between two looks at the machine, at most."""
+REST_S: Final = 2.0
+"""Seconds after which a loop that waits says that it does, and again."""
 BREATH_S: Final = 0.02
 """Seconds between two looks, at least: another program may change the rules without end."""
 
@@ -46,15 +48,24 @@ class LoopEvents:
         self._stopped = True
         self.request_look()
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for the next look, so long at most; False when there is to be none."""
+    def wait(self, seconds: float, resting: Callable[[], None]) -> bool:
+        """Wait for the next look, so long at most; False when there is to be none.
+
+        resting: called from time to time while nothing happens.
+        """
         time.sleep(max(0.0, self._next - time.monotonic()))
-        self._next = time.monotonic() + BREATH_S
-        select.select([self._woken, *(each.fileno() for each in self._notices())], [], [], seconds)
+        until = time.monotonic() + seconds
+        while not self._is_told(min(REST_S, until - time.monotonic())) and time.monotonic() < until:
+            resting()
         self._next = time.monotonic() + BREATH_S
         with contextlib.suppress(BlockingIOError):
             os.read(self._woken, 1 << 16)
         return not self._stopped
+
+    def _is_told(self, seconds: float) -> bool:
+        """Whether anything is there to be read, or comes in that time."""
+        told = [self._woken, *(each.fileno() for each in self._notices())]
+        return bool(select.select(told, [], [], max(0.0, seconds))[0])
 
 
 class LookRequests:

@@ -196,10 +196,10 @@ class Agent:
         seconds = CHANGING_S if is_near else min(LOOK_S, self._service.wait_s or LOOK_S)
         self._pulse.beat(allowed_s=seconds)
         try:
-            goes_on = self._calls.wait(seconds)
+            goes_on = self._calls.wait(seconds, self._monitor.note_rest)
         except (OSError, ValueError) as error:  # one of the kernel's sockets is none any more
             self._reopen_notices(error)
-            goes_on = self._calls.wait(0.0)
+            goes_on = self._calls.wait(0.0, self._monitor.note_rest)
         self._pulse.beat()
         return goes_on
 

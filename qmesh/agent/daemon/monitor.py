@@ -30,9 +30,9 @@ SLOWEST_S: Final = 60.0
 """Seconds after its last answer for which a service that works for others may be too slow to answer."""
 STARTING_S: Final = 0.1
 """Seconds between two questions to a service that has just begun: who started the agent waits for it."""
-SLOW_S: Final = 5.5
-"""Seconds after a look after which systemd's watchdog is told to bear with the next one: the loop waits for
-what has an end, or works. One that hangs the monitor itself finds."""
+SLOW_S: Final = 3.0
+"""Seconds without a word of the loop after which systemd's watchdog is told to bear with the next look: the
+loop waits for what has an end, or works. One that hangs the monitor itself finds."""
 _LOOKS: Final = 5
 """By how many looks like the longest of late the watchdog waits longer: on a machine that is so busy, this
 part comes too late to ask for more time."""
@@ -67,7 +67,7 @@ class Monitor:
         self._answered_at = time.monotonic()
         self._watchdog_s = 0
         self._longest_s = 0.0
-        self._look_ended = time.monotonic()
+        self._loop_heard = time.monotonic()
         self.is_ready = False
         """Whether who started the agent was told that it serves."""
 
@@ -88,7 +88,7 @@ class Monitor:
     def _get_pause_s(self) -> float:
         if self._service.is_starting:
             return STARTING_S
-        until_slow_s = self._look_ended + SLOW_S - time.monotonic()
+        until_slow_s = self._loop_heard + SLOW_S - time.monotonic()
         return min(Watchdog.EVERY_S, until_slow_s) if until_slow_s > 0 else Watchdog.EVERY_S
 
     def feed_watchdog(self, took_s: float) -> None:
@@ -96,10 +96,15 @@ class Monitor:
         self._longest_s = max(took_s, 0.9 * self._longest_s)
         service_notice.notify("WATCHDOG=1")
         self._set_watchdog_timeout(WATCHDOG_S + int(_LOOKS * self._longest_s))
-        self._look_ended = time.monotonic()
+        self._loop_heard = time.monotonic()
+
+    def note_rest(self) -> None:
+        """Feed it between two looks as well: the loop waits for the next one."""
+        service_notice.notify("WATCHDOG=1")
+        self._loop_heard = time.monotonic()
 
     def _extend_watchdog_if_slow(self) -> None:
-        if time.monotonic() > self._look_ended + SLOW_S:
+        if time.monotonic() > self._loop_heard + SLOW_S:
             self._set_watchdog_timeout(10 * WATCHDOG_S)
 
     def _set_watchdog_timeout(self, seconds: int) -> None:

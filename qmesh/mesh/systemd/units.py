@@ -30,8 +30,8 @@ _STARTABLE_S: Final = 60
 _LISTENING_S: Final = 180
 """Seconds that a worker has until it listens. Too few would be the end of one that is only slow."""
 
-WATCHDOG_S: Final = 8
-"""Seconds after which systemd ends an agent that has not come to the end of a look: it has one every 5."""
+WATCHDOG_S: Final = 6
+"""Seconds after which systemd ends an agent whose loop says nothing: it does so every 2 while it waits."""
 
 _MARK: Final = "# Made by qmesh, which deletes it again unless it was edited: "
 
