@@ -76,7 +76,7 @@ PARTS = [
 def test_a1_a_part_of_the_control_nodes_agent_is_begun_anew_and_named(cluster, part, how):
     with breakable_agent(cluster.control) as agent:
         spoil(cluster.control, how, part)
-        wait_until(lambda: is_mended(cluster.control, part), seconds=60 if part == "metrics" else 30)
+        wait_until(lambda: is_mended(cluster.control, part), seconds=30)
         wait_until(lambda: is_well(cluster.member), seconds=10)  # it is answered
         assert is_told(agent.error_output(), part, how)
 

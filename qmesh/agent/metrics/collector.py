@@ -27,6 +27,7 @@ from qmesh.host.log.events import report_event
 from qmesh.host.network import links
 from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
+from qmesh.host.system.heartbeat import allow_wait
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.machine_facts.facts import ToldFacts
@@ -55,6 +56,8 @@ VIEW_CHECK_S: Final = 60.0
 """The same while somebody looks at a view."""
 _TIMES: Final = 20
 """How many times longer than a look takes nobody looks again: of thousands of workers many may be away."""
+_LOOKING_S: Final = 20.0
+"""Seconds for which another thread may be looking at workers."""
 OTHERS_S: Final = 1.0
 """Seconds that a look waits to be told which sockets here are another node's."""
 WANTED_S: Final = 600.0
@@ -199,9 +202,13 @@ class MetricsCollector:
         return knowledge._replace(counters=counters)
 
     def _look_if_due(self, knowledge: AgentKnowledge, *, least_s: float = LOOK_S) -> None:
-        with self._looking:
+        with allow_wait(_LOOKING_S):
+            self._looking.acquire()
+        try:
             if self._is_look_due(least_s) or self._find_look(knowledge.here) is None:
                 self._look_again(knowledge)
+        finally:
+            self._looking.release()
 
     def _is_look_due(self, least_s: float) -> bool:
         ended, took_s = self._looked

@@ -38,8 +38,6 @@ if TYPE_CHECKING:  # few machines are asked by Prometheus itself
 FILE_S: Final = 15.0
 """Seconds between two times that the file is written."""
 _TICK_S: Final = 1.0
-_LOOK_S: Final = 20.0
-"""Seconds that a look at workers may take, besides what its parts announce."""
 
 
 class MetricsOutlets:
@@ -76,7 +74,7 @@ class MetricsOutlets:
         """Keep both as the settings say, until the part should end."""
         try:
             while not part.stopped.wait(_TICK_S):
-                part.pulse.beat(allowed_s=_LOOK_S)
+                part.pulse.beat()
                 here = self._get_here()
                 if here is not None:
                     self._update(here)

@@ -47,8 +47,6 @@ LOOK_S: Final = 2.0
 """Seconds between two looks at what the agent knows, at least."""
 _TIMES: Final = 50
 """How many times longer than a look takes nobody looks again."""
-_REFRESH_S: Final = 20.0
-"""Seconds that a look at workers may take, besides what its parts announce."""
 _HOLDER_S: Final = 1.0
 _LOCK_S: Final = 5.0
 FAILURES_SAID: Final = 3
@@ -182,8 +180,7 @@ class Notifier:
 
     def _observe(self, facts: AgentFacts) -> None:
         here, after_s = facts.here, float(self._settings.after_s)
-        with allow_wait(_REFRESH_S):
-            self._metrics.refresh()
+        self._metrics.refresh()
         look, check = self._metrics.last_look, self._metrics.last_check
         self._tracker.advance(time.monotonic())
         if here.settings.up and not here.settings.removed:
