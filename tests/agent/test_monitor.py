@@ -194,6 +194,13 @@ def test_a1_a_service_that_works_for_others_is_slow_and_not_begun_anew(monitor, 
     assert unresponsive.is_suspect
 
 
+def test_a1_who_gave_no_answer_is_asked_again_at_once(monitor, unresponsive):
+    monitor._service, monitor._probe_at = unresponsive, time.monotonic() + 1000
+    assert monitor._get_pause_s() > monitoring.STARTING_S
+    monitor._probe_service()
+    assert monitor._get_pause_s() == monitoring.STARTING_S
+
+
 def test_a1_a_service_that_does_nothing_is_begun_anew(monitor, unresponsive):
     monitor._service, unresponsive.work_done = unresponsive, 5
     monitor._probe_service()  # what it did before nobody asked counts once

@@ -29,7 +29,8 @@ _STARTABLE_S: Final = 60
 SLOWEST_S: Final = 60.0
 """Seconds after its last answer for which a service that works for others may be too slow to answer."""
 STARTING_S: Final = 0.1
-"""Seconds between two questions to a service that has just begun: who started the agent waits for it."""
+"""Seconds between two questions to a service that has just begun, as who started the agent waits for it; and
+between those to one that gave no answer."""
 SLOW_S: Final = 3.0
 """Seconds without a word of the loop after which systemd's watchdog is told to bear with the next look: the
 loop waits for what has an end, or works. One that hangs the monitor itself finds."""
@@ -86,7 +87,7 @@ class Monitor:
                 self._keep_disk_reserve()
 
     def _get_pause_s(self) -> float:
-        if self._service.is_starting:
+        if self._service.is_starting or self._probe_at == 0.0:
             return STARTING_S
         until_slow_s = self._loop_heard + SLOW_S - time.monotonic()
         return min(Watchdog.EVERY_S, until_slow_s) if until_slow_s > 0 else Watchdog.EVERY_S
