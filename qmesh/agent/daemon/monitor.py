@@ -155,6 +155,7 @@ class Monitor:
             try:
                 with heartbeat.allow_wait(holder_client.STARTED_S):
                     holder_client.replace_holder(self._state)
+                self._probe_at = 0.0
             except MachineRefused as refused:
                 self._troubles.note_error(HOLDER, refused)
 
@@ -176,9 +177,9 @@ class Monitor:
 
     def _note_silence(self, part: str, error: Exception) -> bool:
         """Whether it gave no answer the second time; that is said then."""
-        self._probe_at = 0.0
         self._silent[part] = self._silent.get(part, 0) + 1
         if self._silent[part] < 2:
+            self._probe_at = 0.0
             return False
         del self._silent[part]
         self._troubles.note_error(part, error)

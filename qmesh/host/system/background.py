@@ -55,6 +55,12 @@ def stop_holder() -> None:
         run_systemctl("stop", HOLDER)
 
 
+def restart_holder() -> None:
+    """Have systemd, where that is the init, start another such process, and without its pause."""
+    if is_systemd_running() and (UNIT_DIRECTORY / HOLDER).exists():
+        run_systemctl("restart", HOLDER)
+
+
 def stop_agent() -> None:
     """Have systemd, where that is the init, end the agent."""
     if is_systemd_running() and (UNIT_DIRECTORY / AGENT).exists():
