@@ -92,31 +92,34 @@ def write(path: Path, octets: bytes, *, mode: int = PRIVATE_MODE) -> None:
     """Put `octets` at `path`, whole or not at all, and on the disk before this returns.
 
     A symbolic link at `path` is replaced, not followed. The file has `mode` from its first byte.
-    Where the disk is full, the reserve in that directory is given up for it, if there is one.
-    Raises MachineRefused when the disk refuses; then the old file is as it was.
+    Where the disk is full, the reserve in that directory is given up for it, if there is one: so this is for
+    directories of qmesh's own. Raises MachineRefused when the disk refuses; then the old file is as it was.
     """
-    write_with_owner(path, path, octets, mode, None)
+    with _translate_refusals(path, path):
+        try:
+            _replace_file(path, octets, mode, None)
+        except OSError as error:
+            if error.errno not in disk_reserve.FULL or not disk_reserve.release_reserve(path.parent):
+                raise
+            _replace_file(path, octets, mode, None)
 
 
 def write_with_owner(
     path: Path, named: Path, octets: bytes, mode: int, owner: tuple[int, int] | None
 ) -> None:
-    """As `write`. named: the path in messages. owner: user and group that the file should have.
+    """As `write`, in any directory. named: the path in messages. owner: user and group that it should have.
 
     Where this thread may not change the owner, group and others get no permissions.
     """
+    with _translate_refusals(path, named):
+        _replace_file(path, octets, mode, owner)
+
+
+@contextlib.contextmanager
+def _translate_refusals(path: Path, named: Path) -> Iterator[None]:
+    """Raise MachineRefused for what the disk refused."""
     try:
-        try:
-            _replace_file(path, octets, mode, owner)
-        except OSError as error:
-            # In a directory of somebody else's a file of that name is no reserve.
-            if (
-                owner is not None
-                or error.errno not in disk_reserve.FULL
-                or not disk_reserve.release_reserve(path.parent)
-            ):
-                raise
-            _replace_file(path, octets, mode, owner)
+        yield
     except OSError as error:
         raise MachineRefused(
             f"{named} could not be written: {_describe_error(error)}",

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from qmesh.cli.output_file import refuse_output_file, write_line
-from qmesh.errors import BadInput
+from qmesh.errors import BadInput, MachineRefused
+from qmesh.host import files
 from qmesh.host.output_file import write_new_output, write_output
+from qmesh.host.system import disk_reserve
+from tests.support.own_machine import small_disk
 
 USER = 1000
 HOME, VICTIM = Path("/run/alice"), Path("/run/victim")
@@ -74,3 +77,16 @@ def test_a_link_of_roots_own_is_followed():
     Path("/run/here").symlink_to(VICTIM)
     write_output(Path("/run/here/file"), b"octets")
     assert names_in(VICTIM) == ["file"]
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_what_is_named_like_the_reserve_is_kept_in_a_directory_that_is_not_qmeshs():
+    with small_disk() as disk:
+        reserve = disk / disk_reserve.NAMES[0]
+        reserve.write_bytes(b"his" * 10_000)
+        with pytest.raises(MachineRefused, match="No space left"):
+            write_output(disk / "backup", b"new" * 15_000)
+        assert names_in(disk) == [reserve.name]
+        files.write(disk / "state", b"new" * 15_000)  # as in the state directory, where it is ours
+        assert names_in(disk) == ["state"]
