@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shlex
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,7 @@ from qmesh.host.owned_path import (
     read_link,
     read_mount_id,
 )
+from qmesh.host.typed_commands import CLOSE, build_command, build_giving_command
 from qmesh.host.write_obstacle import WriteObstacle
 from qmesh.mesh.values import quote_text
 
@@ -107,6 +107,14 @@ def find_lock_owner(directory: ConfigDirectory, name: str) -> int | None:
 def read_mode(directory: ConfigDirectory, name: str) -> int | None:
     """Permission bits of a file; None where nothing is. Nothing of the file is read. Raises as `read`."""
     return _look_at_file(directory, name, lambda _, found: stat.S_IMODE(found.status.st_mode))
+
+
+def build_closing_command(directory: ConfigDirectory, name: str) -> str:
+    """What to type so that only the owner of the directory reads a file; empty where nothing is.
+
+    Raises as `read`.
+    """
+    return _look_at_file(directory, name, _build_closing_command) or ""
 
 
 def find_write_obstacle(directory: ConfigDirectory, name: str) -> WriteObstacle | None:
@@ -229,8 +237,8 @@ def _is_due(place: OpenedEntry, change: FileChange) -> bool:
                 raise BadInput(
                     f"{found.path} is a link to {quote_text(read_link(found))}, and secrets are not written"
                     " through links",
-                    hint=f"remove the link: `rm {shlex.quote(str(found.path))}`; or pass the directory that"
-                    " it leads to with --config",
+                    hint=f"remove the link: `{build_command('rm {}', found.path)}`; or pass the directory"
+                    " that it leads to with --config",
                 )
             if not stat.S_ISREG(found.status.st_mode):
                 raise _build_read_error(found.path, "is not a regular file")
@@ -316,6 +324,13 @@ def _write(place: OpenedEntry, name: str, octets: bytes, instead_of: bytes | Non
                 files.write_with_owner(target.with_name(f"{real.name}.bak"), real, before, mode, owner)
             files.write_with_owner(target, real, octets, mode, owner)
         return real, True
+
+
+def _build_closing_command(place: OpenedEntry, found: OpenedEntry) -> str:
+    owner = place.status.st_uid
+    if found.status.st_uid == owner or found.status.st_nlink > 1:
+        return build_command(CLOSE, found.path)
+    return build_giving_command(CLOSE, found.path, owner)
 
 
 def _close_to_others(place: OpenedEntry, found: OpenedEntry) -> None:
@@ -408,7 +423,8 @@ def _build_permission_error(place: OpenedEntry, found: OpenedEntry) -> QmeshErro
         return NeedsRoot(f"{found.path} cannot be read by this user", hint="run the command as root")
     owner = place.status.st_uid
     # A link that he puts in its place meanwhile is all that -h changes; by a second name it may be any file.
-    give = f"run `chown -h {owner} {found.path}`: qmesh reads and writes there with that user's rights"
+    command = build_command(f"chown -h {owner} {{}}", found.path, needs_root=True)
+    give = f"run `{command}`: qmesh reads and writes there with that user's rights"
     hint = give if found.status.st_nlink < 2 else "put a copy in its place: it has another name as well"
     return BadInput(f"{found.path} cannot be read by user {owner}, the owner of the directory", hint=hint)
 

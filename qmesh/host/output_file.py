@@ -9,10 +9,14 @@ from pathlib import Path
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files
 from qmesh.host.owned_path import DirectoryUse, PathMissing, open_without_links
+from qmesh.host.typed_commands import build_command
 
 
 def write_output(path: Path, octets: bytes) -> None:
-    """As `files.write`, 0600. Raises as `open_output_directory`, and MachineRefused."""
+    """As `files.write`, 0600, without the reserve, which is in the state directory alone.
+
+    Raises as `open_output_directory`, and MachineRefused.
+    """
     with open_output_directory(path) as directory:
         files.write_with_owner(directory / path.name, path, octets, files.PRIVATE_MODE, None)
 
@@ -55,7 +59,8 @@ def open_output_directory(path: Path) -> Iterator[Path]:
         with open_without_links(path.absolute().parent, DirectoryUse("FILE", "it")) as place:
             yield Path(f"/proc/self/fd/{place.descriptor}")
     except PathMissing:
+        make = build_command("mkdir -p {}", path.parent)
         raise BadInput(
             f"there is no directory {path.parent}",
-            hint=f"make it with `mkdir -p {path.parent}`, or name a file in another directory",
+            hint=f"make it with `{make}`, or name a file in another directory",
         ) from None

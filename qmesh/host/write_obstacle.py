@@ -10,10 +10,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shlex
 import struct
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
+
+from qmesh.host.typed_commands import build_command
 
 Kind: TypeAlias = Literal["mount", "immutable", "read-only", "no-rights", "other"]
 
@@ -95,28 +96,26 @@ def _find_attribute_of(path: Path) -> tuple[str, str] | None:
 
 
 def _build_read_only(path: Path) -> WriteObstacle:
-    where = shlex.quote(str(path))
-    hint = (
-        f'run `mount -o remount,rw "$(findmnt -n -o TARGET -T {where})"`; where a container has mounted it,'
-        " change that in the container's settings"
-    )
+    command = build_command('mount -o remount,rw "$(findmnt -n -o TARGET -T {})"', path, needs_root=True)
+    hint = f"run `{command}`; where a container has mounted it, change that in the container's settings"
     return WriteObstacle("read-only", path, "is on a file system that is mounted read-only", hint)
 
 
 def _build_immutable(path: Path, flag: str, word: str) -> WriteObstacle:
-    return WriteObstacle("immutable", path, f"is {word}", f"run `chattr -{flag} {shlex.quote(str(path))}`")
+    command = build_command(f"chattr -{flag} {{}}", path, needs_root=True)
+    return WriteObstacle("immutable", path, f"is {word}", f"run `{command}`")
 
 
 def _build_mount(named: Path) -> WriteObstacle:
     hint = (
-        f"run `umount {shlex.quote(str(named))}`; where a container has mounted the file, have it mount the"
-        f" directory {named.parent} instead"
+        f"run `{build_command('umount {}', named, needs_root=True)}`; where a container has mounted the file,"
+        f" have it mount the directory {named.parent} instead"
     )
     return WriteObstacle("mount", named, "is a mount point, which cannot be replaced", hint)
 
 
 def _build_no_rights(directory: Path, owner: int) -> WriteObstacle:
-    hint = f"run `chmod u+wx {shlex.quote(str(directory))}`"
+    hint = f"run `{build_command('chmod u+wx {}', directory)}`"
     return WriteObstacle("no-rights", directory, f"takes no new files of user {owner}, its owner", hint)
 
 

@@ -7,14 +7,17 @@ import pytest
 
 from qmesh.mesh.audit.findings import RENDER, Finding, error_finding
 from qmesh.mesh.audit.obstacles import with_obstacles
-from qmesh.mesh.audit.surroundings import ConfigFile, FileObstacle, KeyStoreFile
+from qmesh.mesh.audit.surroundings import NEW_CONFIG, ConfigFile, FileObstacle, KeyStoreFile
 from tests.support.factories import audit_context
 
 replace = msgspec.structs.replace
 
 PATH, KEYS = "/srv/the node/config.yml", "/srv/keys/keys.yml"
 MOUNT = FileObstacle(
-    path=PATH, reason="is a mount point", cure="run `umount '/srv/the node/config.yml'`", is_mount=True
+    path=PATH,
+    reason="is a mount point",
+    cure="run `umount '/srv/the node/config.yml'`",
+    fill=f"cat {NEW_CONFIG} > '{PATH}'",
 )
 FIXED = FileObstacle(path=PATH, reason="is immutable", cure="run `chattr -i x`", forbids_change=True)
 DIRECTORY = FileObstacle(path="/srv/the node", reason="takes no new files", cure="run `chmod u+wx x`")
@@ -22,6 +25,7 @@ KEYS_FIXED = FileObstacle(path=KEYS, reason="is immutable", cure="run `chattr -i
 FETCH = "qmesh node-files --write --replace"
 STALE = error_finding("config-stale", PATH, "", "", RENDER)
 MODE = error_finding("config-mode", PATH, "", "", "chmod 600 '/srv/the node/config.yml'")
+HIS = error_finding("config-mode", PATH, "", "", "setpriv --reuid=1 --regid=1 --clear-groups chmod 600 x")
 LINT = error_finding("config-lint", f"{PATH}:3:1", "", "", "indent with spaces")
 KEY = error_finding("node-keys", KEYS, "", "", FETCH)
 KEY_MODE = error_finding("config-mode", KEYS, "", "", f"chmod 600 {KEYS}")
@@ -51,6 +55,7 @@ CURES = [
         ),
     ),
     (MODE, FIXED, None, f"{PATH} is immutable: run `chattr -i x`; then `chmod 600 '{PATH}'`"),
+    (HIS, FIXED, None, f"{PATH} is immutable: run `chattr -i x`; then `{HIS.cure}`"),
     (LINT, FIXED, None, f"{PATH} is immutable: run `chattr -i x`; then indent with spaces"),
     (KEY, MOUNT, None, f"{PATH} is a mount point: {MOUNT.cure}; then `{FETCH}`"),
     (KEY, FIXED, KEYS_FIXED, f"{KEYS} is immutable: run `chattr -i k`; then `{FETCH}`"),

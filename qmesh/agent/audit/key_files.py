@@ -9,6 +9,7 @@ from qmesh.agent.local import Local
 from qmesh.errors import StateUnreadable
 from qmesh.host import files
 from qmesh.host.state.directory import State
+from qmesh.host.typed_commands import CLOSE, build_command
 from qmesh.mesh.audit.surroundings import KeyFile, SecretFile
 from qmesh.mesh.protocol.enrolment import derive_public_key
 
@@ -16,7 +17,7 @@ from qmesh.mesh.protocol.enrolment import derive_public_key
 def list_secret_files(state: State) -> tuple[SecretFile, ...]:
     """Those that hold no key of this machine's own."""
     paths = (state.keys.preshared_file, state.registry_file)
-    return tuple(SecretFile(str(path), files.read_mode(path)) for path in paths)
+    return tuple(SecretFile(str(path), files.read_mode(path), build_command(CLOSE, path)) for path in paths)
 
 
 def list_key_files(state: State, here: Local) -> tuple[KeyFile, ...]:
@@ -25,7 +26,10 @@ def list_key_files(state: State, here: Local) -> tuple[KeyFile, ...]:
     if here.settings.control:
         wanted = base64.b64encode(here.settings.verification_key).decode()
         found.append((state.keys.signing_file, wanted, _read_verification_key(state)))
-    return tuple(KeyFile(str(path), wanted, files.read_mode(path), known) for path, wanted, known in found)
+    return tuple(
+        KeyFile(str(path), wanted, files.read_mode(path), known, build_command(CLOSE, path))
+        for path, wanted, known in found
+    )
 
 
 def _read_public_key(state: State) -> str | None:

@@ -24,6 +24,7 @@ from qmesh.errors import BadInput, QmeshError, StateUnreadable
 from qmesh.host import config_directory
 from qmesh.host.state.directory import State
 from qmesh.host.system import processes, systemd
+from qmesh.host.typed_commands import CLOSE, build_command
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.findings import APPLY, PRIVATE_MODE, RENDER
 from qmesh.mesh.audit.fixes import Fix, list_fixes
@@ -117,7 +118,7 @@ def _close_file(state: State, path: Path) -> tuple[str, ...]:
     else:
         directory = state.settings().node_directory
         if directory is None:
-            raise BadInput(f"{path} is none of qmesh's files", hint=f"chmod 600 {path}")
+            raise BadInput(f"{path} is none of qmesh's files", hint=build_command(CLOSE, path))
         config_directory.close_to_others(locate_file(directory, path), path.name)
     return (f"only its owner reads {path} now; who read it before is not known",)
 
@@ -131,5 +132,5 @@ def _close_own_file(path: Path) -> None:
             os.close(descriptor)
     except OSError as error:
         raise StateUnreadable(
-            f"{path}: its mode cannot be changed: {error.strerror}", hint=f"chmod 600 {path}"
+            f"{path}: its mode cannot be changed: {error.strerror}", hint=build_command(CLOSE, path)
         ) from None

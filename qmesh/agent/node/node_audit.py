@@ -16,10 +16,18 @@ from qmesh.errors import BadInput, MachineRefused, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.network import ports
+from qmesh.host.typed_commands import build_command
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.parts import list_node_findings
-from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, FileObstacle, KeyStoreFile, SecretFile
+from qmesh.mesh.audit.surroundings import (
+    NEW_CONFIG,
+    AuditContext,
+    ConfigFile,
+    FileObstacle,
+    KeyStoreFile,
+    SecretFile,
+)
 from qmesh.mesh.desired import Facts
 from qmesh.mesh.node_keys.key_store import KEY_STORE, find_key_store
 from qmesh.mesh.node_processes.reading_record import Stamp
@@ -39,6 +47,7 @@ def read_config_file(directory: ConfigDirectory | None) -> tuple[Stamp | None, C
         str(path),
         found.text,
         found.mode,
+        closing=_find_closing_command(directory, node_directory.FILE_NAME),
         is_utf16=found.is_utf16,
         obstacle=_find_obstacle(directory, node_directory.FILE_NAME),
     )
@@ -62,9 +71,21 @@ def _find_obstacle(directory: ConfigDirectory, name: str) -> FileObstacle | None
         path=str(found.path),
         reason=found.reason,
         cure=found.hint,
-        is_mount=found.kind == "mount",
+        fill=_build_filling_command(found.path) if found.kind == "mount" else "",
         forbids_change=is_fixed or found.kind == "read-only",
     )
+
+
+def _find_closing_command(directory: ConfigDirectory, name: str) -> str:
+    """Empty where it cannot be looked at, which is a finding of its own."""
+    try:
+        return config_directory.build_closing_command(directory, name)
+    except QmeshError:
+        return ""
+
+
+def _build_filling_command(path: Path) -> str:
+    return build_command(f"cat {NEW_CONFIG} > {{}}", path, needs_root=True)
 
 
 def _look_at_keys_file(directory: ConfigDirectory, config: ConfigFile) -> SecretFile | None:
@@ -72,7 +93,10 @@ def _look_at_keys_file(directory: ConfigDirectory, config: ConfigFile) -> Secret
     try:
         path = Path(find_key_store(config.parse(), str(directory.path)))
         there = directory if path.parent == directory.path else config_directory.find(path.parent)
-        return None if there is None else SecretFile(str(path), config_directory.read_mode(there, path.name))
+        if there is None:
+            return None
+        mode = config_directory.read_mode(there, path.name)
+        return SecretFile(str(path), mode, _find_closing_command(there, path.name))
     except QmeshError:
         return None
 

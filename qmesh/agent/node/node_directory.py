@@ -13,6 +13,7 @@ from qmesh.errors import BadInput, QmeshError
 from qmesh.host import config_directory
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.log.events import report_event
+from qmesh.host.typed_commands import build_command
 
 FILE_NAME: Final = "config.yml"
 
@@ -29,10 +30,11 @@ def find_directory(given: Path | None) -> ConfigDirectory | None:
     found = config_directory.find(given.absolute())
     if found is not None:
         return found
+    make = build_command("mkdir -p {}", given)
     raise BadInput(
         f"there is no directory {given}",
         hint="pass the directory that has the node's config.yml; where the node has not run yet: on the"
-        f" control machine start the node once, on a worker machine run `mkdir -p {given}`",
+        f" control machine start the node once, on a worker machine run `{make}`",
     )
 
 

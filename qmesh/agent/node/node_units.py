@@ -12,6 +12,7 @@ from qmesh.errors import BadInput
 from qmesh.host.node_program.unit_program import UnitProgram, find_closed_path, inspect_program
 from qmesh.host.state.directory import State
 from qmesh.host.system import node_user, systemd
+from qmesh.host.typed_commands import build_command
 from qmesh.mesh.systemd.node_arguments import parse_node_arguments
 from qmesh.mesh.systemd.units import render_qmesh_units, render_unit_files
 from qmesh.mesh.values import CONTROL_FIRST, DEFAULT_PROGRAM, quote_text
@@ -120,6 +121,7 @@ def _warn_of_other_owners(directory: Path, user: int) -> None:
     if user and (found := node_user.find_foreign_path(directory, user)) is not None:
         name = node_user.resolve_user_name(user)
         log.warning(
-            "the node will run as %s, but another user owns %s: run `chown -R %s %s` before you restart it",
-            *(name, quote_text(str(found)), name, directory),
+            "the node will run as %s, but another user owns %s: run `%s` before you restart it",
+            *(name, quote_text(str(found))),
+            build_command(f"chown -R {name} {{}}", directory, needs_root=True),
         )

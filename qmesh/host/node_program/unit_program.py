@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from qmesh.errors import BadInput
 from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.node_program.program_file import ProgramFile, open_program
+from qmesh.host.typed_commands import build_command
 from qmesh.mesh.values import quote_text
 
 SECOND_PROGRAM: Final = "quil-amount-proof-worker"
@@ -70,7 +71,7 @@ def _refuse_other_file(path: Path, program: ProgramFile) -> None:
             f"{name} is not a regular file", hint="pass the path of the node's program with --program"
         )
     if not mode & (stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH):
-        raise BadInput(f"{name} is not executable", hint=f"run `chmod 755 {name}`")
+        raise BadInput(f"{name} is not executable", hint=f"run `{build_command('chmod 755 {}', path)}`")
 
 
 def _read_header(program: ProgramFile) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shlex
 import socket
 import stat
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from qmesh.errors import BadInput, MachineRefused
+from qmesh.host.typed_commands import build_command
 
 HOST: Final = "127.0.0.1"
 _BACKLOG: Final = 64
@@ -85,7 +85,7 @@ def _build_refusal(path: Path, error: OSError) -> BadInput | MachineRefused:
     if error.errno == errno.EADDRINUSE:
         hint = "pass another path"
         if path.is_socket() and not path.is_symlink():  # no other file should be removed
-            hint += f"; or, if no `qmesh page` uses it any longer, `rm {shlex.quote(str(path))}`"
+            hint += f"; or, if no `qmesh page` uses it any longer, `{build_command('rm {}', path)}`"
         return BadInput(f"{path} exists already", hint=hint)
     return MachineRefused(
         f"no socket can be made at {path}: {error.strerror}",

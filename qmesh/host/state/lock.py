@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shlex
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Final
 from qmesh.errors import Busy, MachineRefused
 from qmesh.host.log.events import report_event
 from qmesh.host.system import processes
+from qmesh.host.typed_commands import build_command
 
 SHORT_WAIT_S = 1.0
 """A command usually ends within it: only a longer wait is worth a word."""
@@ -26,7 +26,7 @@ def refuse_other_owner(directory: Path, found: os.stat_result) -> None:
         raise MachineRefused(
             f"{directory} belongs to user {found.st_uid}, who could have root do anything by it",
             hint="pass root's own state directory with --state; or look at all of its files, then run"
-            f" `chown -R root {shlex.quote(str(directory))}`",
+            f" `{build_command('chown -R root {}', directory, needs_root=True)}`",
         )
 
 

@@ -42,9 +42,9 @@ def config_findings(desired: NodeState, around: AuditContext) -> Iterator[Findin
         yield error_finding("config-missing", config.path, "the node's config.yml", "no such file", cure)
         return
     if config.mode is not None and config.mode & ~PRIVATE_MODE:
-        yield file_mode_finding("config-mode", config.path, config.mode)
+        yield file_mode_finding("config-mode", config.path, config.mode, config.closing)
     if config.keys is not None and config.keys.mode is not None and config.keys.mode & ~PRIVATE_MODE:
-        yield file_mode_finding("config-mode", config.keys.path, config.keys.mode)
+        yield file_mode_finding("config-mode", config.keys.path, config.keys.mode, config.keys.closing)
     try:
         parsed = config.scan()
     except BadInput:

@@ -47,11 +47,10 @@ def warning_finding(code: str, subject: str, wanted: str, seen: str, cure: str =
     return Finding(code, "warning", subject, wanted, seen, cure)
 
 
-def file_mode_finding(code: str, path: str, mode: int) -> Finding:
-    """A file that others may read."""
-    return error_finding(
-        code, path, "mode 0600, or less", f"mode {mode:04o}", f"chmod 600 {shlex.quote(path)}"
-    )
+def file_mode_finding(code: str, path: str, mode: int, closing: str) -> Finding:
+    """A file that others may read. closing: the command that ends that; empty for `chmod` of the path."""
+    cure = closing or f"chmod 600 {shlex.quote(path)}"
+    return error_finding(code, path, "mode 0600, or less", f"mode {mode:04o}", cure)
 
 
 def failed_check_finding(part: str, why: str, cure: str) -> Finding:

@@ -35,9 +35,9 @@ def key_findings(around: AuditContext) -> Iterator[Finding]:
             seen = f"the key of {file.public_key}" if file.public_key else "the file has no key in it"
             yield error_finding("key-mismatch", file.path, f"the key of {file.wanted}", seen, cure)
     files: tuple[KeyFile | SecretFile, ...] = (*around.key_files, *around.secret_files)
-    for path, mode in ((file.path, file.mode) for file in files):
-        if mode is not None and mode & ~PRIVATE_MODE:
-            yield file_mode_finding("key-mode", path, mode)
+    for each in files:
+        if each.mode is not None and each.mode & ~PRIVATE_MODE:
+            yield file_mode_finding("key-mode", each.path, each.mode, each.closing)
 
 
 def agent_findings(around: AuditContext) -> Iterator[Finding]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
 
 from qmesh.mesh.audit.findings import RENDER, Finding
-from qmesh.mesh.audit.surroundings import AuditContext, FileObstacle
+from qmesh.mesh.audit.surroundings import NEW_CONFIG, AuditContext, FileObstacle
 
 _REPLACING: Final = (RENDER, "qmesh node-files --write")
 """Commands that replace files of the node's."""
-_COMMANDS: Final = ("qmesh ", "chmod ")
-_COPY: Final = "/run/config.yml.new"
+_COMMANDS: Final = ("qmesh ", "chmod ", "setpriv ", "(cd ")
 
 
 def with_obstacles(findings: Iterable[Finding], around: AuditContext) -> Iterator[Finding]:
@@ -42,8 +40,7 @@ def _is_in_the_way(finding: Finding, path: str, obstacle: FileObstacle, *, repla
 
 def _prepend(cure: str, path: str, obstacle: FileObstacle) -> str:
     then = f"`{cure}`" if cure.startswith(_COMMANDS) and "`" not in cure else cure
-    if obstacle.is_mount and cure == RENDER:
-        where = shlex.quote(path)
-        copy = f"qmesh render-config -o {_COPY} && cat {_COPY} > {where} && rm {_COPY}"
+    if obstacle.fill and cure == RENDER:
+        copy = f"qmesh render-config -o {NEW_CONFIG} && {obstacle.fill} && rm {NEW_CONFIG}"
         return f"{path} {obstacle.reason}, so write into it: `{copy}`; then {then}"
     return f"{obstacle.path} {obstacle.reason}: {obstacle.cure}; then {then}"

@@ -47,33 +47,43 @@ class KeyFile(msgspec.Struct, frozen=True):
     wanted: the public key that the mesh knows.
     mode: permission bits; None when there is no such file.
     public_key: of the key in it; None when that is no key.
+    closing: the command after which no other user reads it.
     """
 
     path: str
     wanted: str
     mode: int | None
     public_key: str | None
+    closing: str = ""
 
 
 class SecretFile(msgspec.Struct, frozen=True):
-    """Another file that only root may read. mode: permission bits; None when there is no such file."""
+    """Another file that only its owner may read. mode: permission bits; None when there is no such file.
+
+    closing: the command after which no other user reads it.
+    """
 
     path: str
     mode: int | None
+    closing: str = ""
+
+
+NEW_CONFIG: Final = "/run/config.yml.new"
+"""Where a config.yml waits that is about to be written into another file."""
 
 
 class FileObstacle(msgspec.Struct, frozen=True, kw_only=True):
     """What keeps a file from being replaced. path: of the file, or of its directory.
 
     reason: in words, after the path; cure: what to do, with the command.
-    is_mount: whether the file is a mount point, which can be written into.
+    fill: the command that writes `NEW_CONFIG` into it, where it is a mount point; empty where it is none.
     forbids_change: whether neither its mode nor its content can be changed.
     """
 
     path: str
     reason: str
     cure: str
-    is_mount: bool = False
+    fill: str = ""
     forbids_change: bool = False
 
 
@@ -81,6 +91,7 @@ class ConfigFile(SecretStruct, frozen=True):
     """The node's config.yml. text, mode: None when there is no such file; the text is never shown.
 
     unreadable, cure: why its text could not be read, though it is there, and what to do.
+    closing: the command after which no other user reads it.
     is_utf16: whether it is that, and not UTF-8.
     keys: keys.yml, to which it leads; None where that is not known.
     obstacle: what keeps it from being replaced; None where nothing does.
@@ -92,6 +103,7 @@ class ConfigFile(SecretStruct, frozen=True):
     mode: int | None
     unreadable: str | None = None
     cure: str = ""
+    closing: str = ""
     is_utf16: bool = False
     keys: SecretFile | None = None
     obstacle: FileObstacle | None = None
