@@ -78,12 +78,18 @@ _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
 class Command(typer.core.TyperCommand):
     """One command."""
 
+    def make_parser(self, ctx: Any) -> Any:
+        return _refuse_repeated_options(super().make_parser(ctx), ctx)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         _print_help(self, ctx)
 
 
 class CommandGroup(typer.core.TyperGroup):
     """The commands by name. Asked for one it gives a stub with its summary, until that one is run."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        return _refuse_repeated_options(super().make_parser(ctx), ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         _print_help(self, ctx)
@@ -102,6 +108,26 @@ class CommandGroup(typer.core.TyperGroup):
         log_to_stderr(quiet="--json" in args)
         name, stub, rest = super().resolve_command(ctx, args)
         return name, stub and load_command(str(name)), rest
+
+
+def _refuse_repeated_options(parser: Any, context: Any) -> Any:
+    """The parser, raising BadInput where it is not known which of two values of an option is meant."""
+    parse: Callable[[Sequence[str]], tuple[Any, Any, list[Any]]] = parser.parse_args
+    above = () if context.parent is None else context.parent.params.items()
+    before = {name for name, value in above if value not in {None, False}}
+
+    def parse_once(args: Sequence[str]) -> tuple[Any, Any, list[Any]]:
+        opts, rest, order = parse(args)
+        for param in order:
+            is_switch = getattr(param, "is_flag", False) and not param.secondary_opts
+            has_one_value = not is_switch and not param.multiple
+            if has_one_value and (order.count(param) > 1 or param.name in before):
+                names = " or ".join((*param.opts, *param.secondary_opts))
+                raise BadInput(f"{names} was given twice", hint="leave one of the two out")
+        return opts, rest, order
+
+    parser.parse_args = parse_once
+    return parser
 
 
 def _print_help(command: Any, context: Any) -> None:

@@ -240,6 +240,56 @@ def test_wrong_usage_is_two_lines_and_exit_code_2(words, hint):
     assert (told["hint"], told["exit_code"]) == (hint, 2)
 
 
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_an_option_with_one_value_is_taken_once(name, capsys):
+    command = app.load_command(name)
+    for param in command.get_params(typer.Context(command)):
+        if param.param_type_name != "option" or param.multiple:
+            continue
+        first, second = param.opts[0], (param.secondary_opts or param.opts)[-1]
+        if param.is_flag and not param.secondary_opts:
+            continue  # said twice it says the same
+        words = [
+            each for option in (first, second) for each in ([option] if param.is_flag else [option, "5"])
+        ]
+        assert app.run([name, *words]) == 2
+        assert f"{param.opts[0]}" in (said := capsys.readouterr().err)
+        assert "was given twice\nhint: leave one of the two out\n" in said
+
+
+def test_the_state_directory_is_said_once_before_a_command_or_after_it(capsys):
+    for words in (["--state", "/a", "status", "--state", "/b"], ["--state", "/a", "--state", "/b", "status"]):
+        assert app.run(words) == 2
+        assert capsys.readouterr().err.startswith("error: --state was given twice\n")
+    assert app.run(["status", "--json", "--json", "--state", "/nowhere"]) == 2
+    assert "there is none in /nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["invite", "--list", "--replace"],
+            "--list and --withdraw go with none of the options of an invitation",
+        ),
+        (
+            ["invite", "--withdraw", "hel-2", "--out", "new"],
+            "--list and --withdraw go with none of the options",
+        ),
+        (["invite", "--list", "--expires", "2h"], "--list and --withdraw go with none of the options"),
+        (["handover", "--cancel", "--leave-behind"], "--cancel goes with no other option"),
+        (["handover", "--cancel", "--wait", "300"], "--cancel goes with no other option"),
+        (
+            ["set", "hel-2", "--guard-port", "none", "--from", "control"],
+            "--from says for whom --guard-port is",
+        ),
+    ],
+)
+def test_options_of_which_one_would_do_nothing_are_refused(words, said, capsys, tmp_path):
+    assert app.run([*words, "--state", str(tmp_path / "none")]) == 2
+    assert f"error: {said}" in capsys.readouterr().err
+
+
 def test_without_a_command_it_shows_its_help():
     assert "Usage: qmesh" in type_command().stdout
 

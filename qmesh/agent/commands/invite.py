@@ -34,9 +34,9 @@ class InviteOptions(msgspec.Struct, frozen=True, kw_only=True):
     announce: where the node's network will reach it.
     """
 
-    name: str
-    workers: int | None
-    endpoint: str | None
+    name: str = ""
+    workers: int | None = None
+    endpoint: str | None = None
     expires: str
     replace: bool = False
     node_files: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -21,13 +21,14 @@ EXAMPLES = (
     "qmesh handover hel-2 --wait 300 --leave-behind",
     "qmesh handover --cancel",
 )
+_WAIT_S: Final = 60
 
 
 def command(
     name: Annotated[str | None, machine_argument(help="The member that will be the control node.")] = None,
     wait: Annotated[
         int, typer.Option(min=5, max=86400, help="Seconds to wait until every member is ready.")
-    ] = 60,
+    ] = _WAIT_S,
     leave_behind: Annotated[
         bool,
         typer.Option(
@@ -58,6 +59,8 @@ def command(
             "give the name of a member, or --cancel",
             hint="run `qmesh handover NAME` or `qmesh handover --cancel`",
         )
+    if cancelled and (leave_behind or wait != _WAIT_S):
+        raise BadInput("--cancel goes with no other option", hint="leave --wait and --leave-behind out")
     if name is None:
         print_outcome(cancel_handover(State(state)), as_json=as_json, text=_render_cancelled)
         return

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -37,6 +37,7 @@ EXAMPLES = (
     "qmesh invite --list",
     "qmesh invite --withdraw hel-2",
 )
+_EXPIRES: Final = "24h"
 
 
 def command(
@@ -54,7 +55,7 @@ def command(
             metavar="ADDRESS",
         ),
     ] = None,
-    expires: Annotated[str, typer.Option(help="How long the invitation is valid: 30m, 24h, 7d.")] = "24h",
+    expires: Annotated[str, typer.Option(help="How long the invitation is valid: 30m, 24h, 7d.")] = _EXPIRES,
     out: Annotated[
         Path | None, file_option(help="Write it to FILE, mode 0600.", show_default="standard output")
     ] = None,
@@ -96,27 +97,27 @@ def command(
             "give the name of a new machine, or --list, or --withdraw NAME",
             hint="see `qmesh invite --help`",
         )
+    wish = InviteOptions(
+        name=name or "",
+        workers=workers,
+        endpoint=endpoint,
+        expires=expires,
+        replace=replace,
+        node_files=node_files,
+        announce=announce,
+    )
+    if name is None and (out is not None or wish != InviteOptions(expires=_EXPIRES)):
+        raise BadInput(
+            "--list and --withdraw go with none of the options of an invitation",
+            hint="leave them out, or give the name of a new machine",
+        )
     if shown:
         return print_answer(list_open_invitations(State(state)), as_json=as_json, text=_render_invitations)
     if withdrawn is not None:
         withdraw_invitation(State(state), withdrawn)
         log.info("the invitation for %s is withdrawn: no machine can join with it", withdrawn)
         return print_outcome({"name": withdrawn}, as_json=as_json, text=lambda _: "")
-    assert name is not None
-    return _issue_invitation(
-        State(state),
-        InviteOptions(
-            name=name,
-            workers=workers,
-            endpoint=endpoint,
-            expires=expires,
-            replace=replace,
-            node_files=node_files,
-            announce=announce,
-        ),
-        out,
-        as_json=as_json,
-    )
+    return _issue_invitation(State(state), wish, out, as_json=as_json)
 
 
 def _render_invitations(found: Invitations) -> str:

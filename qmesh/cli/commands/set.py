@@ -242,7 +242,7 @@ def command(
         ("--guard-port", guard_port),
         ("--leave-open", leave_open),
     )
-    if source is not None and guard_port is None:
+    if source is not None and guard_port in {None, "none"}:
         raise BadInput(
             "--from says for whom --guard-port is, and no port is given",
             hint="pass both: `qmesh set NAME --guard-port PORT --from control`",
