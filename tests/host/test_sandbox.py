@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from qmesh.errors import BadInput
 from qmesh.host.state.directory import State
-from qmesh.host.system import node_user, programs, systemd
-from qmesh.mesh.systemd.units import render_undo_unit, render_unit_files
+from qmesh.host.system import node_user, systemd
+from qmesh.mesh.systemd.units import render_unit_files
 from tests.support.checkout import CHECKOUT
+from tests.support.unit_scores import OF_NODE, find_analyzer, open_units, read_score, write_units
 
 MOST = {
     "qmesh.service": 4.0,
@@ -27,11 +27,12 @@ MOST = {
 VERSION_ON_PAGE = "252"
 
 
-def scores_on_page() -> dict[str, str]:
-    """What SECURITY.md has for each unit."""
+def scores_on_page() -> dict[str, tuple[str, str]]:
+    """What SECURITY.md has for each unit: without restrictions, and with them."""
     text = (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
     assert f"As systemd {VERSION_ON_PAGE} " in text
-    return dict(re.findall(r"^\| `(\S+)` \|.*\| ([0-9.]+) \|$", text, re.MULTILINE))
+    rows = re.findall(r"^\| `(\S+)` \|.*\| ([0-9.]+) \| ([0-9.]+) \|$", text, re.MULTILINE)
+    return {name: (before, now) for name, before, now in rows}
 
 
 def test_the_page_has_every_unit():
@@ -42,14 +43,7 @@ def test_the_page_has_every_unit():
 def units(tmp_path_factory) -> Path:
     """Every unit, in a directory."""
     directory: Path = tmp_path_factory.mktemp("units")
-    where = systemd.build_unit_paths(
-        State(Path("/var/lib/qmesh")), config_directory="/root/node/.config", program="/bin/true"
-    )
-    texts = {
-        **render_unit_files(where, is_control=True, cores=range(1, 4)),
-        "qmesh-undo.service": render_undo_unit(where),
-    }
-    systemd.write_units({name.replace("@.", "@1."): text for name, text in texts.items()}, directory)
+    write_units(directory)
     return directory
 
 
@@ -58,18 +52,29 @@ def test_all_of_them_are_judged(units):
 
 
 @pytest.mark.parametrize("name", MOST)
-def test_systemd_says_of_a_unit_that_it_is_shut_in(units, name):
-    analyze = programs.find_program("systemd-analyze")
-    if analyze is None:
+def test_systemd_says_of_a_unit_that_it_is_shut_in(units, name, tmp_path):
+    found = find_analyzer()
+    if found is None:
         pytest.skip("this machine cannot: it has no systemd-analyze")
-    words = [analyze, "security", "--offline=yes", "--no-pager", f"--threshold={MOST[name] * 10:.0f}"]
-    done = subprocess.run([*words, units / name], check=False, capture_output=True, text=True)
+    analyze, version = found
+    score = read_score(analyze, units / name)
+    assert float(score) <= MOST[name]
+    if version == VERSION_ON_PAGE:  # each version counts a little differently
+        open_units(units, tmp_path)
+        before = read_score(analyze, tmp_path / name)
+        assert scores_on_page()[name.replace("@1", "@")] == (before, score)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    (score,) = re.findall(rf"Overall exposure level for {name}: ([0-9.]+) ", done.stdout)
-    version = subprocess.run([analyze, "--version"], check=True, capture_output=True, text=True).stdout
-    if version.startswith(f"systemd {VERSION_ON_PAGE} "):  # each version counts a little differently
-        assert scores_on_page()[name.replace("@1", "@")] == score
+
+@pytest.mark.parametrize("name", OF_NODE)
+def test_systemd_says_of_a_users_node_that_it_is_shut_in_further(name, tmp_path):
+    found = find_analyzer()
+    if found is None:
+        pytest.skip("this machine cannot: it has no systemd-analyze")
+    write_units(tmp_path, user="alice")
+    score = read_score(found[0], tmp_path / name)
+    assert float(score) <= 3.0
+    if found[1] == VERSION_ON_PAGE:
+        assert f"the last two are {score}." in (CHECKOUT / "SECURITY.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", MOST)
