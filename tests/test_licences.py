@@ -25,6 +25,29 @@ ADVISED = {
 """The first versions above what is known, of what the agent's service and the commands are made of."""
 
 
+LOCKED = ADVISED | {
+    "pyyaml": (5, 4),  # CVE-2020-14343
+    # Of typer, for what a terminal shows:
+    "markdown-it-py": (2, 2, 0),  # CVE-2023-26302, 26303
+    "pydantic": (2, 4, 0),  # CVE-2024-3772
+    "pygments": (2, 20, 0),  # CVE-2026-4539; before: CVE-2022-40896, 2021-27291, 2021-20270
+    # Of tests, Ansible and releases alone:
+    "ansible-core": (2, 18, 1),  # CVE-2024-11079; before: CVE-2024-8775, 9902
+    "black": (26, 3, 1),  # CVE-2026-32274; before: CVE-2024-21503
+    "certifi": (2024, 7, 4),  # CVE-2024-39689
+    "filelock": (3, 20, 3),  # CVE-2026-22701, 2025-68146
+    "idna": (3, 7),  # CVE-2024-3651
+    "jaraco-context": (6, 1, 0),  # CVE-2026-23949
+    "jinja2": (3, 1, 6),  # CVE-2025-27516; before: CVE-2024-56201, 56326, 34064, 22195
+    "pytest": (9, 0, 3),  # CVE-2025-71176
+    "requests": (2, 33, 0),  # CVE-2026-25645; before: CVE-2024-47081, 35195
+    "urllib3": (2, 6, 3),  # CVE-2026-21441; before: CVE-2025-66471, 66418, 50181, 50182
+    "zipp": (3, 19, 1),  # CVE-2024-5569
+}
+"""The same of everything that is locked, as far as it was known when this was written."""
+LOCKS = sorted((CHECKOUT / "scripts").glob("*.lock"))
+
+
 def version(text: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", text)))
 
@@ -66,6 +89,21 @@ def test_no_version_with_a_known_hole_is_taken(name):
         locked = re.search(rf"^{name}==(\S+)", (CHECKOUT / "scripts" / lock).read_text("utf-8"), re.MULTILINE)
         assert locked is not None
         assert version(locked[1]) >= ADVISED[name]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_no_version_with_a_known_hole_is_locked(lock):
+    locked = re.findall(r"^([a-z0-9-]+)==(\S+)", lock.read_text("utf-8"), re.MULTILINE)
+    assert [(name, at) for name, at in locked if version(at) < LOCKED.get(name, ())] == []
+
+
+def test_each_library_with_a_known_hole_is_one_that_is_locked():
+    assert LOCKED.keys() == {
+        name
+        for lock in LOCKS
+        for name in LOCKED
+        if re.search(rf"^{name}==", lock.read_text("utf-8"), re.MULTILINE)
+    }
 
 
 def test_nothing_is_kept_below_a_version():
