@@ -64,6 +64,29 @@ def test_scripts_know_a_unit_that_was_edited(script, more, code, tmp_path):
     assert call(script, "is_unedited", f"is_unedited '{unit}'").returncode == code
 
 
+@pytest.mark.lab
+@pytest.mark.parametrize(("user", "is_read"), [(0, True), (1000, False)])
+def test_r1_a_removal_reads_no_memory_of_a_users_process(user, is_read, tmp_path):
+    """He can have whoever reads it wait for ever, by what he maps at the place of his command line."""
+    read = tmp_path / "read"
+    with (tmp_path / "of-a-user.lock").open("w") as opened:
+        holder = subprocess.Popen(
+            ["sh", "-c", "echo; read end"],
+            user=user,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[opened.fileno()],
+        )
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()  # it has begun
+        words = f"tr() {{ touch {read}; }}; end_lock_owner of-a-user.lock"
+        said = call("prerm", "end_lock_owner", words, state="/none")
+        holder.kill()
+    assert (said.returncode, said.stderr) == (0, "")
+    assert read.exists() == is_read
+
+
 def link_programs(folder: Path, *names: str) -> str:
     """A PATH with no more than these."""
     for name in names:
