@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -269,6 +270,16 @@ def test_what_decides_about_packets_and_is_not_copied_is_named():
         "the machine does not have the table inet qmesh-held",
     }
     assert found.stand_ins == []
+
+
+@pytest.mark.usefixtures("own_machine")
+def test_no_user_keeps_root_from_a_drill_by_listening_at_many_ports():
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 256), most))
+    found = conduct_drill(
+        DrillOrder(guard=factories.guard(kind="tun"), member=None, listened=(22, *range(1024, 2048)))
+    )
+    assert found.fired
 
 
 @pytest.mark.usefixtures("own_machine")

@@ -24,7 +24,7 @@ from qmesh.host.given_rules import GivenRules, load_given_rules
 from qmesh.mesh.drill.battery import DrillRow, list_rows
 from qmesh.mesh.drill.rule_messages import list_legacy_words
 from qmesh.mesh.drill.shots import Fate
-from qmesh.mesh.drill.target import MOST_WAYS, DrillTarget
+from qmesh.mesh.drill.target import MOST_PORTS, MOST_WAYS, DrillTarget
 from qmesh.mesh.drill.verdict import FiredRow, Tables, list_needed_tables
 from qmesh.mesh.foreign.xtables.legacy_tables import LegacyBlock
 from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, OWN_TABLES, TABLE
@@ -152,7 +152,7 @@ class _Drill:
             place.listen(
                 {shot.target_port for row in rows for shot in row.shots if row.wanted != "as without"}
             )
-            place.listen(self._order.listened)
+            place.listen(self._order.listened[:MOST_PORTS])  # a user may listen at thousands
             if self._order.ruleset is None:
                 fired = self._fire_live(place, rows)
             else:
