@@ -101,7 +101,7 @@ def test_the_answer_in_words_is_a_shell_script_of_the_same_commands(node):
     text = run(*state_of(node), directory=node.parent).stdout
     commands = json.loads(run("--json", *state_of(node), directory=node.parent).stdout)["commands"]
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    assert lines == ["(", "set -e", *commands, ")"]
+    assert lines == ["(", "set -e", "cd ~root", *commands, ")"]
     checked = subprocess.run(["sh", "-n"], input=text, text=True, check=False, capture_output=True)
     assert (checked.returncode, checked.stderr) == (0, "")
 

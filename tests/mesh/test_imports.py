@@ -407,7 +407,7 @@ def test_the_script_is_the_commands_and_comments():
     lines = [
         line for line in render_script(proposal, options).splitlines() if line and not line.startswith("#")
     ]
-    assert lines == ["(", "set -e", *command_lines(proposal, options), ")"]
+    assert lines == ["(", "set -e", "cd ~root", *command_lines(proposal, options), ")"]
     text = render_script(proposal, options)
     assert all(len(line) <= 110 for line in text.splitlines() if line.startswith("#"))
     assert SECRET not in text

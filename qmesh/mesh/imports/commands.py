@@ -14,10 +14,10 @@ from qmesh.mesh.values import DEFAULT_LISTEN_PORT, Endpoint, name_cores
 
 _HEAD = """\
 # Proposed by `qmesh import`. Nothing was changed. Read it, then type these lines as root on the control
-# machine, or run all of it as a script. The script ends at the first line that fails: then fix what that
-# line reports, type it again, and run `qmesh import` for the rest. A machine gets its cores when it joins,
-# so the machines have to join one after another, in this order. Where there is no ssh to a machine, carry
-# its invitation there by a safe way (it is a secret), and type the join there."""
+# machine, in a directory of root's, or run all of it as a script. The script ends at the first line that
+# fails: then fix what that line reports, type it again, and run `qmesh import` for the rest. A machine gets
+# its cores when it joins, so the machines have to join one after another, in this order. Where there is no
+# ssh to a machine, carry its invitation there by a safe way (it is a secret), and type the join there."""
 
 _TITLES = ("machine", "address", "workers", "cores", "cores now", "ports")
 
@@ -49,8 +49,9 @@ def render_script(proposal: Proposal, options: ScriptOptions) -> str:
         textwrap.fill(note, 110, initial_indent="# note: ", subsequent_indent="#       ")
         for note in proposal.notes
     ]
-    # In parentheses, so that a line that fails does not log out a user who pastes all of it.
-    blocks.append("(\nset -e")
+    # In parentheses, so that a line that fails does not log out who pastes all of it. In a directory of
+    # another user's he could put an invitation of his own in the place of each, and so have that machine.
+    blocks.append("(\nset -e\ncd ~root")
     blocks += [f"\n# {title}\n" + "\n".join(commands) for title, commands in _build_steps(proposal, options)]
     return "\n".join([*blocks, ")"])
 
