@@ -75,7 +75,11 @@ def test_a_users_link_in_place_of_config_has_root_edit_nothing_elsewhere(control
     assert machine.read(f"{VICTIM}/config.yml") == config
     assert machine.run(["ls", "-A", VICTIM]).stdout == "config.yml\n"
 
-    as_user(machine, "rm .config; mv spare .config")
+    as_user(machine, "rm .config; mv spare .config; chmod 644 .config/config.yml")
+    (open_to_all,) = (each for each in checked(machine, code=1)["findings"] if each["code"] == "config-mode")
+    assert open_to_all["cure"].startswith("setpriv ")
+    machine.run(["sh", "-c", open_to_all["cure"]])
+    assert machine.run(["stat", "-c%a", f"{CONFIG}/config.yml"]).stdout == "600\n"
     wait_until(lambda: machine.read(f"{CONFIG}/config.yml").count("- /ip4/") == 5, seconds=30)
     owners = machine.run(["sh", "-c", f"stat -c %u {CONFIG} {CONFIG}/*"]).stdout.split()
     assert owners == [str(USER)] * 3

@@ -1006,6 +1006,11 @@ def test_a_path_with_a_space_is_quoted_in_its_cure():
     around = replace(AROUND, key_files=(KeyFile("/my state/private.key", OWN_KEY, 0o644, OWN_KEY),))
     (finding,) = list_findings(WANTED, WANTED, around)
     assert finding.cure == "chmod 600 '/my state/private.key'"
+    in_a_users = KeyFile(
+        "/home/a/state/private.key", OWN_KEY, 0o644, OWN_KEY, closing="(cd -P /home/a/state)"
+    )
+    (finding,) = list_findings(WANTED, WANTED, replace(AROUND, key_files=(in_a_users,)))
+    assert finding.cure == "(cd -P /home/a/state)"
 
 
 def test_no_finding_shows_a_secret():
