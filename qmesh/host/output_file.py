@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qmesh.errors import BadInput, StateUnreadable
 from qmesh.host import files
-from qmesh.host.owned_path import DirectoryUse, PathMissing, open_without_links
+from qmesh.host.owned_path import DirectoryUse, PathMissing, find_changeable_place, open_without_links
 from qmesh.host.typed_commands import build_command
 
 
@@ -46,6 +46,19 @@ def _can_be_replaced(place: Path, begins: bytes) -> bool:
         return files.read_head(place, len(begins)) in {b"", begins}
     except StateUnreadable:
         return False
+
+
+def refuse_changeable_directory(directory: Path, *, option: str, content: str) -> None:
+    """Raise BadInput where others than root could change what root puts there, and has run.
+
+    option: names it. content: what it is for.
+    """
+    with open_without_links(directory.absolute(), DirectoryUse(option, content)) as place:
+        if find_changeable_place(place.path) is not None:
+            raise BadInput(
+                f"others than root can change {place.path}, and what {content} there say is done as root",
+                hint=f"pass with {option} a directory that only root can change, such as /etc/systemd/system",
+            )
 
 
 @contextlib.contextmanager

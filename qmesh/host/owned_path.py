@@ -16,6 +16,7 @@ from qmesh.host.system import node_user
 from qmesh.mesh.values import quote_text
 
 _MOST_LINKS: Final = 40
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _FIND: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None)
@@ -92,7 +93,32 @@ def _walk_components(path: Path, use: DirectoryUse, opened: contextlib.ExitStack
 
 def _is_root_only(status: os.stat_result) -> bool:
     """Whether only root can create or replace entries there."""
-    return status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid == 0 and not status.st_mode & _OTHERS_WRITE
+
+
+def find_changeable_place(directory: Path) -> tuple[Path, os.stat_result] | None:
+    """A directory, or what there is of the way to it; None where all of that is root's alone, and for others.
+
+    directory: an absolute path. A link on the way counts as something that others can change.
+    """
+    if os.geteuid() != 0:
+        return None
+    is_roots, place = True, None
+    for part in (*reversed(directory.parents), directory):
+        try:
+            found = part.lstat()
+        except OSError:
+            break
+        # In a directory with the sticky bit nobody moves what is root's: that is the part below it.
+        is_roots = is_roots and found.st_uid == 0 and (place is None or _keeps_entries(place[1]))
+        place = part, found
+    is_roots = is_roots and place is not None and _is_root_only(place[1])
+    return None if is_roots else place
+
+
+def _keeps_entries(status: os.stat_result) -> bool:
+    """Whether what is root's in a directory stays there, whoever else may make entries."""
+    return not status.st_mode & _OTHERS_WRITE or bool(status.st_mode & stat.S_ISVTX)
 
 
 def open_component(

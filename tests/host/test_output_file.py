@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from qmesh.cli import app
 from qmesh.cli.output_file import refuse_output_file, write_line
 from qmesh.errors import BadInput, MachineRefused
 from qmesh.host import files
 from qmesh.host.output_file import write_new_output, write_output
+from qmesh.host.page.listen import open_page_socket
 from qmesh.host.system import disk_reserve
 from tests.support.own_machine import small_disk
 
@@ -90,3 +92,37 @@ def test_what_is_named_like_the_reserve_is_kept_in_a_directory_that_is_not_qmesh
         assert names_in(disk) == [reserve.name]
         files.write(disk / "state", b"new" * 15_000)  # as in the state directory, where it is ours
         assert names_in(disk) == ["state"]
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_r1_units_are_written_where_only_root_can_change_them(capsys):
+    furnish()
+    Path("/run").chmod(0o755)
+    Path("/run/systems").symlink_to(VICTIM)
+    for place, why in (
+        (
+            HOME / "own",
+            "others than root can change /run/alice/own, and what units there say is done as root",
+        ),
+        (HOME, "others than root can change /run/alice"),
+        (HOME / "link", "in a directory that others than root can change"),
+    ):
+        assert app.run(["units", "--write", str(place), "--state", "/run/none"]) == 2
+        assert why in capsys.readouterr().err
+    for place in (VICTIM, Path("/run/systems")):  # a link of root's own
+        assert app.run(["units", "--write", str(place), "--state", "/run/none"]) == 2
+        assert "in no mesh" in capsys.readouterr().err
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_users_link_leads_a_socket_of_roots_nowhere():
+    furnish()
+    with pytest.raises(BadInput, match="in a directory that others than root can change"):
+        open_page_socket(HOME / "link/page.sock")
+    assert names_in(VICTIM) == []
+    listening, remove = open_page_socket(HOME / "own/page.sock")
+    with listening:
+        assert names_in(HOME / "own") == ["page.sock"]
+        remove()

@@ -55,11 +55,14 @@ def command(
     """
     from qmesh.agent.commands.units import find_removed_workers, render_units
     from qmesh.agent.node.node_units import UnitOptions
+    from qmesh.host.output_file import refuse_changeable_directory
     from qmesh.host.state.directory import State
     from qmesh.host.system.systemd import UNIT_DIRECTORY, UpdatedUnits, update_units
 
     if directory is not None and not directory.is_dir():
         raise BadInput(f"there is no directory {directory}", hint="use `--write /etc/systemd/system`")
+    if directory is not None:
+        refuse_changeable_directory(directory, option="--write", content="units")
     wish = UnitOptions(
         directory=directory or UNIT_DIRECTORY,
         write=directory is not None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from qmesh.errors import BadInput, MachineRefused
+from qmesh.host.output_file import open_output_directory
 from qmesh.host.typed_commands import build_command
 
 HOST: Final = "127.0.0.1"
@@ -72,13 +73,8 @@ def open_page_socket(path: Path) -> PageSocket:
 
 
 def _open_directory(path: Path) -> int:
-    try:
-        return os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise BadInput(
-            f"{path.parent} cannot be opened as a directory: {error.strerror}",
-            hint="pass to --socket a path in a directory that exists",
-        ) from None
+    with open_output_directory(path) as place:
+        return os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _build_refusal(path: Path, error: OSError) -> BadInput | MachineRefused:
