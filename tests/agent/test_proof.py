@@ -18,7 +18,7 @@ from qmesh.errors import BadInput
 from qmesh.host.prover.ruleset_file import ReadRules
 from qmesh.host.unprivileged import NOBODY
 from qmesh.mesh.proof_report import report_keys, report_page
-from qmesh.mesh.prover.claims import list_questions
+from qmesh.mesh.prover.claims.claim_list import list_questions
 from qmesh.mesh.prover.decide import Verdict
 from qmesh.mesh.prover.rule_run import RulePlace
 from qmesh.mesh.values import Secret

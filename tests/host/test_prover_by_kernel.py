@@ -14,7 +14,7 @@ from qmesh.errors import BadInput
 from qmesh.host.firewall import nftables
 from qmesh.host.given_rules import read_given_rules
 from qmesh.host.prover.ruleset_file import read_live_rules, read_rules
-from qmesh.mesh.prover.claims import build_cases
+from qmesh.mesh.prover.claims.claim_list import build_cases
 from qmesh.mesh.prover.decide import decide_cases
 from qmesh.mesh.prover.rulesets import build_ruleset
 from qmesh.mesh.prover.set_contents import MOST_ELEMENTS

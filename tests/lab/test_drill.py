@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qmesh.mesh.drill.shown_packets import SIDE
-from qmesh.mesh.prover.claims import CLAIMS
+from qmesh.mesh.prover.claims.claim_list import CLAIMS
 from tests.support.lab.cluster import make_cluster, qmesh
 from tests.support.lab.machines import Machine
 from tests.support.lab.matrix.rulesets import COMMUNITY

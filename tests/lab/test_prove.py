@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from qmesh.mesh.prover.claims import CLAIMS
+from qmesh.mesh.prover.claims.claim_list import CLAIMS
 from tests.support.checkout import CHECKOUT
 from tests.support.lab.cluster import facts, make_control, make_member, qmesh, refusal
 from tests.support.lab.machines import Lab

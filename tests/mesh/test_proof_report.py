@@ -42,7 +42,7 @@ from qmesh.mesh.proof_report.report_keys import (
 from qmesh.mesh.proof_report.report_page import MOST_OCTETS, ParsedReport, parse_page, render_page
 from qmesh.mesh.proof_report.rule_parts import RulePart, hash_rule_parts, list_rule_parts
 from qmesh.mesh.proof_report.verification import refuse_other_machine, verify_alone, verify_rules
-from qmesh.mesh.prover.claims import build_cases
+from qmesh.mesh.prover.claims.claim_list import build_cases
 from qmesh.mesh.prover.decide import Verdict, decide_cases
 from qmesh.mesh.prover.examples import ExamplePacket
 from qmesh.mesh.prover.rule_run import RulePlace

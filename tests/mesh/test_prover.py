@@ -13,7 +13,7 @@ from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.foreign.rulesets import ListedChain
 from qmesh.mesh.prover.claim_answers import summarize_claims
 from qmesh.mesh.prover.claim_codes import ClaimCode
-from qmesh.mesh.prover.claims import ALONE, CLAIMS, build_cases, list_questions
+from qmesh.mesh.prover.claims.claim_list import ALONE, CLAIMS, build_cases, list_questions
 from qmesh.mesh.prover.decide import Verdict, decide_cases, list_late
 from qmesh.mesh.prover.rulesets import ProvedRuleset
 from qmesh.mesh.state import Guard

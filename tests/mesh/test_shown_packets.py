@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from qmesh.mesh.drill.shots import ACK, SYN, Shot
 from qmesh.mesh.drill.shown_packets import build_shown_rows
-from qmesh.mesh.prover.claims import CLAIMS, build_cases
+from qmesh.mesh.prover.claims.claim_list import CLAIMS, build_cases
 from qmesh.mesh.prover.decide import decide_each
 from qmesh.mesh.prover.examples import ExamplePacket, OwnInterface
 from tests.support.prover_recordings import GUARDS, read_prover_recordings

@@ -12,7 +12,7 @@ from qmesh.host.drill.conduct import run_nft
 from qmesh.host.drill.namespaces import Namespaces, run_in_namespaces
 from qmesh.host.prover.ruleset_file import read_live_rules
 from qmesh.mesh.prover.claim_codes import ClaimCode
-from qmesh.mesh.prover.claims import build_cases
+from qmesh.mesh.prover.claims.claim_list import build_cases
 from qmesh.mesh.prover.decide import Verdict, decide_cases
 from qmesh.mesh.prover.rulesets import build_ruleset
 from qmesh.mesh.state import Guard

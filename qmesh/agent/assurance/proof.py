@@ -19,7 +19,7 @@ from qmesh.mesh.drill.shown_packets import build_shown_rows
 from qmesh.mesh.printable_json import replace_surrogates
 from qmesh.mesh.proof_report.asked_rules import RuleSummary, summarize_rules
 from qmesh.mesh.proof_report.report_facts import describe_doubts, note_doubts
-from qmesh.mesh.prover.claims import build_cases
+from qmesh.mesh.prover.claims.claim_list import build_cases
 from qmesh.mesh.prover.decide import Verdict, decide_each, list_late
 from qmesh.mesh.prover.examples import OwnInterface
 from qmesh.mesh.prover.rule_run import RulePlace

@@ -23,7 +23,7 @@ from qmesh.host.prover.ruleset_file import read_live_rules
 from qmesh.host.unprivileged import become_nobody
 from qmesh.mesh.guard.parse import parse_load_script
 from qmesh.mesh.printable import escape_line
-from qmesh.mesh.prover.claims import ALONE, CLAIMS, build_cases
+from qmesh.mesh.prover.claims.claim_list import ALONE, CLAIMS, build_cases
 from qmesh.mesh.prover.decide import Verdict, decide_each
 from qmesh.mesh.prover.packet_text import describe_packet
 from qmesh.mesh.prover.rulesets import build_ruleset

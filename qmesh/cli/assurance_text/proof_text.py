@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from qmesh.cli.screen.spans import Lines, Style, style_labels
 from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.printable import escape_line
-from qmesh.mesh.prover.claims import CLAIMS
+from qmesh.mesh.prover.claims.claim_list import CLAIMS
 from qmesh.mesh.prover.packet_text import describe_packet
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from qmesh.mesh.drill.battery import DrillRow, Wanted
 from qmesh.mesh.drill.shots import ACK, FIN, RST, SYN, Shot
 from qmesh.mesh.prover.claim_codes import ClaimCode
-from qmesh.mesh.prover.claims import CLAIMS
+from qmesh.mesh.prover.claims.claim_list import CLAIMS
 from qmesh.mesh.prover.examples import ExamplePacket
 
 SIDE: Final = "what `qmesh prove` shows"

@@ -9,7 +9,7 @@ import msgspec
 
 from qmesh.mesh.printable import escape_line
 from qmesh.mesh.proof_report.asked_rules import AskedRules
-from qmesh.mesh.prover.claims import Case
+from qmesh.mesh.prover.claims.case import Case
 from qmesh.mesh.prover.decide import Answer, Verdict
 from qmesh.mesh.prover.packet_text import describe_packet
 from qmesh.mesh.prover.rule_run import RulePlace

@@ -19,7 +19,7 @@ from qmesh.mesh.decode import Malformed, decode_json
 from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.proof_report.report_facts import ReportedClaim, ReportFacts
 from qmesh.mesh.proof_report.report_keys import NAMESPACE, ReportKeys
-from qmesh.mesh.prover.claims import CLAIMS
+from qmesh.mesh.prover.claims.claim_list import CLAIMS
 
 BEGIN: Final = b"<!DOCTYPE html>\n<!-- qmesh proof report -->\n"
 """How each page begins, and no other file."""

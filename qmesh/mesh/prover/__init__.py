@@ -6,7 +6,7 @@ set_contents, rulesets   what was read: sets, tables, chains, rules
 rule_run                 one rule over all packets at once: registers, doubts, what became of which
 field_loads, expression_steps, xtables_steps, xtables_fields  what each expression does
 walk                     all packets on their way through the chains of a hook
-claim_codes, claims      what is to be proved, as conditions on packets that must not come about
+claim_codes, claims/     what is to be proved, as conditions on packets that must not come about
 examples, packet_text    ordinary packets, and one in words
 decide, claim_answers    proved, refuted or neither; by which rules
 """

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from qmesh.mesh.prover.claim_codes import ClaimCode
-from qmesh.mesh.prover.claims import CLAIMS
+from qmesh.mesh.prover.claims.claim_list import CLAIMS
 from qmesh.mesh.prover.decide import Verdict
 
 

@@ -12,7 +12,8 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from qmesh.mesh.prover.claim_codes import ClaimCode
-from qmesh.mesh.prover.claims import ALONE, Case, list_questions
+from qmesh.mesh.prover.claims.case import Case
+from qmesh.mesh.prover.claims.claim_list import ALONE, list_questions
 from qmesh.mesh.prover.examples import (
     ExamplePacket,
     OwnInterfaces,

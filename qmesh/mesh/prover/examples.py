@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from qmesh.mesh.foreign.packet_fields import ORDER
-from qmesh.mesh.prover.claims import Case
+from qmesh.mesh.prover.claims.case import Case
 from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires
 from qmesh.mesh.prover.traveller import (
     ACK,
