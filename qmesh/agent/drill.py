@@ -13,7 +13,7 @@ from qmesh.host.drill.conduct import DrillOrder, conduct_drill
 from qmesh.host.given_rules import GivenRules
 from qmesh.host.linux import Linux
 from qmesh.host.network import ports
-from qmesh.mesh.drill.battery import DrillRow
+from qmesh.mesh.drill.rows import DrillRow
 from qmesh.mesh.drill.verdict import DrillReport, Tables, describe_counterexample, judge_rows
 from qmesh.mesh.guard.render import render_table, render_unowned_table
 from qmesh.mesh.state import Guard

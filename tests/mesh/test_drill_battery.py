@@ -8,7 +8,9 @@ from typing import Literal
 import msgspec
 import pytest
 
-from qmesh.mesh.drill.battery import USER, DrillRow, list_rows
+from qmesh.mesh.drill.battery import list_rows
+from qmesh.mesh.drill.local_rows import USER
+from qmesh.mesh.drill.rows import DrillRow
 from qmesh.mesh.drill.shots import ACK, SYN, Shot
 from qmesh.mesh.drill.target import STRANGER, DrillTarget, choose_ports
 from tests.support import factories

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from qmesh.mesh.drill.battery import DrillRow
+from qmesh.mesh.drill.rows import DrillRow
 from qmesh.mesh.drill.shots import ACK, SYN, Fate, Shot
 from qmesh.mesh.drill.verdict import (
     DrillReport,

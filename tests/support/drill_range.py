@@ -13,7 +13,8 @@ from qmesh.host.drill.firing_range import FiringRange
 from qmesh.host.drill.namespaces import Namespaces, run_in_namespaces
 from qmesh.host.drill.network_copy import copy_network
 from qmesh.host.drill.rule_copy import remove_table
-from qmesh.mesh.drill.battery import DrillRow, list_rows
+from qmesh.mesh.drill.battery import list_rows
+from qmesh.mesh.drill.rows import DrillRow
 from qmesh.mesh.drill.shots import Fate
 from qmesh.mesh.drill.target import DrillTarget
 from qmesh.mesh.drill.verdict import DrillReport, FiredRow, judge_rows

@@ -14,7 +14,7 @@ from qmesh.host.prover.nft_json import read_live_rules_and_listing
 from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules, read_rules
 from qmesh.host.prover.timed_answers import collect_answers, drop_rights
 from qmesh.mesh.decode import decode_msgpack
-from qmesh.mesh.drill.battery import DrillRow
+from qmesh.mesh.drill.rows import DrillRow
 from qmesh.mesh.drill.shown_packets import build_shown_rows
 from qmesh.mesh.printable_json import replace_surrogates
 from qmesh.mesh.proof_report.asked_rules import RuleSummary, summarize_rules

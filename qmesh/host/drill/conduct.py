@@ -21,7 +21,8 @@ from qmesh.host.firewall.legacy_iptables import list_legacy_tables
 from qmesh.host.firewall.nftables import build_nft_error, decode_output
 from qmesh.host.firewall.packet_programs import find_packet_programs
 from qmesh.host.given_rules import GivenRules, load_given_rules
-from qmesh.mesh.drill.battery import DrillRow, list_rows
+from qmesh.mesh.drill.battery import list_rows
+from qmesh.mesh.drill.rows import DrillRow
 from qmesh.mesh.drill.rule_messages import list_legacy_words
 from qmesh.mesh.drill.shots import Fate
 from qmesh.mesh.drill.target import MOST_PORTS, MOST_WAYS, DrillTarget

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from qmesh.mesh.drill.battery import DrillRow, Wanted
+from qmesh.mesh.drill.rows import DrillRow, Wanted
 from qmesh.mesh.drill.shots import ACK, FIN, RST, SYN, Shot
 from qmesh.mesh.prover.claim_codes import ClaimCode
 from qmesh.mesh.prover.claims.claim_list import CLAIMS

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from qmesh.mesh.drill.battery import DrillRow, Wanted
+from qmesh.mesh.drill.rows import DrillRow, Wanted
 from qmesh.mesh.drill.shots import ACK, FIN, PUSH, RST, SYN, URGENT, Fate, Shape, Shot
 
 Tables: TypeAlias = Literal["all", "first", "held", "without", "given"]
