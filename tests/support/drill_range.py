@@ -42,17 +42,20 @@ table inet theirs {{
 
 
 def describe_machine(guard: Guard) -> RangeMachine:
-    """A careless router with two networks, containers and a tunnel: nothing of it refuses a packet."""
+    """A careless router with two networks, containers and a tunnel: nothing of it refuses a packet.
+
+    Where an interface has no link-local address, the kernel asks for no neighbour over IPv6.
+    """
     own = 1 if guard.role == "control" else 2
     settings = {f"{family}/conf/all/forwarding": "1" for family in ("ipv4", "ipv6")}
     settings |= {f"ipv4/conf/all/{name}": "1" for name in ("route_localnet", "accept_local")}
     return RangeMachine(
         {
             "eth0": RangeInterface(None, ("192.0.2.2/24", "2001:db8::2/64", "fe80::2/64")),
-            "eth1": RangeInterface(None, ("10.50.0.1/24", "fd50::1/64")),
+            "eth1": RangeInterface(None, ("10.50.0.1/24", "fd50::1/64", "fe80::3/64")),
             guard.interface: RangeInterface(guard.kind, (f"10.77.0.{own}/20", f"fd77::{own}/64")),
             f"{guard.interface}b": RangeInterface("tun", ("10.99.0.1/24",)),
-            "docker0": RangeInterface("bridge", ("172.17.0.1/16", "fd17::1/64")),
+            "docker0": RangeInterface("bridge", ("172.17.0.1/16", "fd17::1/64", "fe80::4/64")),
         },
         settings=settings,
         routes={"0.0.0.0/0": "192.0.2.1", "::/0": "2001:db8::1"},
@@ -90,11 +93,30 @@ def drill_scripts(guard: Guard, scripts: Sequence[str]) -> list[DrillReport | No
     return run_in_namespaces(work, list[DrillReport | None], timeout_s=JUDGEMENT_TIMEOUT_S * 2)
 
 
+def fire_shown(
+    guard: Guard, scripts: Sequence[str], shown: Sequence[Sequence[DrillRow]]
+) -> list[DrillReport | None]:
+    """The same of rows that each of these tables has for itself: the packets that a proof shows of it."""
+    live = describe_network(describe_machine(guard))
+
+    def work(namespaces: Namespaces) -> list[DrillReport | None]:
+        copy, found = copy_network(namespaces, live), list[DrillReport | None]()
+        run_nft(namespaces, THEIRS)
+        with FiringRange(namespaces, copy.ways) as place:
+            for script, rows in zip(scripts, shown, strict=True):
+                place.listen({shot.target_port for row in rows for shot in row.shots})
+                bare = fire_rows(namespaces, place, rows, lambda: None)
+                found.append(_drill_script(namespaces, place, guard, rows, bare, script))
+        return found
+
+    return run_in_namespaces(work, list[DrillReport | None], timeout_s=JUDGEMENT_TIMEOUT_S)
+
+
 def _drill_script(
     namespaces: Namespaces,
     place: FiringRange,
     guard: Guard,
-    rows: list[DrillRow],
+    rows: Sequence[DrillRow],
     bare: list[list[Fate]],
     script: str,
 ) -> DrillReport | None:

@@ -11,22 +11,29 @@ from qmesh.errors import KernelRefused
 from qmesh.host.drill.conduct import run_nft
 from qmesh.host.drill.namespaces import Namespaces, run_in_namespaces
 from qmesh.host.prover.ruleset_file import read_live_rules
+from qmesh.mesh.drill.rows import DrillRow
+from qmesh.mesh.drill.shown_packets import build_shown_rows
 from qmesh.mesh.prover.claim_codes import ClaimCode
 from qmesh.mesh.prover.claims.claim_list import build_cases
-from qmesh.mesh.prover.decide import Verdict, decide_cases
+from qmesh.mesh.prover.decide import Verdict, decide_each
+from qmesh.mesh.prover.examples import OwnInterface
 from qmesh.mesh.prover.rulesets import build_ruleset
 from qmesh.mesh.state import Guard
-from tests.support.drill_range import THEIRS
+from tests.support.drill_range import THEIRS, describe_machine
 from tests.support.kernel_range import JUDGEMENT_TIMEOUT_S
 
 Said: TypeAlias = Literal["refuted", "not proved", "proved"]
 
 
 class Proved(msgspec.Struct, frozen=True):
-    """said: of all claims together that are proved of the whole guard. by: the claim that says so."""
+    """said: of all claims together that are proved of the whole guard. by: the claim that says so.
+
+    shown: the packets that refute claims, for a drill.
+    """
 
     said: Said
     by: str = ""
+    shown: tuple[DrillRow, ...] = ()
 
 
 def prove_scripts(guard: Guard, whole: str, scripts: Sequence[str]) -> list[Proved | None]:
@@ -55,13 +62,21 @@ def _prove(namespaces: Namespaces, guard: Guard, script: str) -> list[Verdict] |
         return None
     found = read_live_rules()
     rules = build_ruleset(found.listing, found.sets)
-    return decide_cases(build_cases(rules, guard), guard, found.listing.interfaces, rules.own_tables)
+    own = {
+        name: OwnInterface(each.kind, each.kind not in {"tun", "wireguard"}, each.addresses)
+        for name, each in describe_machine(guard).interfaces.items()
+    }
+    cases = build_cases(rules, guard)
+    groups = decide_each(cases, guard, found.listing.interfaces, rules.own_tables, own)
+    return [verdict for group in groups for verdict in group]
 
 
 def _judge(verdicts: list[Verdict], open_before: set[tuple[ClaimCode, str]], before: Proved | None) -> Proved:
-    for each in verdicts:
-        if each.answer == "refuted":
-            return Proved("refuted", f"{each.claim}, {each.family}")
+    refuted = [each for each in verdicts if each.answer == "refuted"]
+    if refuted:
+        shown = {each.packet: each.claim for each in refuted if each.packet is not None and not each.without}
+        rows, _ = build_shown_rows((claim, packet) for packet, claim in shown.items())
+        return Proved("refuted", f"{refuted[0].claim}, {refuted[0].family}", rows)
     for each in verdicts:
         if each.answer != "proved" and (each.claim, each.family) not in open_before:
             return Proved("not proved", f"{each.claim}, {each.family}")

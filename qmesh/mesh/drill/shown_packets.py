@@ -32,15 +32,17 @@ def build_shown_rows(
             unfired.append(f"{SIDE}, against: {CLAIMS[claim]}: not fired, as {obstacle}")
             continue
         shot = _build_shot(packet)
-        rows.append(
-            DrillRow(
-                side=SIDE,
-                what=f"against: {CLAIMS[claim]}",
-                wanted=_WANTED.get(claim, "blocked"),
-                shots=(shot,),
-                before=() if packet.state == "new" else _list_before(packet, shot),
-            )
+        row = DrillRow(
+            side=SIDE,
+            what=f"against: {CLAIMS[claim]}",
+            wanted=_WANTED.get(claim, "blocked"),
+            shots=(shot,),
         )
+        if packet.state != "new":
+            first, answer = _list_before(packet, shot)
+            asks_back = packet.came_by and "an answer" in packet.state and shot.flags == SYN
+            row = replace(row, openers=(first,)) if asks_back else replace(row, before=(first, answer))
+        rows.append(row)
     return tuple(rows), tuple(unfired)
 
 
@@ -80,7 +82,7 @@ def _list_before(packet: ExamplePacket, shot: Shot) -> tuple[Shot, ...]:
     """What has the kernel know its connection: the first packet, and an answer to it."""
     back = replace(
         shot,
-        way=_find_way(packet.goes_by) if shot.way is None else None,
+        way=_find_way(packet.goes_by),
         source=shot.target,
         target=shot.source,
         source_port=shot.target_port,

@@ -40,6 +40,8 @@ _TO_ALL: Final = {"ip": ("255.255.255.255", b"\1"), "ip6": ("ff02::1", b"\2")}
 _LOOPBACK_NETWORKS: Final = ("127.0.0.0/8", "::1/128")
 _USERS: Final = (0, 1000)
 _LEAST_PORT: Final = 1024
+_ALSO_ANSWERS: Final = frozenset({"control", "wireguard", "answers", "older"})
+"""Claims that answers break too."""
 
 
 class OwnInterface(msgspec.Struct, frozen=True):
@@ -83,20 +85,24 @@ def list_interface_laws(case: Case, interfaces: Mapping[str, int]) -> Iterator[i
 def list_ordinary(
     case: Case, guard: Guard, interfaces: Mapping[str, int], own: OwnInterfaces
 ) -> Iterator[int]:
-    """What holds of a packet that anybody might send, and that no rule translates."""
+    """What holds of a packet that anybody might send; another target it gets only where it is known which."""
     walk = case.walk
     at, gates = walk.start, walk.gates
     connection = at.connection
-    yield from walk.plain
+    yield from walk.usual
     yield from (gates.equal(at.mark, bytes(4)), gates.equal(at.connection_mark, bytes(4)))
     yield from (connection.is_tracked, -connection.is_related)
-    if case.claim not in {"control", "wireguard", "answers", "older"}:
-        yield -connection.is_reply
     is_old = connection.is_established
+    asks_back = FALSE  # who was asked by this machine asks in turn, before he answers
+    if case.claim not in _ALSO_ANSWERS:
+        if at.iif is not None:
+            asks_back = gates.all_of((at.is_tcp, is_old, connection.is_reply))
+        yield gates.either(-connection.is_reply, asks_back)
     for weight, wire in enumerate(connection.status):
-        is_usual = weight in {SEEN_REPLY, ASSURED, CONFIRMED}
-        yield gates.same(wire, is_old) if is_usual else -wire
+        is_set = {SEEN_REPLY: is_old, CONFIRMED: is_old, ASSURED: gates.both(is_old, -asks_back)}
+        yield gates.same(wire, is_set.get(weight, FALSE))
     is_later = gates.either(is_old, TRUE if case.claim == "taken-up" else FALSE)
+    is_later = gates.both(is_later, -asks_back)
     yield gates.either(-at.is_tcp, gates.same(at.flag(SYN), -is_later))
     yield gates.either(-at.is_tcp, gates.same(at.flag(ACK), is_later))
     yield from (gates.either(-at.is_tcp, -at.transport[8 * 13 + bit]) for bit in (0, 1, 2, 4, RST, FIN))
@@ -126,32 +132,59 @@ def _list_addresses(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[in
     if at.iif is None:
         yield _is_in_networks(gates, at.source, here or _SOURCES[at.family])
     else:
-        yield from (  # the kernel takes none of a family of which it has no address there
-            -gates.equal(at.iif.name, _encode_name(name))
-            for name, each in own.items()
-            if not any((":" in text) == (at.family == "ip6") for text in each.addresses)
-        )
         strangers = (*_SOURCES[at.family], guard.control_address, *_list_networks(own))
         yield _is_in_networks(gates, at.source, strangers)
     others = (*_TARGETS[at.family], guard.control_address, *_list_networks(own))
     is_here = _is_in_networks(gates, at.target, (*here, *_LOOPBACK_NETWORKS))
+    is_other, diverted = _is_in_networks(gates, at.target, others), case.walk.diversion.when
     if at.iif is not None and case.walk.at.oif is None:
-        to_one = is_here if here else _is_in_networks(gates, at.target, others)
-        yield gates.choose(at.is_for_this_machine, to_one, _is_to_all(case))
+        to_one = is_here if here else is_other
+        yield gates.choose(at.is_for_this_machine, to_one, gates.either(_is_to_all(case), diverted))
     elif here and at.iif is not None:
-        yield gates.both(_is_in_networks(gates, at.target, others), -is_here)
+        yield gates.both(gates.either(is_here, is_other), gates.same(at.is_for_this_machine, is_here))
     else:
-        yield _is_in_networks(gates, at.target, others)
+        yield is_other
+    for interface in (at.iif, case.walk.at.oif):
+        if interface is not None:
+            yield from (  # the kernel takes and sends none of a family of which it has no address there
+                -gates.equal(interface.name, _encode_name(name))
+                for name, each in own.items()
+                if not any((":" in text) == (at.family == "ip6") for text in each.addresses)
+            )
+    yield from _list_diverted(case, own, here)
+
+
+def _list_diverted(case: Case, own: OwnInterfaces, here: Iterable[str]) -> Iterator[int]:
+    """Who has another target comes to this machine by it, or leaves by an interface where that target is."""
+    gates, diversion, oif = case.walk.gates, case.walk.diversion, case.walk.at.oif
+    if case.walk.start.iif is None:
+        return
+    ends_here = gates.same(diversion.is_own, TRUE if oif is None else FALSE)
+    yield gates.either(-diversion.when, ends_here)
+    if here:
+        is_own = _is_in_networks(gates, diversion.target, (*here, *_LOOPBACK_NETWORKS))
+        yield gates.either(-diversion.when, gates.same(diversion.is_own, is_own))
+    if own and oif is not None:
+        beside = gates.any_of(
+            gates.both(
+                gates.equal(oif.name, _encode_name(name)),
+                _is_in_networks(gates, diversion.target, _list_networks({name: each})),
+            )
+            for name, each in own.items()
+        )
+        yield gates.either(-diversion.when, beside)
 
 
 def _list_ways(case: Case) -> Iterator[int]:
     """To this machine alone, or to all; passed on to others."""
     at, gates = case.walk.start, case.walk.gates
     to_one = gates.equal(at.packet_type, b"\0")
+    diverted = case.walk.diversion.when
     if case.walk.at.oif is None:
-        yield gates.either(gates.both(to_one, at.is_for_this_machine), _is_to_all(case))
+        to_this = gates.both(to_one, gates.either(at.is_for_this_machine, diverted))
+        yield gates.either(to_this, _is_to_all(case))
     else:
-        yield from (to_one, -at.is_for_this_machine)
+        yield from (to_one, gates.either(-at.is_for_this_machine, diverted))
 
 
 def _is_to_all(case: Case) -> int:
@@ -192,6 +225,7 @@ def _is_neighbour(gates: Gates, address: Wires, networks: Iterable[str], own: Ow
 def list_preferred(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[int]:
     """What is best for an example, where it can be: a stranger's first packet, by an ordinary interface."""
     at, gates = case.walk.start, case.walk.gates
+    yield -case.walk.diversion.when
     yield -at.is_looped
     yield at.is_for_this_machine
     if at.iif is None:
@@ -208,7 +242,8 @@ def list_preferred(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[int
             yield -interface.has_kind
     yield -at.connection.is_established
     yield gates.same(at.is_tcp, -at.connection.is_established)  # of UDP nobody has to know a number of before
-    for interface, address in ((at.iif, at.source), (case.walk.at.oif, at.target)):
+    target = at.target if case.walk.at.oif is None else case.walk.diversion.target
+    for interface, address in ((at.iif, at.source), (case.walk.at.oif, target)):
         if interface is not None and own:
             yield gates.any_of(
                 gates.both(

@@ -9,11 +9,13 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
+from qmesh.mesh.foreign.attributes import parse_attributes
 from qmesh.mesh.foreign.expressions import Attributes, Expression, read_data, read_number, read_verdict
 from qmesh.mesh.prover.field_loads import LOADS, load_payload
 from qmesh.mesh.prover.gates import FALSE, TRUE, Wires, make_constant
 from qmesh.mesh.prover.rule_run import RuleOutcome, RuleRun, Verdict, decode_name
 from qmesh.mesh.prover.set_contents import Group, SetContent, list_groups
+from qmesh.mesh.prover.translation_steps import run_masquerade, run_nat, run_redirect
 from qmesh.mesh.prover.traveller import ADDRESSES, Traveller
 from qmesh.mesh.prover.xtables_steps import run_match, run_target
 
@@ -25,6 +27,7 @@ _COUNTING: Final = frozenset({2, 4, 5})  # NFT_OBJECT_QUOTA, _LIMIT, _CONNLIMIT
 _HARMLESS_OBJECTS: Final = frozenset({1, 3, 8})  # _COUNTER, _CT_HELPER, _SECMARK
 _OF_NEW_CONNECTIONS: Final = frozenset({7, 9})  # _CT_TIMEOUT, _CT_EXPECT: where there is none, the rule ends
 _INVERTS: Final = 1  # NFT_LOOKUP_F_INV
+_BEYOND: Final = 1  # NFT_LIMIT_F_INV
 _LAYOUT: Final[Mapping[str, frozenset[int]]] = {"ip": frozenset({0, 6, 7, 9}), "ip6": frozenset({0, 6})}
 """Octets of the network's header that say which header follows, and where."""
 
@@ -55,8 +58,21 @@ def _doubt_match(run: RuleRun, _: Attributes) -> None:
 
 
 def _count(run: RuleRun, _: Attributes) -> None:
-    """A limit: a packet may be within it or beyond."""
+    """What counts: a packet may be within or beyond."""
     run.require(run.unknowns.chance())
+
+
+def _run_limit(run: RuleRun, attributes: Attributes) -> None:
+    run.require(run.unknowns.chance_of_limit(is_over=bool(read_number(attributes, 5) & _BEYOND)))
+
+
+def _run_update(run: RuleRun, attributes: Attributes) -> None:
+    """A packet's key becomes an element of a set, which may be full, and may have a limit of its own."""
+    own = dict(parse_attributes(attributes.get(7, b"")))
+    if own.get(1, b"").rstrip(b"\0") == b"limit":
+        _run_limit(run, dict(parse_attributes(own[2])))
+    else:
+        _count(run, attributes)
 
 
 def _run_load(name: str) -> _Step:
@@ -243,10 +259,6 @@ def _run_reject(run: RuleRun, _: Attributes) -> None:
     run.end("drop")
 
 
-def _run_translation(run: RuleRun, _: Attributes) -> None:
-    run.translate()
-
-
 def _run_queue(run: RuleRun, _: Attributes) -> None:
     """A program decides, and may change the packet and its marks."""
     run.change_headers()
@@ -288,12 +300,12 @@ def _run_xt_target(run: RuleRun, attributes: Attributes) -> None:
 
 _STEPS: Final[Mapping[str, _Step]] = {
     **dict.fromkeys(("counter", "log", "last"), _go_on),
-    **dict.fromkeys(("limit", "connlimit", "quota", "dynset"), _count),
+    "limit": _run_limit, "dynset": _run_update, **dict.fromkeys(("connlimit", "quota"), _count),
     **dict.fromkeys(("hash", "numgen", "osf", "socket", "xfrm", "tunnel", "rt", "inner"), _doubt_match),
     **{name: _run_load(name) for name in LOADS},
     "immediate": _run_immediate, "cmp": _run_comparison, "range": _run_range, "bitwise": _run_bitwise,
     "byteorder": _run_byteorder, "lookup": _run_lookup, "notrack": _run_notrack, "reject": _run_reject,
-    **dict.fromkeys(("nat", "masq", "redir"), _run_translation), "queue": _run_queue,
+    "nat": run_nat, "redir": run_redirect, "masq": run_masquerade, "queue": _run_queue,
     **dict.fromkeys(("tproxy", "synproxy", "fwd", "flow_offload"), _run_escape),
     "dup": _run_copy, "objref": _run_object, "match": _run_xt_match, "target": _run_xt_target,
 }  # fmt: skip

@@ -10,6 +10,7 @@ from qmesh.mesh.foreign.packet_fields import ORDER
 from qmesh.mesh.prover.gates import FALSE, TRUE, Wires, make_constant
 from qmesh.mesh.prover.rule_run import Load, RuleRun
 from qmesh.mesh.prover.traveller import (
+    FAMILY_NUMBERS,
     LEAST_TRANSPORT,
     LOCAL,
     NAME_OCTETS,
@@ -29,7 +30,6 @@ _LINK, _NETWORK = 0, 1
 _LONGEST: Final = 16
 """Octets of what is loaded that is not known: of a register."""
 _ETHERTYPES: Final = {"ip": b"\x08\x00", "ip6": b"\x86\xdd"}
-_FAMILY_NUMBERS: Final = {"ip": 2, "ip6": 10}
 
 
 def load_unknown(run: RuleRun, length: int = _LONGEST) -> tuple[Wires, int]:
@@ -66,7 +66,7 @@ def _load_meta(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
         case 10:
             return at.user, run.unknowns.doubt() if at.iif else at.has_socket
         case 15:
-            return make_constant(bytes([_FAMILY_NUMBERS[at.family]])), TRUE
+            return make_constant(bytes([FAMILY_NUMBERS[at.family]])), TRUE
         case 16:
             return at.protocol, TRUE
         case 19:

@@ -25,6 +25,18 @@ class RuleOutcome(msgspec.Struct, frozen=True):
     chain: str = ""
 
 
+class NewTarget(msgspec.Struct, frozen=True):
+    """Where a rule sends packets instead. when: which.
+
+    address, port: None where it stays what it is. is_own: an address of this machine, whichever it is.
+    """
+
+    when: int
+    address: Wires | None = None
+    port: Wires | None = None
+    is_own: bool = False
+
+
 class RulePlace(msgspec.Struct, frozen=True):
     """A rule, or a base chain's policy, in words. number: its handle; None of a policy."""
 
@@ -44,13 +56,15 @@ class Unknowns:
     """Variables for what is not known.
 
     A doubt is about what a rule means: the answer has to be the same either way. A chance is about the packet
-    or its time, such as whether a limit is exceeded: either may come about.
+    or its time, such as whether a limit is exceeded: either may come about. calm: what of these holds while
+    no limit is exceeded.
     """
 
     def __init__(self, gates: Gates) -> None:
         self._gates = gates
         self.place = NOWHERE
         self.doubts: dict[int, RulePlace] = {}
+        self.calm: list[int] = []
 
     def doubt(self) -> int:
         """A bit that depends on what the rule at hand means."""
@@ -65,6 +79,12 @@ class Unknowns:
     def chance(self) -> int:
         """A bit that depends on the packet."""
         return self._gates.make_variable()
+
+    def chance_of_limit(self, *, is_over: bool) -> int:
+        """Whether a limit means a packet. is_over: it does so beyond it, and not within."""
+        found = self.chance()
+        self.calm.append(-found if is_over else found)
+        return found
 
 
 class RuleRun:
@@ -86,6 +106,7 @@ class RuleRun:
         self.truth = TRUE
         self.outcomes: list[RuleOutcome] = []
         self.translates = FALSE
+        self.new_targets: list[NewTarget] = []
         self._reach = reach
         self._cells: dict[int, Wires] = {}
 
@@ -161,8 +182,13 @@ class RuleRun:
             for place, bit in enumerate(at.network)
         )
 
-    def translate(self) -> None:
-        """An address becomes another; where there is none that is free, the kernel drops the packet."""
+    def translate(self, new_target: NewTarget | None = None) -> None:
+        """An address becomes another; where there is none that is free, the kernel drops the packet.
+
+        new_target: where it is known what a target becomes.
+        """
+        if new_target is not None:
+            self.new_targets.append(new_target)
         self.translates = self.gates.either(self.translates, self.hits)
         self.end("drop", when=self.unknowns.chance())
         self.end("accept")

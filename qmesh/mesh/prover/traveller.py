@@ -21,6 +21,8 @@ LEAST_TRANSPORT: Final = 8
 """Of UDP's header; TCP's has all of them."""
 ADDRESSES: Final[dict[Family, tuple[int, int, int]]] = {"ip": (12, 16, 4), "ip6": (8, 24, 16)}
 """Where the header has its source and its target, and how long they are: octets."""
+FAMILY_NUMBERS: Final[dict[Family, int]] = {"ip": 2, "ip6": 10}
+"""AF_*, NFPROTO_*."""
 _PROTOCOL_OCTET: Final = 9
 NAME_OCTETS: Final = 16
 TCP, UDP = b"\x06", b"\x11"

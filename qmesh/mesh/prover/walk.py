@@ -14,8 +14,8 @@ import msgspec
 from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.foreign.rulesets import ListedChain
 from qmesh.mesh.prover.expression_steps import run_rule
-from qmesh.mesh.prover.gates import FALSE, TRUE, Gates
-from qmesh.mesh.prover.rule_run import RuleOutcome, RulePlace, RuleRun, Unknowns
+from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires
+from qmesh.mesh.prover.rule_run import NewTarget, RuleOutcome, RulePlace, RuleRun, Unknowns
 from qmesh.mesh.prover.rulesets import (
     DEFRAGMENTATION,
     ProvedRuleset,
@@ -47,12 +47,22 @@ class Passing(msgspec.Struct, frozen=True):
     when: int
 
 
+class Diversion(msgspec.Struct, frozen=True):
+    """Packets that rules gave another target as they came. when: which. target, is_own: as it is then."""
+
+    when: int
+    target: Wires
+    is_own: int
+
+
 class Walk:
     """Packets on their way.
 
     at, start: the packet as it is now, and as it came.
     alive: those that nothing has dropped. escaped: those that may have gone on where no later rule counts.
-    laws: what holds of all. plain: what holds of those whose addresses no rule translates.
+    laws: what holds of all. plain: what holds of those whose addresses no rule translates. usual: of those
+    that are the first of their connection, or translated by nobody, and of whose new target it is known.
+    diversion: at the hook `prerouting`.
     has_pieces: whether rules may see a packet's pieces, before it is whole.
     """
 
@@ -67,8 +77,11 @@ class Walk:
         self.passings: list[Passing] = []
         self.switches: dict[int, RulePlace] = {}
         self.plain: list[int] = []
+        self.usual: list[int] = []
+        self.diversion = Diversion(FALSE, at.target, FALSE)
         self.has_pieces = not ruleset.tracks_connections(at.family) or ruleset.untracks_pieces(at.family)
         self._translates = FALSE
+        self._new_targets: list[NewTarget] = []
         self._ruleset = ruleset
         self._budget = MOST_RULES
         self._hook = ""
@@ -151,12 +164,17 @@ class Walk:
     def _translate(self, chains: list[ListedChain], *, is_target: bool) -> None:
         """What rules of type nat do, once for each connection; and what they did to those that are there."""
         at, gates = self.at, self.gates
-        before, self._translates = self._translates, FALSE
+        before, self._translates, self._new_targets = self._translates, FALSE, []
+        priority: int | None = None
         for chain in chains:
-            # Of a connection's first packets not all come there, and of related ones only some.
-            doubt = self._doubt(chain)
+            # The first packet of a connection comes there, until one of them translates it; others may.
+            is_first, done = self.unknowns.chance(), self._translates
             related = gates.both(at.is_in_connection, at.connection.is_related)
-            self._pass_chain(chain, gates.both(gates.either(at.is_new, related), doubt))
+            self._pass_chain(chain, gates.both(gates.either(at.is_new, related), is_first))
+            self.usual.append(gates.either(-at.is_new, gates.same(is_first, -done)))
+            if chain.priority == priority:  # which is first, is not known
+                self.usual.append(gates.either(-at.is_new, -done))
+            priority = chain.priority
         now, self._translates = self._translates, gates.either(before, self._translates)
         old = FALSE
         if self._hook in _OF_ARRIVALS:
@@ -164,15 +182,38 @@ class Walk:
         elif self._hook == "output" and self._ruleset.translates_arrivals(at.family):
             old = gates.both(at.is_answer, at.connection.status[SOURCE_NAT])
         is_changed = gates.both(gates.make_variable(), gates.either(old, now))
+        first = gates.both(at.is_new, now)
+        self.plain += [-is_changed, -first]
         if is_target:
             begins = gates.either(at.is_new, gates.both(at.is_in_connection, at.connection.is_related))
             is_said = gates.either(at.connection.status[TARGET_NAT], gates.both(is_changed, begins))
             self.laws.append(gates.either(-is_changed, gates.either(is_said, at.connection.is_reply)))
             at.note_translation(is_said)
+            target, port = at.target, at.target_port
             at.translate_target(is_changed)
+            if self._hook == "prerouting":
+                self._note_diversion(is_changed, first, target, port)
+                return
         else:
             at.translate_source(is_changed)
-        self.plain += [-is_changed, -gates.both(at.is_new, now)]
+        self.usual += [-is_changed, -first]
+
+    def _note_diversion(self, is_changed: int, first: int, target: Wires, port: Wires) -> None:
+        """target, port: as they were before."""
+        at, gates = self.at, self.gates
+        known = gates.any_of(each.when for each in self._new_targets)
+        self.usual += [
+            gates.either(-first, gates.both(is_changed, known)),
+            gates.either(-is_changed, first),
+        ]
+        for each in self._new_targets:
+            new = (*(each.address or target), *(each.port or port))
+            becomes = gates.all_of(map(gates.same, (*at.target, *at.target_port), new))
+            if each.is_own:
+                ports = gates.all_of(map(gates.same, at.target_port, each.port or port))
+                becomes = gates.both(ports, at.is_for_this_machine)
+            self.usual.append(gates.either(-each.when, becomes))
+        self.diversion = Diversion(is_changed, at.target, at.is_for_this_machine)
 
     def _pass_chain(self, chain: ListedChain, comes: int) -> None:
         gates = self.gates
@@ -218,6 +259,7 @@ class Walk:
         else:
             run_rule(run, rule.expressions)
         self._translates = gates.either(self._translates, run.translates)
+        self._new_targets += run.new_targets
         left, returned = reach, FALSE
         for outcome in run.outcomes:
             when = gates.both(reach, outcome.when)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qmesh.mesh.prover.claims.case import Case
 from qmesh.mesh.prover.claims.packet_terms import PacketTerms
 from qmesh.mesh.prover.claims.ways import walk_inward
-from qmesh.mesh.prover.gates import TRUE
+from qmesh.mesh.prover.gates import FALSE, TRUE
 from qmesh.mesh.prover.rulesets import ProvedRuleset
 from qmesh.mesh.prover.traveller import Family
 from qmesh.mesh.prover.walk import Walk
@@ -45,9 +45,18 @@ def _build_needed(guard: Guard, walk: Walk, terms: PacketTerms) -> Iterator[Case
         by = gates.all_of((terms.came_by_tunnel, terms.is_control(start.source), by_control))
     else:
         by = gates.both(terms.came_by_loopback, terms.is_closed(asked))
-    may = gates.both(gates.either(by, to_mesh), -at.connection.is_reply)
+    asks = _ask_service(guard, walk, terms) if guard.role == "control" else FALSE
+    may = gates.both(gates.any_of((by, to_mesh, asks)), -at.connection.is_reply)
     yield Case("control", at.family, walk, gates.both(proper, may))
     to_wireguard = gates.both(at.is_udp, terms.is_in_ports(asked, [guard.listen_port]))
     expected = at.connection.is_reply if guard.role == "worker" else TRUE
     by = gates.all_of((-terms.came_by_tunnels_name, -at.is_looped, expected))
     yield Case("wireguard", at.family, walk, gates.all_of((proper, by, to_wireguard)))
+
+
+def _ask_service(guard: Guard, walk: Walk, terms: PacketTerms) -> int:
+    """Members, at the membership service, while nobody asks more often than a limit says."""
+    ports = {guard.service_port, guard.stream_port or guard.service_port}
+    is_asked = terms.is_in_ports(walk.start.target_port, ports)
+    to_service = (terms.came_by_tunnel, walk.at.is_tcp, terms.is_control(walk.start.target), is_asked)
+    return walk.gates.all_of((*to_service, *walk.unknowns.calm))

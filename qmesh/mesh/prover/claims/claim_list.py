@@ -24,7 +24,7 @@ CLAIMS: Final[dict[ClaimCode, str]] = {
     "older": "a connection that is older than the guard is not answered from a closed port",
     "taken-up": "no TCP connection that is older than the guard is taken up again from a closed port",
     "service": "of this machine's programs only root's speak with the membership service",
-    "control": "who may reach a closed port reaches it",
+    "control": "who may reach a closed port or the membership service reaches it",
     "answers": "who reached a closed port is answered",
     "wireguard": "WireGuard's port is open to members",
     "others": "the guard drops nothing that is for another port and another interface than the mesh's",
