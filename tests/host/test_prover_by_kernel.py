@@ -13,7 +13,7 @@ import pytest
 from qmesh.errors import BadInput
 from qmesh.host.firewall import nftables
 from qmesh.host.given_rules import read_given_rules
-from qmesh.host.prover.ruleset_file import read_live_rules, read_rules
+from qmesh.host.prover.ruleset_file import read_live_rules, read_routes, read_rules
 from qmesh.mesh.prover.claims.claim_list import build_cases
 from qmesh.mesh.prover.decide import decide_cases
 from qmesh.mesh.prover.rulesets import build_ruleset
@@ -86,6 +86,20 @@ def test_the_guard_as_it_is_loaded_is_proved(name: str):
     verdicts = decide_cases(build_cases(ruleset, guard), guard, rules.listing.interfaces, ruleset.own_tables)
     assert [verdict for verdict in verdicts if verdict.answer != "proved"] == []
     assert {verdict.without for verdict in verdicts} == {"", "qmesh", "qmesh-held"}
+
+
+def test_routes_are_read_where_a_rule_asks_for_them_and_what_they_do_not_say_is_noted():
+    nftables.run(ONE_CHAIN.format("", "tcp dport 22 drop"))
+    assert read_routes(read_live_rules().listing.rules) == {}
+    nftables.run(ONE_CHAIN.format("", "fib saddr . iif oif missing drop"))
+    rules = read_live_rules().listing.rules
+    with PacketInlet():
+        found = read_routes(rules)
+        assert {family: tables.is_whole for family, tables in found.items()} == {"ip": True, "ip6": True}
+        assert ("198.51.0.0/16", "eth0") in {(each.network, each.interface) for each in found["ip"].routes}
+        hops = "nexthop dev eth0 nexthop dev eth10"
+        subprocess.run(f"ip route add 203.0.114.0/24 {hops}".split(), check=True)
+        assert not read_routes(rules)["ip"].is_whole
 
 
 @pytest.mark.parametrize("options", [("-j",), ()])

@@ -127,3 +127,31 @@ def test_the_source_is_told() -> None:
 def test_an_answer_that_is_cut_short_is_none() -> None:
     with pytest.raises(ValueError, match="route"):
         messages.parse_way(told()[:26])
+
+
+@pytest.mark.parametrize(
+    ("is_plain", "fields", "attributes"),
+    [
+        (True, {}, []),
+        (False, {"tos": 8}, []),
+        (False, {"src_len": 64}, []),
+        (False, {"flags": 16}, []),
+        (True, {}, [("RTA_MULTIPATH", [{"oif": 7, "attrs": []}])]),
+        (False, {}, [("RTA_MULTIPATH", [{"oif": 7, "attrs": []}, {"oif": 8, "attrs": []}])]),
+    ],
+)
+def test_a_route_of_several_hops_or_for_some_packets_is_told_apart(
+    is_plain: bool, fields: dict[str, int], attributes: list[Any]
+) -> None:
+    built = rtmsg()
+    built["family"], built["dst_len"] = 2, 24
+    for name, value in fields.items():
+        built[name] = value
+    built["attrs"] = [("RTA_DST", "10.1.0.0"), *attributes]
+    built.encode()
+    assert messages.is_plain_route(bytes(built.data)) is is_plain
+
+
+def test_a_route_that_is_cut_short_is_not_told_apart() -> None:
+    with pytest.raises(ValueError, match="no route"):
+        messages.is_plain_route(bytes(18))

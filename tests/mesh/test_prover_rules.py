@@ -82,7 +82,8 @@ def elements(*keys: bytes, **more: Any) -> SetContent:
         ("unclear", [[ct(1, 0), compares(b"\0"), DROP]]),
         ("unclear", [[ct(17), compares(b"\0\0"), DROP]]),
         ("unclear", [[nft("fib", a1=number(1), a2=number(1), a3=number(1)), compares(bytes(4)), DROP]]),
-        ("unclear", [[nft("exthdr", a1=number(1), a2=b"\2"), compares(bytes(2)), DROP]]),
+        ("passes", [[nft("exthdr", a1=number(1), a2=b"\2"), compares(bytes(2)), DROP]]),  # of IPv6
+        ("unclear", [[nft("exthdr", a1=number(1), a2=b"\2", a6=number(9)), compares(bytes(2)), DROP]]),
         ("passes", [[nft("exthdr", a7=number(1))]]),
         ("unclear", [[nft("socket", a1=number(1), a2=number(1)), compares(bytes(4)), DROP]]),
         ("unclear", [[PORT, nft("socket", a1=number(1), a2=number(1)), compares(bytes(2)), DROP]]),
@@ -219,7 +220,7 @@ def test_a_map_of_verdicts_or_values_decides():
         ("drops", [[xt("state", 0, number(8)[::-1]), DROP]]),
         ("drops", [[xt("addrtype", 1, struct.pack("=HHI", 0, 4, 0)), DROP]]),
         ("passes", [[xt("addrtype", 1, struct.pack("=HHI", 0, 4, 2)), DROP]]),
-        ("unclear", [[xt("addrtype", 1, struct.pack("=HHI", 4, 0, 0)), DROP]]),
+        ("passes", [[xt("addrtype", 1, struct.pack("=HHI", 4, 0, 0)), DROP]]),
         ("drops", [[xt("REJECT", 0, b"", "target")], [ACCEPT]]),
         ("drops", [[xt("LOG", 0, b"", "target")], [DROP]]),
         ("unclear", [[xt("MARK", 2, b"", "target")], [meta(3), compares(bytes(4)), DROP]]),
@@ -244,7 +245,10 @@ def test_iptables_asks_for_flags_of_tcp():
     assert fate(asks(0x17, 0x02), packet=SYN) == "drops"
     assert fate(asks(0x17, 0x02, inverted=4), packet=SYN) == "passes"
     assert fate(asks(0x02, 0x12), packet=SYN) == "passes"
-    assert fate(asks(0x17, 0x02, option=2), packet=SYN) == "unclear"
+    assert fate(asks(0x17, 0x02, option=2), packet=SYN) == "passes"
+    assert fate(asks(0x17, 0x02, option=2), packet=SYN._replace(segment=1400)) == "drops"
+    assert fate(asks(0x17, 0x02, option=2, inverted=8), packet=SYN) == "drops"
+    assert fate([xt("TCPMSS", 0, b"", "target")], asks(0x17, 0x02, option=2), packet=SYN) == "unclear"
     assert fate([xt("ECN", 0, b"", "target")], asks(0x80, 0), packet=SYN) == "unclear"
 
 

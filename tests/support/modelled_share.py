@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from qmesh.host.network import links
-from qmesh.host.prover.ruleset_file import read_live_rules
+from qmesh.host.prover.ruleset_file import read_live_rules, read_routes
 from qmesh.mesh.prover.gates import Gates
 from qmesh.mesh.prover.rule_run import RulePlace
 from qmesh.mesh.prover.rulesets import ProvedRuleset, build_ruleset
@@ -49,7 +49,7 @@ def list_modelled(names: list[str]) -> Iterator[ModelledSet]:
                 found = read_live_rules()
             finally:
                 rules.unload()
-            ruleset = build_ruleset(found.listing, found.sets)
+            ruleset = build_ruleset(found.listing, found.sets, read_routes(found.listing.rules))
             places = list_open_places(ruleset)
             uncertain = tuple(each for each in places if each.text == COMING)
             meant = tuple(each for each in places if each.text != COMING)

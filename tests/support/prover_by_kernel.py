@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, Self
 from qmesh.errors import KernelRefused
 from qmesh.host.firewall import nftables
 from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
-from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules
+from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules, read_routes
 from qmesh.mesh.prover.rulesets import build_ruleset
 from qmesh.mesh.prover.traveller import Family
 from tests.support.foreign_cases import Fate
@@ -36,6 +36,14 @@ _TYPES: Final = {"ip": b"\x08\x00", "ip6": b"\x86\xdd"}
 _SETTLED_S: Final = 0.02
 _ADDRESSES: Final = {"qmesh0": ("10.77.0.2/24", "fd77::2/64"), "eth0": ("192.0.2.2/24", "2001:db8::2/64")}
 _FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
+_ROUTES: Final = (
+    "route add 198.51.0.0/16 dev eth0", "route add 198.51.128.0/17 dev eth10",
+    "route add unreachable 203.0.113.0/25", "route add default dev eth10", "rule add fwmark 2 lookup 100",
+    "route add 203.0.113.0/24 dev qmesh0 table 100",
+    "-6 route add 2001:db8:1::/48 dev eth10", "-6 route add 2001:db8:1:8000::/49 dev eth0",
+    "-6 rule add fwmark 1 lookup 100", "-6 route add 2001:db8:1::/48 dev qmesh0 table 100",
+)  # fmt: skip
+"""By which sources of packets are reached, or not."""
 _QUIET: Final = ("ipv4.conf.all.rp_filter", "ipv4.conf.default.rp_filter", "ipv6.conf.default.accept_dad")
 
 
@@ -51,6 +59,8 @@ class PacketInlet:
             for address in addresses:
                 _run(f"ip addr add {address} dev {name}{' nodad' if ':' in address else ''}")
             wait_for_local_routes(name)
+        for route in _ROUTES:
+            _run(f"ip {route}")
         self._raw = [
             self._open_raw(family, protocol)
             for family in (socket.AF_INET, socket.AF_INET6)
@@ -130,7 +140,7 @@ def compare_wide(seeds: Iterable[int], count: int) -> Comparison:
             sent = draw_packets(random, count, 1 + rulesets * count, ports=(*PORTS, *drawn.ports[:40]))
             came = inlet.send(sent)
             rules = read_live_rules()
-            ruleset = build_ruleset(rules.listing, rules.sets)
+            ruleset = build_ruleset(rules.listing, rules.sets, read_routes(rules.listing.rules))
             for family in _FAMILIES:
                 judge_family = Judge(ruleset, family, rules.listing.interfaces)
                 asked = [packet for packet in sent if packet.family == family]
@@ -163,6 +173,8 @@ def _load_wide(drawn: DrawnRules) -> tuple[list[str], int]:
             RuleSet(drawn.file, _BACKENDS[drawn.file.suffix]).load()
         except (KernelRefused, subprocess.CalledProcessError):  # of an interface that is not there
             left_out += 1
+    for program, rules in drawn.xtables:
+        subprocess.run([program, "--noflush"], input=rules, text=True, check=True)
     for text in drawn.tables:
         lines = text.split("\n")
         while lines:
@@ -221,7 +233,7 @@ def _is_unlike(inlet: PacketInlet, lines: Sequence[str], packet: SentPacket) -> 
     except KernelRefused:
         return False
     rules = read_live_rules()
-    ruleset = build_ruleset(rules.listing, rules.sets)
+    ruleset = build_ruleset(rules.listing, rules.sets, read_routes(rules.listing.rules))
     (fate,) = Judge(ruleset, packet.family, rules.listing.interfaces).list_fates([packet])
     return fate != "unclear" and bool(inlet.send([packet], wait_s=patience(0.3))) is not (fate == "passes")
 
@@ -253,14 +265,14 @@ def compare(seeds: Iterable[int], count: int) -> Comparison:
 
 def judge(rules: ReadRules, sent: Sequence[SentPacket]) -> list[tuple[SentPacket, Fate]]:
     """Of each packet what becomes of it under these rules, as the prover says."""
-    ruleset = build_ruleset(rules.listing, rules.sets)
+    ruleset = build_ruleset(rules.listing, rules.sets, read_routes(rules.listing.rules))
     judges = {family: Judge(ruleset, family, rules.listing.interfaces) for family in _FAMILIES}
     return [(packet, judges[packet.family].find_fate(packet)) for packet in sent]
 
 
 def _judge_many(rules: ReadRules, sent: Sequence[SentPacket]) -> list[tuple[SentPacket, bool]]:
     """The same, quickly, where there is nothing that is not understood."""
-    ruleset = build_ruleset(rules.listing, rules.sets)
+    ruleset = build_ruleset(rules.listing, rules.sets, read_routes(rules.listing.rules))
     found: list[tuple[SentPacket, bool]] = []
     for family in _FAMILIES:
         asked = [packet for packet in sent if packet.family == family]

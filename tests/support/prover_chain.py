@@ -23,8 +23,9 @@ def ruleset(
     """A table with a base chain of these rules, and one `other` that drops."""
     family = named.pop("family", "inet")
     chain = {"hook": "input", "kind": "filter", **named}
-    tracks = named.pop("tracks", True)
-    chain.pop("tracks", None)
+    tracks, routes = named.pop("tracks", True), named.pop("routes", {})
+    for other in ("tracks", "routes"):
+        chain.pop(other, None)
     return build_ruleset(
         Listing(
             tables=((family, "t"), ("inet", "quiet")),
@@ -39,6 +40,7 @@ def ruleset(
             ),
         ),
         {(family, "t", name): content for name, content in (sets or {}).items()},
+        routes,
     )
 
 

@@ -10,7 +10,7 @@ import msgspec
 from qmesh.errors import KernelRefused
 from qmesh.host.drill.conduct import run_nft
 from qmesh.host.drill.namespaces import Namespaces, run_in_namespaces
-from qmesh.host.prover.ruleset_file import read_live_rules
+from qmesh.host.prover.ruleset_file import read_live_rules, read_routes
 from qmesh.mesh.drill.rows import DrillRow
 from qmesh.mesh.drill.shown_packets import build_shown_rows
 from qmesh.mesh.prover.claim_codes import ClaimCode
@@ -61,7 +61,7 @@ def _prove(namespaces: Namespaces, guard: Guard, script: str) -> list[Verdict] |
     except KernelRefused:
         return None
     found = read_live_rules()
-    rules = build_ruleset(found.listing, found.sets)
+    rules = build_ruleset(found.listing, found.sets, read_routes(found.listing.rules))
     own = {
         name: OwnInterface(each.kind, each.kind not in {"tun", "wireguard"}, each.addresses)
         for name, each in describe_machine(guard).interfaces.items()

@@ -18,6 +18,13 @@ from tests.support.foreign_cases import Fate
 from tests.support.random_rules import INTERFACES, NETWORKS, PORTS, TARGETS
 
 _TYPES: Final = {"qmesh0": 0xFFFE, "eth0": 1, "eth10": 1}
+OWN_ADDRESSES: Final[dict[tuple[str, Family], str]] = {
+    ("qmesh0", "ip"): "10.77.0.2", ("qmesh0", "ip6"): "fd77::2", ("eth0", "ip"): "192.0.2.2",
+    ("eth0", "ip6"): "2001:db8::2",
+}  # fmt: skip
+"""This machine's, by interface."""
+BESIDE: Final = {"ip": ("10.77.0.0/24", "192.0.2.0/24"), "ip6": ("fd77::/64", "2001:db8::/64")}
+"""Networks that it has addresses in."""
 _FLAGS: Final = {"syn": 0x02, "ack": 0x10, "rst": 0x04}
 
 
@@ -35,6 +42,12 @@ class SentPacket(NamedTuple):
     flag: str
     hops: int
     service: int
+    segment: int | None = None
+
+    @property
+    def option(self) -> bytes:
+        """TCP's, of the greatest segment that is taken; empty without one."""
+        return b"" if self.segment is None else struct.pack("!BBH", 2, 4, self.segment)
 
     def build(self) -> tuple[bytes, bytes]:
         """The network's header and what is behind it."""
@@ -43,7 +56,9 @@ class SentPacket(NamedTuple):
         if self.protocol == "udp":
             content = ports + struct.pack("!HH", 12, 0) + number
         else:
-            content = ports + number + struct.pack("!IBBHHH", 0, 0x50, _FLAGS[self.flag], 1000, 0, 0)
+            length = (20 + len(self.option)) << 2
+            content = ports + number + struct.pack("!IBBHHH", 0, length, _FLAGS[self.flag], 1000, 0, 0)
+            content += self.option
         kind = {"tcp": 6, "udp": 17}[self.protocol]
         ends = ip_address(self.source).packed, ip_address(self.target).packed
         pseudo = b"".join(ends) + struct.pack("!HH", kind, len(content))
@@ -63,9 +78,9 @@ def draw_packets(random: Random, count: int, first: int, *, ports: Sequence[int]
     found: dict[tuple[str, str, str], SentPacket] = {}
     while len(found) < count:
         family: Family = random.choice(("ip", "ip6"))
-        network = ip_network(random.choice(NETWORKS[family]))
+        network = ip_network(random.choice((*NETWORKS[family], random.choice(BESIDE[family]))))
         size = min(16, network.max_prefixlen - network.prefixlen)
-        source = str(network.network_address + random.randrange(1, (1 << size) - 1))
+        source = str(network.network_address + random.randrange(3, (1 << size) - 1))
         protocol = random.choice(("tcp", "udp"))
         found[family, protocol, source] = SentPacket(
             number=first + len(found), family=family, interface=random.choice(INTERFACES), protocol=protocol,
@@ -73,6 +88,7 @@ def draw_packets(random: Random, count: int, first: int, *, ports: Sequence[int]
             target_port=random.choice((*ports, random.randrange(1, 65536))),
             flag=random.choice(tuple(_FLAGS)), hops=random.choice((1, 59, 60, 64, 255)),
             service=random.choice((0, 32)),
+            segment=random.choice((None, 100, 536, 1400)) if protocol == "tcp" else None,
         )  # fmt: skip
     return list(found.values())
 
@@ -135,6 +151,37 @@ class Judge:
             for place in range(len(packets))
         ]
 
+    def _list_facts(self, packet: SentPacket, known: Mapping[int, bool]) -> Iterator[tuple[int, bool]]:
+        """The option that it has; and that it comes from elsewhere, and goes to one machine."""
+        source, target = (int(ip_address(each)) for each in (packet.source, packet.target))
+        for key, wires in self._walk.start.facts.items():
+            match key:
+                case ("header", operation, kind, octets):
+                    yield wires[0], (operation, kind) == (1, 2) and octets <= len(packet.option) > 0
+                case ("value", operation, kind, octet, length):
+                    is_it = (operation, kind) == (1, 2)
+                    found = (packet.option if is_it else b"")[octet : octet + length].ljust(length, b"\0")
+                    yield from zip(wires, (bit != FALSE for bit in make_constant(found)), strict=True)
+                case ("own", address, where) if self._read(address, known) in {source, target}:
+                    is_target = self._read(address, known) == target
+                    here = packet.target == OWN_ADDRESSES.get((packet.interface, packet.family))
+                    yield wires[0], is_target and (where is None or here)
+                case ("kind", address, _) if self._read(address, known) in {source, target}:
+                    yield from zip(wires, (place == 7 for place in range(8)), strict=True)
+
+    def _read(self, wires: Wires, known: Mapping[int, bool]) -> int | None:
+        """A number, where all its bits are known: rules may have made it another."""
+        values: dict[int, bool | None] = {TRUE: True}
+        for node in self._gates.list_cone(wires):
+            inputs = self._gates.inputs[node]
+            if inputs is None:
+                values[node] = known.get(node)
+            else:
+                sides = [_turn(values[abs(wire)], wire) for wire in inputs]
+                values[node] = False if False in sides else None if None in sides else True
+        found = [_turn(values[abs(wire)], wire) for wire in wires]
+        return None if None in found else int("".join("01"[bool(bit)] for bit in found), 2)
+
     def _list_known(self) -> dict[int, int]:
         """Wires that are off in each of these packets: of marks, and of connections from before."""
         start = self._walk.start
@@ -160,6 +207,12 @@ class Judge:
         return "unclear" if may_pass is may_drop else "passes" if may_pass else "drops"
 
     def _list_bits(self, packet: SentPacket) -> Iterator[tuple[int, bool]]:
+        fields = list(self._list_fields(packet))
+        yield from fields
+        known = dict.fromkeys(self._list_known(), False) | {abs(w): is_set is (w > 0) for w, is_set in fields}
+        yield from self._list_facts(packet, known)
+
+    def _list_fields(self, packet: SentPacket) -> Iterator[tuple[int, bool]]:
         at = self._walk.start
         header, content = packet.build()
         assert at.iif is not None
@@ -178,6 +231,10 @@ class Judge:
         yield at.is_for_this_machine, True
         is_invalid = packet.protocol == "tcp" and packet.flag == "rst"
         yield at.connection.is_tracked, not is_invalid
+
+
+def _turn(value: bool | None, wire: int) -> bool | None:
+    return value if value is None or wire > 0 else not value
 
 
 def _look_up(may_be: Mapping[int, tuple[int, int]], wire: int) -> tuple[int, int]:

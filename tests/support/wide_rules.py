@@ -22,11 +22,15 @@ _OWN: Final = {"ip": "192.0.2.2", "ip6": "2001:db8::2"}
 
 
 class DrawnRules(NamedTuple):
-    """Tables, each as nft reads it; a file that another program has written; ports that are in it."""
+    """Tables, each as nft reads it; a file that another program has written; ports that are in it.
+
+    xtables: programs, and rules of iptables for them.
+    """
 
     tables: tuple[str, ...]
     file: Path | None
     ports: tuple[int, ...]
+    xtables: tuple[tuple[str, str], ...] = ()
 
 
 def draw_wide_ruleset(seed: int) -> DrawnRules:
@@ -43,7 +47,47 @@ def draw_wide_ruleset(seed: int) -> DrawnRules:
     if random.random() < 0.34:
         file = random.choice(list_files())
         tables = tables[: random.randint(1, 2)]
-    return DrawnRules(tuple(tables), file, () if file is None else _list_ports(file))
+    xtables = draw_xtables(random) if file is None and random.random() < 0.5 else ()
+    return DrawnRules(tuple(tables), file, () if file is None else _list_ports(file), xtables)
+
+
+def draw_xtables(random: Random) -> tuple[tuple[str, str], ...]:
+    """Rules of iptables, for each of its families, of what is asked beside a header's fields."""
+    return tuple(
+        (program, _draw_xtables_of(random, is_ipv6=program.startswith("ip6")))
+        for program in ("iptables-nft-restore", "ip6tables-nft-restore")
+    )
+
+
+def _draw_xtables_of(random: Random, *, is_ipv6: bool) -> str:
+    kinds = ("LOCAL", "UNICAST", "MULTICAST") if is_ipv6 else ("LOCAL", "UNICAST", "MULTICAST", "BROADCAST")
+    states = ("NEW,DNAT", "DNAT", "SNAT,INVALID", "RELATED,ESTABLISHED,DNAT", "UNTRACKED,SNAT")
+    shared = [
+        *(f"-m addrtype {no}--{end}-type {kind}"
+          for kind in kinds for end in ("dst", "src") for no in ("", "! ")),
+        *(f"-p tcp -m tcpmss {no}--mss {span}" for span in ("1:536", "536:65535") for no in ("", "! ")),
+        *(f"-p tcp -m tcp {no}--tcp-option {kind}" for kind in (2, 4) for no in ("", "! ")),
+        *(f"-m conntrack {no}--ctstate {state}" for state in states for no in ("", "! ")),
+        "-m pkttype --pkt-type unicast", "-m pkttype ! --pkt-type multicast",
+    ]  # fmt: skip
+    if is_ipv6:
+        shared += ["-m rt --rt-type 0", "-m rt ! --rt-type 0"]
+    back = [
+        "-m rpfilter",
+        "-m rpfilter --invert",
+        "-m rpfilter --validmark",
+        "-m rpfilter --loose",
+        shared[0],
+    ]
+
+    def draw(chain: str, matches: list[str]) -> str:
+        ends = ("DROP", "ACCEPT", "MARK --set-mark 1", "MARK --set-mark 2", "DROP")
+        places = range(random.randint(1, 4))
+        targets = (random.choice(ends[:2] if chain == "INPUT" else ends) for _ in places)
+        return "".join(f"-A {chain} {random.choice(matches)} -j {target}\n" for target in targets)
+
+    early, late = draw("PREROUTING", back), draw("INPUT", shared)
+    return f"*mangle\n{early}COMMIT\n*filter\n{late}COMMIT\n"
 
 
 def list_files() -> list[Path]:
@@ -114,9 +158,14 @@ class _WideDrawer(RuleDrawer):
             "quota over 3000 bytes", "update @seen { ip saddr }",
             "add @seen { ip saddr limit rate 2/minute }",
             "fib saddr . iif oif missing", "fib daddr . iif type local", "fib saddr type local",
+            "fib saddr . iif oif exists", "fib saddr . mark . iif oif missing", 'fib saddr . iif oif "eth0"',
+            'fib saddr . iif oifname "eth10"', "fib daddr . iif oif exists", "fib saddr type != unicast",
+            "fib daddr . iif type != { local, multicast }", "fib daddr type { unicast, multicast }",
             "numgen random mod 2 0", "meta cpu 0", "meta length < 50", "meta iifgroup 0", "meta skuid 0",
             'ct helper "ftp"', "ct zone 0", "ct original proto-dst 22", "ct expiration > 1s",
-            "tcp option maxseg exists", "exthdr frag exists", 'osf name "Linux"', "socket transparent 1",
+            "tcp option maxseg exists", "tcp option maxseg size < 500", "tcp option maxseg size 536-1400",
+            "tcp option sack-perm missing", "exthdr frag exists", "exthdr rt missing",
+            'osf name "Linux"', "socket transparent 1",
             "rt type 0", "meta random < 0x7fffffff", 'meta ibrname "br0"', "ether type ip",
             "meta hour < 12:00", "meta day 1", 'limit name "slow"', 'quota name "small"',
         ]  # fmt: skip

@@ -11,7 +11,7 @@ import msgspec
 from qmesh.host.drill.live_network import list_addresses, read_interfaces
 from qmesh.host.given_rules import GivenRules
 from qmesh.host.prover.nft_json import read_live_rules_and_listing
-from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules, read_rules
+from qmesh.host.prover.ruleset_file import ReadRules, read_live_rules, read_routes, read_rules
 from qmesh.host.prover.timed_answers import collect_answers, drop_rights
 from qmesh.mesh.decode import decode_msgpack
 from qmesh.mesh.drill.rows import DrillRow
@@ -103,8 +103,9 @@ def _answer(guard: Guard, given: GivenRules | None, marking: bytes | None) -> It
     """
     own = read_own_interfaces()
     found, listed = _read_rules(given, for_report=marking is not None)
+    routes = read_routes(found.listing.rules)
     drop_rights()  # what is solved are others' rules, by a library in C++
-    rules = build_ruleset(found.listing, found.sets)
+    rules = build_ruleset(found.listing, found.sets, routes)
     yield msgspec.msgpack.encode(
         ReadCounts(len(found.listing.rules), len(found.sets), bool(rules.own_tables))
     )

@@ -19,7 +19,7 @@ import msgspec
 from qmesh.agent.assurance.proof import read_own_interfaces
 from qmesh.errors import BadInput, QmeshError
 from qmesh.host.firewall.guard_keeper import read_script
-from qmesh.host.prover.ruleset_file import read_live_rules
+from qmesh.host.prover.ruleset_file import read_live_rules, read_routes
 from qmesh.host.unprivileged import become_nobody
 from qmesh.mesh.guard.parse import parse_load_script
 from qmesh.mesh.printable import escape_line
@@ -66,10 +66,11 @@ def _prove(path: str) -> Iterator[ProofLine]:
     if not isinstance(guard, Guard):
         raise BadInput("this machine closes no port", hint="")
     own, found = read_own_interfaces(), read_live_rules()
+    routes = read_routes(found.listing.rules)
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
     become_nobody()  # what is solved are others' rules, by a library in C++
-    rules = build_ruleset(found.listing, found.sets)
+    rules = build_ruleset(found.listing, found.sets, routes)
     yield ProofLine(rules=len(found.listing.rules))
     cases = build_cases(rules, guard)
     for verdicts in decide_each(cases, guard, found.listing.interfaces, rules.own_tables, own):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -13,9 +14,14 @@ from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host.firewall.foreign_rulesets import read_rulesets
 from qmesh.host.given_rules import GivenRules, load_given_rules
 from qmesh.host.lean.nftables_messages import read_generation
+from qmesh.host.network.kernel_routes.tables import read_all_tables
 from qmesh.host.prover.set_elements import read_sets
+from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.foreign.rulesets import Listing
 from qmesh.mesh.prover.set_contents import SetContents
+from qmesh.mesh.prover.traveller import Family
+from qmesh.mesh.prover.way_back import asks_routes
+from qmesh.mesh.routes.detours import RoutingTables
 
 _CLONE_NEWNET: Final = 0x40000000
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -27,6 +33,18 @@ class ReadRules(msgspec.Struct, frozen=True):
 
     listing: Listing
     sets: SetContents
+
+
+def read_routes(rules: Iterable[KernelRule]) -> dict[Family, RoutingTables]:
+    """This machine's routes by family, where one of these rules asks for them and there are not too many.
+
+    Raises MachineRefused.
+    """
+    if not any(map(asks_routes, rules)):
+        return {}
+    read: tuple[tuple[Family, int], ...] = (("ip", 4), ("ip6", 6))
+    tables = ((family, read_all_tables(version)) for family, version in read)
+    return {family: found for family, found in tables if found is not None}
 
 
 def read_live_rules() -> ReadRules:

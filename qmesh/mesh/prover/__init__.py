@@ -4,7 +4,8 @@ gates, solver            conditions as wires, and the SAT solver that is asked a
 traveller                a packet of which nothing need be known, and what its fields are
 set_contents, rulesets   what was read: sets, tables, chains, rules
 rule_run                 one rule over all packets at once: registers, doubts, what became of which
-field_loads, expression_steps, xtables_steps, xtables_fields  what each expression does
+packet_facts, way_back   what rules ask beside a packet's fields: options, whose an address is, the way back
+field_loads, translation_steps, expression_steps, xtables/  what each expression does
 walk                     all packets on their way through the chains of a hook
 claim_codes, claims/     what is to be proved, as conditions on packets that must not come about
 examples, packet_text    ordinary packets, and one in words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import count
 from typing import Final, TypeAlias
 
@@ -12,6 +13,7 @@ import msgspec
 from qmesh.mesh.foreign.packet_fields import ORDER
 from qmesh.mesh.prover.claims.case import Case
 from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires
+from qmesh.mesh.prover.packet_facts import list_plain_facts
 from qmesh.mesh.prover.traveller import (
     ACK,
     ASSURED,
@@ -38,6 +40,7 @@ _TARGETS: Final = {
 _TO_ALL: Final = {"ip": ("255.255.255.255", b"\1"), "ip6": ("ff02::1", b"\2")}
 """An address, and the type of packets to it: PACKET_BROADCAST, _MULTICAST."""
 _LOOPBACK_NETWORKS: Final = ("127.0.0.0/8", "::1/128")
+_LOOPBACK_INTERFACE: Final = ("lo", ("127.0.0.1/8", "::1/128"))
 _USERS: Final = (0, 1000)
 _LEAST_PORT: Final = 1024
 _ALSO_ANSWERS: Final = frozenset({"control", "wireguard", "answers", "older"})
@@ -106,6 +109,7 @@ def list_ordinary(
     yield gates.either(-at.is_tcp, gates.same(at.flag(SYN), -is_later))
     yield gates.either(-at.is_tcp, gates.same(at.flag(ACK), is_later))
     yield from (gates.either(-at.is_tcp, -at.transport[8 * 13 + bit]) for bit in (0, 1, 2, 4, RST, FIN))
+    yield from list_plain_facts(at, partial(_is_own_address, case, own))
     yield from _list_addresses(case, guard, own)
     yield gates.any_of(gates.equal(at.user, user.to_bytes(4, ORDER)) for user in _USERS)
     for address in (at.source, at.target):
@@ -134,6 +138,7 @@ def _list_addresses(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[in
     else:
         strangers = (*_SOURCES[at.family], guard.control_address, *_list_networks(own))
         yield _is_in_networks(gates, at.source, strangers)
+        yield gates.either(at.is_looped, -_is_in_networks(gates, at.source, here))  # the kernel takes none
     others = (*_TARGETS[at.family], guard.control_address, *_list_networks(own))
     is_here = _is_in_networks(gates, at.target, (*here, *_LOOPBACK_NETWORKS))
     is_other, diverted = _is_in_networks(gates, at.target, others), case.walk.diversion.when
@@ -195,6 +200,24 @@ def _is_to_all(case: Case) -> int:
         (at.is_udp, -at.is_for_this_machine, -at.is_looped, -at.connection.is_established,
          gates.equal(at.packet_type, kind), _is_in_networks(gates, at.target, [address]))
     )  # fmt: skip
+
+
+def _is_own_address(case: Case, own: OwnInterfaces, address: Wires, where: Wires | None) -> int | None:
+    """Whether it is this machine's; where: at the interface of that number."""
+    at, gates = case.walk.start, case.walk.gates
+    if where is None:
+        here = (*_list_own_addresses(own), *_LOOPBACK_NETWORKS)
+        return _is_in_networks(gates, address, here) if own else at.is_looped
+    assert at.iif is not None
+    if not own:
+        return None
+    return gates.any_of(
+        gates.both(
+            gates.equal(at.iif.name, _encode_name(name)),
+            _is_in_networks(gates, address, [str(ipaddress.ip_interface(text).ip) for text in addresses]),
+        )
+        for name, addresses in (*((name, each.addresses) for name, each in own.items()), _LOOPBACK_INTERFACE)
+    )
 
 
 def _list_own_addresses(own: OwnInterfaces) -> list[str]:

@@ -17,7 +17,7 @@ from qmesh.mesh.prover.rule_run import RuleOutcome, RuleRun, Verdict, decode_nam
 from qmesh.mesh.prover.set_contents import Group, SetContent, list_groups
 from qmesh.mesh.prover.translation_steps import run_masquerade, run_nat, run_redirect
 from qmesh.mesh.prover.traveller import ADDRESSES, Traveller
-from qmesh.mesh.prover.xtables_steps import run_match, run_target
+from qmesh.mesh.prover.xtables.xtables_steps import run_match, run_target
 
 _Step: TypeAlias = Callable[[RuleRun, Attributes], None]
 _VERDICTS: Final[Mapping[int, Verdict]] = {-5: "return", -4: "goto", -3: "jump", 0: "drop", 1: "accept"}
@@ -103,6 +103,8 @@ def _set_field(run: RuleRun, name: str, attributes: Attributes, register: int) -
             run.change_connection_mark(run.read(register, 4))
         case "ct":
             run.add_template()
+        case "exthdr":
+            run.at.are_options_its_own = False
 
 
 def _change_header(run: RuleRun, attributes: Attributes, register: int) -> None:
@@ -301,7 +303,7 @@ def _run_xt_target(run: RuleRun, attributes: Attributes) -> None:
 _STEPS: Final[Mapping[str, _Step]] = {
     **dict.fromkeys(("counter", "log", "last"), _go_on),
     "limit": _run_limit, "dynset": _run_update, **dict.fromkeys(("connlimit", "quota"), _count),
-    **dict.fromkeys(("hash", "numgen", "osf", "socket", "xfrm", "tunnel", "rt", "inner"), _doubt_match),
+    **dict.fromkeys(("hash", "osf", "socket", "xfrm", "tunnel", "rt", "inner"), _doubt_match),
     **{name: _run_load(name) for name in LOADS},
     "immediate": _run_immediate, "cmp": _run_comparison, "range": _run_range, "bitwise": _run_bitwise,
     "byteorder": _run_byteorder, "lookup": _run_lookup, "notrack": _run_notrack, "reject": _run_reject,

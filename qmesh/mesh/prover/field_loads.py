@@ -8,24 +8,36 @@ from typing import Final
 from qmesh.mesh.foreign.expressions import Attributes, read_number
 from qmesh.mesh.foreign.packet_fields import ORDER
 from qmesh.mesh.prover.gates import FALSE, TRUE, Wires, make_constant
+from qmesh.mesh.prover.packet_facts import (
+    find_address_kind,
+    find_header,
+    find_value,
+    is_own_here,
+    is_own_source,
+)
 from qmesh.mesh.prover.rule_run import Load, RuleRun
 from qmesh.mesh.prover.traveller import (
     FAMILY_NUMBERS,
     LEAST_TRANSPORT,
-    LOCAL,
     NAME_OCTETS,
     PacketInterface,
     build_connection_state,
     build_direction,
     place_bits,
 )
+from qmesh.mesh.prover.way_back import leads_back
 
 _INDEXES, _NAMES, _TYPES, _KINDS = (4, 5), (6, 7), (8, 9), (26, 27)
 """NFT_META_*, of the interface by which a packet comes, and of the one by which it goes."""
 _STATE: Final = 0  # NFT_CT_STATE
 _CONNECTION_DIRECTION: Final = 3  # NFTA_CT_DIRECTION
-_FIB_TYPE, _FIB_OF_TARGET, _FIB_BY_INTERFACE = 3, 2, 8 | 16
-_FIB_PRESENT: Final = 32
+_FIB_TYPE, _FIB_OF_SOURCE, _FIB_OF_TARGET, _FIB_BY_INPUT = 3, 1, 2, 8
+_FIB_MARK, _FIB_PRESENT = 4, 32
+_FIB_WAYS: Final = frozenset({_FIB_OF_SOURCE | _FIB_BY_INPUT, _FIB_OF_TARGET | _FIB_BY_INPUT})
+_BY_INTERFACE: Final = {1: "index", 2: "name"}
+"""NFT_FIB_RESULT_OIF, _OIFNAME."""
+_OF_TCP, _OF_IPV4, _IS_THERE = 1, 2, 1  # NFT_EXTHDR_OP_TCPOPT, _IPV4, NFT_EXTHDR_F_PRESENT
+_OPERATIONS: Final = frozenset({0, _OF_TCP, _OF_IPV4})
 _LINK, _NETWORK = 0, 1
 _LONGEST: Final = 16
 """Octets of what is loaded that is not known: of a register."""
@@ -63,8 +75,9 @@ def _load_meta(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
             return make_constant(_ETHERTYPES[at.family]), TRUE
         case 3:
             return at.mark, TRUE
-        case 10:
-            return at.user, run.unknowns.doubt() if at.iif else at.has_socket
+        case 10 | 11:
+            user = at.user if key == 10 else at.group
+            return user, run.unknowns.doubt() if at.iif else at.has_socket
         case 15:
             return make_constant(bytes([FAMILY_NUMBERS[at.family]])), TRUE
         case 16:
@@ -123,26 +136,66 @@ def _load_state(run: RuleRun) -> Wires:
 
 
 def _load_route(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
-    """Whether an address is this machine's; of all else that routes say nothing is known."""
-    result, flags = read_number(attributes, 2), read_number(attributes, 3)
-    if result != _FIB_TYPE or not flags & _FIB_OF_TARGET or flags & (_FIB_BY_INTERFACE | _FIB_PRESENT):
+    """Whose an address is, and whether it is reached by where the packet came from."""
+    at, result, flags = run.at, read_number(attributes, 2), read_number(attributes, 3)
+    if result in _BY_INTERFACE and flags & ~(_FIB_MARK | _FIB_PRESENT) in _FIB_WAYS:
+        return _load_way(run, _BY_INTERFACE[result], flags), TRUE
+    if result != _FIB_TYPE or flags & ~(_FIB_OF_SOURCE | _FIB_OF_TARGET | _FIB_BY_INPUT):
         return load_unknown(run)
-    own = make_constant(LOCAL.to_bytes(4, ORDER))
-    other = tuple(run.unknowns.chance() for _ in range(8))
-    is_other = -run.gates.equal(other, bytes([LOCAL]))
-    number = place_bits({7 - place: bit for place, bit in enumerate(other)}, 4)
-    return run.gates.choose_each(run.at.is_for_this_machine, own, number), run.gates.either(
-        run.at.is_for_this_machine, is_other
-    )
+    is_of_target = bool(flags & _FIB_OF_TARGET)
+    address = at.target if is_of_target else at.source
+    if not flags & _FIB_BY_INPUT:
+        kind = find_address_kind(at, address, at.is_for_this_machine if is_of_target else is_own_source(at))
+    elif at.iif is None:
+        return load_unknown(run)
+    else:
+        is_own = is_own_here(at, address)
+        if is_of_target:
+            is_own = run.gates.both(is_own, at.is_for_this_machine)
+        kind = find_address_kind(at, address, is_own, at.iif.index)
+    return place_bits({7 - place: bit for place, bit in enumerate(kind)}, 4), TRUE
 
 
-def _load_header_option(run: RuleRun, _: Attributes) -> tuple[Wires, int]:
-    return load_unknown(run)
+def _load_way(run: RuleRun, field: str, flags: int) -> Wires:
+    """The interface by which it came, where an address is reached by it, else none; or whether it is."""
+    address = run.at.target if flags & _FIB_OF_TARGET else run.at.source
+    is_back = leads_back(run, address, asks_mark=bool(flags & _FIB_MARK), takes_all=True)
+    if flags & _FIB_PRESENT:
+        return place_bits({0: is_back}, 1)
+    assert run.at.iif is not None
+    return tuple(run.gates.both(is_back, bit) for bit in getattr(run.at.iif, field))
+
+
+def _load_header_option(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
+    """A further header of IPv6, or an option of TCP, IPv4 or another; or whether there is one."""
+    at, gates = run.at, run.gates
+    kind, octet, length, flags, operation = (read_number(attributes, each) for each in (2, 3, 4, 5, 6))
+    if operation not in _OPERATIONS or not at.are_options_its_own:
+        return load_unknown(run)
+    if operation != _OF_TCP and (operation == _OF_IPV4) != (at.family == "ip"):
+        return (FALSE,) * 8 * length, FALSE
+    there = find_header(at, operation, kind)
+    if operation == _OF_TCP:
+        there = gates.all_of((there, at.is_tcp, -at.is_piece))
+    if flags & _IS_THERE:
+        return (*(FALSE,) * 7, there), TRUE
+    is_whole = find_header(at, operation, kind, octet + length)
+    return find_value(at, operation, kind, octet, length), gates.both(there, is_whole)
+
+
+def load_choice(run: RuleRun, attributes: Attributes) -> tuple[Wires, int]:
+    """`numgen`: any number of a range, each time another."""
+    count, offset = read_number(attributes, 2), read_number(attributes, 4)
+    bits = {weight: run.unknowns.chance() for weight in range(32)}
+    chosen = tuple(bits[31 - place] for place in range(32))
+    is_one = run.gates.is_within(chosen, [(offset, offset + count - 1)]) if count else FALSE
+    first = make_constant(offset.to_bytes(4, ORDER))
+    return run.gates.choose_each(is_one, place_bits(bits, 4), first), TRUE
 
 
 LOADS: Final[Mapping[str, tuple[Load, int]]] = {
     "payload": (load_payload, 5), "meta": (_load_meta, 3), "ct": (_load_connection, 4),
-    "fib": (_load_route, 0), "exthdr": (_load_header_option, 7),
+    "fib": (_load_route, 0), "exthdr": (_load_header_option, 7), "numgen": (load_choice, 0),
 }  # fmt: skip
 """By an expression's name: what it loads into the register of attribute 1; and the attribute by which it sets
 something in place of that."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -10,7 +11,8 @@ import msgspec
 from qmesh.mesh.foreign.expressions import Attributes
 from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires
 from qmesh.mesh.prover.set_contents import SetContents
-from qmesh.mesh.prover.traveller import NETWORK_OCTETS, TRANSPORT_OCTETS, Traveller
+from qmesh.mesh.prover.traveller import NETWORK_OCTETS, TRANSPORT_OCTETS, Family, Traveller
+from qmesh.mesh.routes.detours import RoutingTables
 
 Verdict: TypeAlias = Literal["accept", "drop", "return", "jump", "goto", "escape"]
 """escape: no rule after it decides, as where a packet is given to another socket."""
@@ -97,12 +99,14 @@ class RuleRun:
         unknowns: Unknowns,
         sets: SetContents,
         table: tuple[str, str],
+        routes: Mapping[Family, RoutingTables] = MappingProxyType({}),
     ) -> None:
         self.at = at
         self.gates = at.gates
         self.unknowns = unknowns
         self.sets = sets
         self.table = table
+        self.routes = routes
         self.truth = TRUE
         self.outcomes: list[RuleOutcome] = []
         self.translates = FALSE
@@ -163,6 +167,7 @@ class RuleRun:
     def change_headers(self) -> None:
         """The packet's headers may become any others."""
         at, doubts = self.at, self.unknowns.doubt_bits
+        at.are_options_its_own = False
         at.network = self.gates.choose_each(self.hits, doubts(8 * NETWORK_OCTETS[at.family]), at.network)
         at.transport = self.gates.choose_each(self.hits, doubts(8 * TRANSPORT_OCTETS), at.transport)
         at.protocol = self.gates.choose_each(self.hits, doubts(8), at.protocol)

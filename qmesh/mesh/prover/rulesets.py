@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import msgspec
@@ -16,9 +17,12 @@ from qmesh.mesh.foreign.xtables.legacy_tables import parse_legacy_table
 from qmesh.mesh.guard.tables import HELD, TABLE
 from qmesh.mesh.prover.rule_run import RulePlace, decode_name
 from qmesh.mesh.prover.set_contents import SetContent, SetContents, SetKey
+from qmesh.mesh.prover.traveller import Family
+from qmesh.mesh.routes.detours import RoutingTables
 
 TableKey: TypeAlias = tuple[str, str]
 """Family and name."""
+Routes: TypeAlias = Mapping[Family, RoutingTables]
 _LEGACY: Final = "iptables-legacy "
 """Before the names of its tables: they are beside those of nftables."""
 _DELETE: Final = (2).to_bytes(4, "big")
@@ -29,11 +33,15 @@ _STARTING: Final = {"ct", "nat", "masq", "redir", "connlimit", "flow_offload", "
 
 
 class ProvedRuleset(msgspec.Struct, frozen=True, kw_only=True):
-    """Tables with their chains and sets. chains: by table; rules: by table and chain."""
+    """Tables with their chains and sets. chains: by table; rules: by table and chain.
+
+    routes: of the machine; of a family that is not here they are not known.
+    """
 
     chains: Mapping[TableKey, Mapping[str, ListedChain]]
     rules: Mapping[tuple[str, str, str], tuple[KernelRule, ...]]
     sets: SetContents
+    routes: Routes = MappingProxyType({})
 
     @property
     def own_tables(self) -> tuple[TableKey, ...]:
@@ -160,7 +168,9 @@ def describe_rule(rule: KernelRule) -> RulePlace:
     return RulePlace((rule.family, rule.table), rule.chain, text, rule.handle)
 
 
-def build_ruleset(listing: Listing, sets: SetContents) -> ProvedRuleset:
+def build_ruleset(
+    listing: Listing, sets: SetContents, routes: Routes = MappingProxyType({})
+) -> ProvedRuleset:
     """What was read, for the prover. Raises ValueError or struct.error for what is none."""
     chains: dict[TableKey, dict[str, ListedChain]] = {key: {} for key in listing.tables}
     rules: dict[tuple[str, str, str], list[KernelRule]] = {}
@@ -171,7 +181,8 @@ def build_ruleset(listing: Listing, sets: SetContents) -> ProvedRuleset:
     for rule in itertools.chain(listing.rules, _list_legacy_rules(listing)):
         rules.setdefault((rule.family, rule.table, rule.chain), []).append(rule)
     kept = {key: tuple(found) for key, found in rules.items()}
-    return ProvedRuleset(chains=chains, rules=kept, sets=_note_changes(listing.rules, sets))
+    changed = _note_changes(listing.rules, sets)
+    return ProvedRuleset(chains=chains, rules=kept, sets=changed, routes=routes)
 
 
 def _note_changes(rules: Iterable[KernelRule], sets: SetContents) -> dict[SetKey, SetContent]:

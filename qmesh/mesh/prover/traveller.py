@@ -6,7 +6,7 @@ Source: net/netfilter/nft_meta.c, nft_ct.c and nft_payload.c for what each field
 from __future__ import annotations
 
 import itertools
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -58,6 +58,8 @@ class Traveller:
     """A packet, and where it is. `mark`, `connection_mark` and `status` are as registers have them.
 
     has_template: whether a rule before conntrack may have said what its connection will be like.
+    facts: what was asked of it beside, by what was asked.
+    are_options_its_own: whether no rule can have changed its options and further headers.
     """
 
     def __init__(self, gates: Gates, family: Family, *, arrives: bool) -> None:
@@ -80,9 +82,12 @@ class Traveller:
         self.connection = PacketConnection(tracked, established, related, reply, gates.make_variables(32))
         self.is_for_this_machine = gates.make_variable()
         self.has_socket = FALSE if arrives else gates.make_variable()
-        self.user = gates.make_variables(32)
+        self.user, self.group = gates.make_variables(32), gates.make_variables(32)
         self.packet_type = gates.make_variables(8)
         self.is_piece = FALSE
+        self.facts: dict[tuple[Any, ...], Wires] = {}
+        self.are_options_its_own = True
+        self.hook = ""
         self.phase: Phase = "after conntrack"
 
     def _make_interface(self) -> PacketInterface:
@@ -91,6 +96,12 @@ class Traveller:
 
     def _is_loopback(self, interface: PacketInterface) -> int:
         return self.gates.equal(interface.type, (772).to_bytes(2, ORDER))
+
+    def find_fact(self, key: tuple[Any, ...], count: int) -> Wires:
+        """So many bits, the same each time that this is asked."""
+        if key not in self.facts:
+            self.facts[key] = self.gates.make_variables(count)
+        return self.facts[key]
 
     def leave_by(self) -> None:
         """It has been routed: from here on it has an interface by which it goes."""

@@ -91,7 +91,7 @@ class Walk:
 
     def pass_hook(self, hook: str) -> None:
         """Let them through all base chains of a hook, and the address translations that are due there."""
-        self._hook = hook
+        self._hook = self.at.hook = hook
         if (
             hook == "input" and self.has_pieces and self.at.family == "ip6"
         ):  # of IPv4 they are put together before
@@ -253,7 +253,8 @@ class Walk:
             place = TOO_MANY
             rule = KernelRule(rule.family, rule.table, rule.chain, 0, ())
         self.unknowns.place = place
-        run = RuleRun(self.at, reach, self.unknowns, self._ruleset.sets, (rule.family, rule.table))
+        found = self._ruleset
+        run = RuleRun(self.at, reach, self.unknowns, found.sets, (rule.family, rule.table), found.routes)
         if self._budget < 0:
             run.give_up()
         else:

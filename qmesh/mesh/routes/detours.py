@@ -51,11 +51,14 @@ class RoutingTables(msgspec.Struct, frozen=True):
 
     rules: of its family, in order. routes: of all tables, those that overlap with the network.
     addresses: own ones in it, `10.77.4.1/24`, with their interfaces, but for the tunnel's.
+    is_whole: whether each route is here with all that it says: none is for some packets alone, or has several
+        hops.
     """
 
     rules: tuple[PolicyRule, ...] = ()
     routes: tuple[TableRoute, ...] = ()
     addresses: tuple[tuple[str, str], ...] = ()
+    is_whole: bool = True
 
 
 class Detour(msgspec.Struct, frozen=True):

@@ -60,6 +60,7 @@ _METRICS, _CACHE, _METRIC_MTU = 8, 12, 2  # RTA_METRICS, RTA_CACHEINFO, RTAX_MTU
 _EXPIRES: Final = Struct("=8xi")  # of struct rta_cacheinfo: what routers said expires, as nothing else does
 _HOP: Final = Struct("=HBBi")  # struct rtnexthop
 _LOOKUP_TABLE: Final = 0x1000  # RTM_F_LOOKUP_TABLE: tell the table that had the route
+_WITHOUT_CARRIER: Final = 0x1 | 0x10  # RTNH_F_DEAD, _LINKDOWN
 _NOT_IN_FORCE: Final = 0x200 | 0x1  # RTM_F_CLONED, RTNH_F_DEAD
 _LINK_SCOPE, _HOST_SCOPE, _ANY_SCOPE = 253, 254, 255
 _ACTIONS: Final[dict[int, Action]] = {
@@ -257,6 +258,18 @@ def parse_way(message: bytes) -> FoundWay:
         )
     except (LookupError, struct.error):
         raise ValueError("this is no answer about a route") from None
+
+
+def is_plain_route(message: bytes) -> bool:
+    """Whether `parse_route` tells all of a route. Raises as it does."""
+    try:
+        _, _, source, tos, _, _, _, _, flags = _ROUTE.unpack_from(message, HEADER.size)
+        hops = dict(parse_attributes(message[_ROUTE_PAYLOAD:])).get(_MULTIPATH)
+        return not (
+            source or tos or flags & _WITHOUT_CARRIER or (hops and len(hops) > _HOP.unpack_from(hops)[0])
+        )
+    except struct.error:
+        raise ValueError("this is no route") from None
 
 
 def overlaps(message: bytes, network: IPNetwork) -> bool:

@@ -55,11 +55,13 @@ def _read(
         except TooManyMessages:
             return None
         name = lru_cache(None)(name_interface)
-        found = (messages.parse_route(message) for message in routes if is_meant(message))
+        meant = [message for message in routes if is_meant(message)]
+        found = map(messages.parse_route, meant)
         return RoutingTables(
             rules=tuple(filter(None, map(messages.parse_rule, rules))),
             routes=tuple(_build_route(each, name) for each in found if each is not None),
             addresses=tuple(_list_addresses(addresses, network, except_interface, name)),
+            is_whole=all(map(messages.is_plain_route, meant)),
         )
 
 

@@ -70,7 +70,7 @@ def match_packet_type(run: RuleRun, content: bytes) -> int:
     wanted, is_inverted = struct.unpack_from("=ii", content)
     gates, kind = run.gates, run.at.packet_type
     found = gates.equal(kind, bytes([wanted & 0xFF]))
-    found = gates.choose(gates.equal(kind, _LOOPED), run.unknowns.doubt(), found)
+    found = gates.choose(gates.equal(kind, _LOOPED), run.unknowns.chance(), found)
     return -found if is_inverted else found
 
 

@@ -8,7 +8,16 @@ from typing import Final, TypeAlias
 
 from qmesh.mesh.prover.gates import FALSE, TRUE, Wires
 from qmesh.mesh.prover.rule_run import RuleRun
-from qmesh.mesh.prover.xtables_fields import (
+from qmesh.mesh.prover.traveller import SOURCE_NAT, TARGET_NAT
+from qmesh.mesh.prover.xtables.xtables_facts import (
+    match_address_type,
+    match_option,
+    match_owner,
+    match_reverse_path,
+    match_routing_header,
+    match_segment_size,
+)
+from qmesh.mesh.prover.xtables.xtables_fields import (
     match_address_ranges,
     match_connection_mark,
     match_hops,
@@ -24,12 +33,12 @@ _Match: TypeAlias = Callable[[RuleRun, bytes], int]
 _STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 _NEW_STATES: Final = _STATES | {"untracked": 256}
 _ONLY_STATE: Final = 1 | 0x2000  # XT_CONNTRACK_STATE, _STATE_ALIAS
-_TRANSLATED: Final = 64 | 128  # XT_CONNTRACK_STATE_SNAT, _DNAT
-_LOCAL_TYPE: Final = 4
+_TRANSLATED: Final = (64, 128)  # XT_CONNTRACK_STATE_SNAT, _DNAT
 _HARMLESS_TARGETS: Final = frozenset(
-    {"LOG", "NFLOG", "ULOG", "TRACE", "TCPMSS", "CLASSIFY", "CHECKSUM", "AUDIT", "LED", "IDLETIMER",
-     "RATEEST", "TCPOPTSTRIP", "SECMARK", "CONNSECMARK"}
+    {"LOG", "NFLOG", "ULOG", "TRACE", "CLASSIFY", "CHECKSUM", "AUDIT", "LED", "IDLETIMER", "RATEEST",
+     "SECMARK", "CONNSECMARK"}
 )  # fmt: skip
+_OF_OPTIONS: Final = frozenset({"TCPMSS", "TCPOPTSTRIP"})
 _OF_HEADERS: Final = frozenset({"TOS", "DSCP", "TTL", "HL"})
 _TRANSLATIONS: Final = frozenset({"DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP"})
 
@@ -57,6 +66,8 @@ def _run_other_target(run: RuleRun, name: str) -> None:
     elif name in {"MARK", "CONNMARK", "SET"}:  # a set may have marks
         run.change_mark(run.unknowns.doubt_bits(32))
         run.change_connection_mark(run.unknowns.doubt_bits(32))
+    elif name in _OF_OPTIONS:
+        run.at.are_options_its_own = False
     elif name == "ECN":
         run.change_headers()  # also TCP's flags
     elif name in _OF_HEADERS:
@@ -106,7 +117,7 @@ def _match_tcp(run: RuleRun, content: bytes) -> int:
             at.is_tcp,
             _match_ports(run, ports, inverted),
             -flags if inverted & 4 else flags,
-            run.unknowns.doubt() if option else TRUE,
+            match_option(run, option, is_inverted=bool(inverted & 8)) if option else TRUE,
         )
     )
 
@@ -146,23 +157,19 @@ def _match_states(run: RuleRun, wanted: int, bits: Mapping[str, int]) -> int:
 
 def _match_conntrack(run: RuleRun, content: bytes) -> int:
     flags, inverted, states = struct.unpack_from("=HHH", content, 146)
-    if flags & ~_ONLY_STATE or states & _TRANSLATED:
+    at, gates = run.at, run.gates
+    if flags & ~_ONLY_STATE or (states & sum(_TRANSLATED) and at.phase != "after conntrack"):
         return run.unknowns.doubt()
     found = _match_states(run, states, _NEW_STATES) if flags & 1 else TRUE
+    for bit, weight in zip(_TRANSLATED, (SOURCE_NAT, TARGET_NAT), strict=True):
+        if states & bit:
+            found = gates.either(found, gates.both(at.is_in_connection, at.connection.status[weight]))
     return -found if inverted & 1 else found
 
 
 def _match_state(run: RuleRun, content: bytes) -> int:
     (states,) = struct.unpack_from("=I", content)
     return _match_states(run, states, _STATES)
-
-
-def _match_address_type(run: RuleRun, content: bytes) -> int:
-    source, target, flags = struct.unpack_from("=HHI", content)
-    if source or target != _LOCAL_TYPE or flags & ~2:
-        return run.unknowns.doubt()
-    found = run.at.is_for_this_machine
-    return -found if flags & 2 else found
 
 
 _TARGETS: Final[Mapping[tuple[str, int], Callable[[RuleRun, bytes], bool]]] = {
@@ -172,7 +179,9 @@ _TARGETS: Final[Mapping[tuple[str, int], Callable[[RuleRun, bytes], bool]]] = {
 _MATCHES: Final[Mapping[tuple[str, int], _Match]] = {
     ("comment", 0): _match_all, ("tcp", 0): _match_tcp, ("udp", 0): _match_udp,
     ("multiport", 1): _match_multiport, ("conntrack", 3): _match_conntrack, ("state", 0): _match_state,
-    ("addrtype", 1): _match_address_type, ("mark", 1): match_mark, ("connmark", 1): match_connection_mark,
+    ("addrtype", 1): match_address_type, ("owner", 1): match_owner, ("rt", 0): match_routing_header,
+    ("tcpmss", 0): match_segment_size, ("rpfilter", 0): match_reverse_path,
+    ("mark", 1): match_mark, ("connmark", 1): match_connection_mark,
     ("icmp", 0): match_icmp, ("icmp6", 0): match_icmp, ("ttl", 0): match_hops, ("hl", 0): match_hops,
     ("pkttype", 0): match_packet_type, ("iprange", 1): match_address_ranges,
     **{(name, revision): _match_chance
