@@ -8,6 +8,7 @@ import sys
 import time
 
 from tests.support.modelled_share import list_modelled
+from tests.support.proof_cost import list_costs
 from tests.support.prover_by_kernel import compare, compare_wide
 
 
@@ -26,6 +27,17 @@ def print_share(names: list[str]) -> int:
     return 0
 
 
+def print_costs() -> int:
+    """What a proof takes; 1 where that is more than it may."""
+    print("| beside the guard | processor | time | memory | verdicts proved | must be | |")
+    print("|---|---:|---:|---:|---:|---|---|")
+    kept = []
+    for row in list_costs():
+        print(row.text, flush=True)
+        kept.append(row.is_kept)
+    return 0 if all(kept) else 1
+
+
 def main() -> int:
     """Compare, and print how many there were and each disagreement."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -42,8 +54,11 @@ def main() -> int:
     parser.add_argument(
         "--share", nargs="*", metavar="NAME", help="of the rules of other programs, which are fully modelled"
     )
+    parser.add_argument("--cost", action="store_true", help="what a proof takes, beside rules of others")
     chosen = parser.parse_args()
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
+    if chosen.cost:
+        return print_costs()
     if chosen.share is not None:
         return print_share(chosen.share)
     began = time.monotonic()

@@ -204,11 +204,7 @@ def _run_lookup(run: RuleRun, attributes: Attributes) -> None:
         else:
             run.require(run.unknowns.doubt() if content.elements is None else run.unknowns.chance())
         return
-    groups, rest = list_groups(content)
-    members = [(group, _match_group(run, group, key, content)) for group in groups]
-    if rest is not None:
-        others = Group(value=rest.value, verdict=rest.verdict, chain=rest.chain)
-        members.append((others, -run.gates.any_of(is_in for _, is_in in members)))
+    members, has_rest = _list_members(run, content, key)
     if has_target:
         if content.counts:  # an element that is found may end the rule by its limit
             run.require(run.unknowns.chance())
@@ -217,12 +213,32 @@ def _run_lookup(run: RuleRun, attributes: Attributes) -> None:
     is_in = run.gates.any_of(wire for _, wire in members)
     if content.changes:
         is_in = run.gates.either(is_in, run.unknowns.chance())
-    if is_inverted and rest is not None:  # kernels differ in whether all others are in it
+    if is_inverted and has_rest:  # kernels differ in whether all others are in it
         run.require(run.unknowns.doubt())
         return
     if content.counts:
         is_in = run.gates.both(is_in, run.unknowns.chance())
     run.require(-is_in if is_inverted else is_in)
+
+
+def _list_members(run: RuleRun, content: SetContent, key: Wires) -> tuple[list[tuple[Group, int]], bool]:
+    """What a set has in it, with whether the key is there; and whether it has something for all others.
+
+    Many rules ask large sets the same: it is found once, unless elements go by themselves in between.
+    """
+    place = id(content), key
+    known = run.unknowns.asked_sets.get(place)
+    if known is not None:
+        return known
+    groups, rest = list_groups(content)
+    members = [(group, _match_group(run, group, key, content)) for group in groups]
+    if rest is not None:
+        others = Group(value=rest.value, verdict=rest.verdict, chain=rest.chain)
+        members.append((others, -run.gates.any_of(is_in for _, is_in in members)))
+    found = members, rest is not None
+    if not any(group.is_temporary for group in groups):
+        run.unknowns.asked_sets[place] = found
+    return found
 
 
 def _match_group(run: RuleRun, group: Group, key: Wires, content: SetContent) -> int:

@@ -10,7 +10,7 @@ import msgspec
 
 from qmesh.mesh.foreign.expressions import Attributes
 from qmesh.mesh.prover.gates import FALSE, TRUE, Gates, Wires
-from qmesh.mesh.prover.set_contents import SetContents
+from qmesh.mesh.prover.set_contents import Group, SetContents
 from qmesh.mesh.prover.traveller import NETWORK_OCTETS, TRANSPORT_OCTETS, Family, Traveller
 from qmesh.mesh.routes.detours import RoutingTables
 
@@ -59,7 +59,7 @@ class Unknowns:
 
     A doubt is about what a rule means: the answer has to be the same either way. A chance is about the packet
     or its time, such as whether a limit is exceeded: either may come about. calm: what of these holds while
-    no limit is exceeded.
+    no limit is exceeded. asked_sets: what was found where a set was asked whether a key is in it.
     """
 
     def __init__(self, gates: Gates) -> None:
@@ -67,6 +67,7 @@ class Unknowns:
         self.place = NOWHERE
         self.doubts: dict[int, RulePlace] = {}
         self.calm: list[int] = []
+        self.asked_sets: dict[tuple[int, Wires], tuple[list[tuple[Group, int]], bool]] = {}
 
     def doubt(self) -> int:
         """A bit that depends on what the rule at hand means."""
