@@ -814,6 +814,7 @@ def _kernel_route(octets: bytes) -> None:
         route_messages.parse_route(octets)
         route_messages.overlaps(octets, ip_network("10.77.0.0/20"))
         route_messages.parse_answer(24, octets)
+        route_messages.is_plain_route(octets)
         route_messages.parse_answer(2, octets)
         route_messages.parse_way(octets)
 
