@@ -195,6 +195,8 @@ def test_the_copyright_file_has_each_library_with_its_holder_and_its_text():
     site = "usr/lib/qmesh/lib/python*/site-packages"
     assert "Permission is hereby granted" in of[f"{site}/h11/*"]["License"]
     assert "\n openssl " in of[f"{site}/cryptography/*"]["Comment"]
+    # Whose wheel does not list it, and the MIT licence asks for its holder's name.
+    assert re.search(r"\n clasp [\d.]+ \(MIT\) Copyright \(c\) ", of[f"{site}/clingo/*"]["Comment"])
     assert "/usr/share/common-licenses/Apache-2.0" in text
     # And what the program loads of the system's.
     assert "libnftables" in fields[0]["Comment"]

@@ -47,9 +47,8 @@ def list_compiled(package: Distribution, parent: str) -> Iterator[dict[str, Any]
             sboms[file.stem] = json.loads(Path(str(package.locate_file(file))).read_text("utf-8"))
     for stem, found in sboms.items():
         for number, each in enumerate(found.get("components", [])):
-            kept = {
-                key: each[key] for key in ("name", "version", "purl", "hashes", "licenses") if key in each
-            }
+            keys = ("name", "version", "purl", "hashes", "licenses", "copyright")
+            kept = {key: each[key] for key in keys if key in each}
             yield {"type": "library", "bom-ref": f"{parent}/{stem}/{number}", **kept}
 
 

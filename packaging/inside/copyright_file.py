@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from parts import Part
+from parts import Compiled, Part
 
 PLACE: Final = "usr/lib/qmesh/lib/python*/site-packages"
 """Where the package has them."""
@@ -61,10 +61,13 @@ def _render_part(part: Part) -> str:
     if any(name not in _COMMON for name in _list_names(part.licence)):
         fields["License"] += "\n" + "\n\n".join(text.strip() for text in own)
     if part.compiled:
-        fields["Comment"] = "Compiled in, as its makers list it:\n" + "\n".join(
-            f"{each.name} {each.version} ({each.licence or 'no licence is named'})" for each in part.compiled
-        )
+        fields["Comment"] = "\n".join(["Compiled in:", *map(_describe_compiled, part.compiled)])
     return _render_fields(fields)
+
+
+def _describe_compiled(each: Compiled) -> str:
+    words = (each.name, each.version, f"({each.licence or 'no licence is named'})", each.copyright)
+    return " ".join(filter(None, words))
 
 
 def _render_common(name: str) -> str:

@@ -30,11 +30,12 @@ _LICENCE_FILE = re.compile(r"(licen[sc]e|copying|notice)([-._].*)?", re.IGNORECA
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a wheel has compiled in, as an SBOM in it says. licence: empty where it does not say it."""
+    """What a wheel has compiled in, as an SBOM says. licence, copyright: empty where it does not say it."""
 
     name: str
     version: str
     licence: str
+    copyright: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,13 @@ def _canonicalize(text: str) -> str:
 def _read_compiled(sbom: dict[str, Any]) -> list[Compiled]:
     components = sbom.get("components", [])
     return [
-        Compiled(each["name"], each.get("version", ""), _read_component_licence(each)) for each in components
+        Compiled(
+            each["name"],
+            each.get("version", ""),
+            _read_component_licence(each),
+            each.get("copyright", ""),
+        )
+        for each in components
     ]
 
 
