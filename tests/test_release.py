@@ -427,16 +427,21 @@ class User(NamedTuple):
 
     def type_lines(self, heading: str = "Install on a machine") -> str:
         """What root was asked for in the end."""
-        script = """
-            sudo() { if [[ " $* " == *" install "* ]]; then echo "$*" >asked; fi; }
-            qmesh() { :; }
-            export -f sudo qmesh
-            dpkg() { echo amd64; }
-            export -f dpkg
-        """
         lines = subprocess.run(
             [CHECKOUT / ".ci/readme", "--print", heading], capture_output=True, text=True, check=True
         ).stdout
+        self.type(lines)
+        return (self.folder / "asked").read_text("utf-8").strip()
+
+    def type(self, lines: str) -> None:
+        script = """
+            sudo() { if [[ " $* " == *" install "* ]]; then echo "$*" >asked; fi; }
+            qmesh() { :; }
+            dpkg() { echo amd64; }
+            pipx() { :; }
+            tar() { :; }
+            ansible-galaxy() { sudo "$@"; }
+        """
         lines = lines.replace("URL-OF-THE-RELEASE", f"file://{self.release}")
         lines = lines.replace("_VERSION_", "_0.2.0_").replace("-VERSION-", "-0.2.0-")
         lines = lines.replace('$(. /etc/os-release && echo "$VERSION_CODENAME")', "bookworm")
@@ -444,7 +449,6 @@ class User(NamedTuple):
         subprocess.run(
             ["bash", "-c", f"{script}\n{lines}"], cwd=self.folder, capture_output=True, text=True, check=False
         )
-        return (self.folder / "asked").read_text("utf-8").strip()
 
 
 PACKAGE = "qmesh_0.2.0_bookworm_amd64.deb"
@@ -471,6 +475,18 @@ def test_so_is_the_wheel_by_the_lines_for_pipx(user):
 def test_a_wheel_is_not_installed_if_that_or_its_versions_were_altered(user, name):
     (user.release / name).write_bytes(b"other")
     assert not user.type_lines("With pipx").endswith(WHEEL)
+
+
+@pytest.mark.parametrize("altered", ["", "qmesh_0.2.0_trixie_amd64.deb", "qmesh-0.2.0.tar.gz"])
+def test_what_ansible_is_given_was_checked_by_the_lines_for_a_fleet(user, altered):
+    if altered:
+        (user.release / altered).write_bytes(b"other")
+    fences = re.findall(
+        r"^```\n(.*?)^```$", (CHECKOUT / "docs/fleet.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (lines,) = (each for each in fences if "ssh-keygen" in each)
+    user.type(lines.replace("=VERSION ", "=0.2.0 "))
+    assert (user.folder / "asked").exists() is (not altered)
 
 
 def test_a_package_that_was_altered_is_not_installed(user):
