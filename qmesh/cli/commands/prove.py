@@ -67,8 +67,8 @@ def command(
     if find_spec("clingo") is None:
         raise MissingProgram(
             "`qmesh prove` needs the Python package clingo, which is not installed",
-            hint="with qmesh from pipx: `pipx inject qmesh clingo`; the Debian package has it."
-            " `qmesh drill` needs no such package",
+            hint="with qmesh from pipx: `PIPX_HOME=/opt/pipx pipx inject qmesh 'clingo<6'`; the Debian"
+            " package has it. `qmesh drill` needs no such package",
         )
     from qmesh.agent.commands.prove import prove, prove_to_report
     from qmesh.cli.assurance_text.proof_text import build_proof_lines
