@@ -50,9 +50,12 @@ def members_of(control: Machine) -> set[str]:
     return {each["name"] for each in facts(control, "status")["machines"]}
 
 
-def errors_of(machine: Machine) -> list[str]:
+def errors_of(machine: Machine) -> dict[str, str]:
+    """What was seen, by the code of each."""
     found = facts(machine, "check", code=None)["findings"]
-    return [each["code"] for each in found if each["severity"] == "error"]
+    return {
+        each["code"]: f"{each['subject']}: {each['seen']}" for each in found if each["severity"] == "error"
+    }
 
 
 def assert_whole(machines: Iterable[Machine]) -> None:
@@ -60,10 +63,21 @@ def assert_whole(machines: Iterable[Machine]) -> None:
     control, *others = machines
     assert members_of(control) == {machine.name for machine in (control, *others)}
     for machine in (control, *others):
-        # What was begun last may not answer yet, where all machines share a processor.
-        comes_true(lambda: errors_of(machine) == [], SOON_S)  # noqa: B023 - called at once
-        assert errors_of(machine) == []
+        assert_well(machine)
         machine.run(["nft", "list", "table", "inet", "qmesh"])
+
+
+def assert_well(machine: Machine) -> None:
+    """What was begun last may not answer yet, where all machines share a processor."""
+    found: dict[str, str] = {}
+
+    def is_well() -> bool:
+        found.clear()
+        found.update(errors_of(machine))
+        return not found
+
+    comes_true(is_well, SOON_S)
+    assert found == {}, machine.name
 
 
 def assert_nothing_changes(operator: Operator, *options: str) -> None:
@@ -177,7 +191,7 @@ def test_a_machine_that_fails_stops_no_other_and_the_next_run_ends_what_it_began
     wait_until(lambda: bool(falling.processes("qmesh join")), 120)
     falling.kill()
     assert running.wait(200) in {2, 4}
-    assert errors_of(well) == []
+    assert_well(well)
     for machine in (off, falling):
         operator.start_sshd(machine)
 
@@ -259,7 +273,7 @@ def test_a_machine_that_cannot_be_reached_after_the_change_rolls_itself_back(lab
     played = operator.play("site", "-e", "qmesh_confirm_seconds=10 ansible_timeout=5", code=4)
 
     assert played.hosts["srv-1"].unreachable == 1
-    assert errors_of(machines[2]) == []
+    assert_well(machines[2])
     wait_until(lambda: "change-undone" in errors_of(cut_off), 30)
     cut_off.run(["nft", "delete", "table", "inet", "closes"])
     cut_off.path(REPLACED).unlink()
