@@ -18,6 +18,8 @@ _turn: Final = _thread.allocate_lock()
 """The library's context is one thread's at a time."""
 _loaded: list[NftContext] = []
 """The library, once it was needed."""
+_HASH: Final = "\n\t\tflags timeout\n"
+_MOST_READINGS: Final = 5
 
 
 def open_library() -> NftContext:
@@ -107,8 +109,18 @@ def read_table(name: str) -> str | None:
     _load_library()  # where there is none, that is said although no table is there
     while nftables_messages.has_table("inet", name):
         try:
-            return run(f"list table inet {name}")
+            return _list_table(name)
         except KernelRefused:  # gone between the two looks, or truly unreadable: look once more
             if nftables_messages.has_table("inet", name):
                 raise
     return None
+
+
+def _list_table(name: str) -> str:
+    """The table's text. While the kernel enlarges a hash, it lists some elements twice and others never."""
+    listing = run(f"list table inet {name}")
+    for _ in range(_MOST_READINGS if _HASH in listing else 0):
+        before, listing = listing, run(f"list table inet {name}")
+        if listing == before:
+            break
+    return listing
