@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+from qmesh.host import disk_timeout
 from qmesh.host.system import boot_clock, processes, ssh_session
 from qmesh.mesh.ssh_lockout import Session
+from tests.support.waiting import patience
 
 FIND = (
     "import os; from qmesh.host.system.ssh_session import find_session; found = find_session(os.getpid());"
@@ -97,3 +99,20 @@ def test_the_clock_is_that_of_the_boot_named(tmp_path):
     assert first.boot == "0dd"
     assert first.at_s <= second.at_s
     assert boot_clock.now().boot != "0dd"
+
+
+def test_memory_of_a_user_that_never_answers_or_has_no_end_is_given_up(tmp_path, monkeypatch):
+    """As `/proc/PID/environ` is, where he has mapped so at its place."""
+    session = Session("192.0.2.1", 40000, "192.0.2.2", 22)
+    monkeypatch.setattr(ssh_session, "_PROCESSES", tmp_path)
+    monkeypatch.setattr(ssh_session, "_list_ancestors", lambda _: (1, 2, 3))
+    monkeypatch.setattr(ssh_session, "_list_connections", lambda: [session])
+    monkeypatch.setattr(disk_timeout, "WAIT_S", patience(1.0))
+    for number in (1, 2, 3):
+        (tmp_path / str(number)).mkdir()
+    (tmp_path / "1/environ").symlink_to("/dev/zero")
+    (tmp_path / "2/environ").write_text("A=b\0SSH_CONNECTION=192.0.2.1 40000 192.0.2.2 22\0")
+    os.mkfifo(tmp_path / "3/environ")
+    assert ssh_session.find_session(77) == session
+    with (tmp_path / "3/environ").open("wb"):
+        pass  # the thread ends

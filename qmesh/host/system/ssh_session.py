@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from qmesh.errors import MachineRefused
+from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.network.sockets import ESTABLISHED, render_address, select_sockets
 from qmesh.host.system import processes
 from qmesh.mesh.ssh_lockout import Session
 
+_PROCESSES: Final = Path("/proc")
 _MOST_ANCESTORS: Final = 64
-_VARIABLE: Final = b"SSH_CONNECTION="
+_MOST_OCTETS: Final = 4 << 20
+"""More than the kernel takes of a program's environment by default. Source: execve(2), limits."""
+_VARIABLE: Final = re.compile(rb"(?:\A|(?<=\0))SSH_CONNECTION=([^\0]*)")
 
 
 def find_session(process: int) -> Session | None:
@@ -22,8 +28,15 @@ def find_session(process: int) -> Session | None:
     One that is told of and not connected any more is none: a terminal multiplexer outlives the
     session that started it, and keeps its environment.
     """
+    told: list[Session] = []
+
+    def read() -> None:
+        for each in _list_ancestors(process):
+            told.extend(_read_sessions(each))
+
+    with contextlib.suppress(MachineRefused):
+        run_in_time(_PROCESSES, read)
     connected = frozenset(_list_connections())
-    told = (session for each in _list_ancestors(process) for session in _read_sessions(each))
     return next((session for session in told if session in connected), None)
 
 
@@ -38,23 +51,22 @@ def _list_ancestors(process: int) -> Iterator[int]:
 
 
 def _read_sessions(process: int) -> Iterator[Session]:
-    """What a process was told of its session when it was started."""
-    try:
-        yield from parse_sessions(Path(f"/proc/{process}/environ").read_bytes())
-    except OSError:
-        return
+    """What a process was told of its session when it was started.
+
+    That is its memory: its user may have mapped there what has no end, or never answers.
+    """
+    with contextlib.suppress(OSError), (_PROCESSES / str(process) / "environ").open("rb") as file:
+        yield from parse_sessions(file.read(_MOST_OCTETS))
 
 
 def parse_sessions(environment: bytes) -> Iterator[Session]:
     """The sessions that an environment tells of. It is its user's, who may have put anything there."""
-    for variable in environment.split(b"\0"):
-        if variable.startswith(_VARIABLE):
-            words = variable.removeprefix(_VARIABLE).decode("ascii", "replace").split()
-            with contextlib.suppress(ValueError):
-                client, client_port, server, server_port = words
-                yield Session(
-                    _normalize_address(client), int(client_port), _normalize_address(server), int(server_port)
-                )
+    for value in _VARIABLE.findall(environment):
+        with contextlib.suppress(ValueError):
+            client, client_port, server, server_port = value.decode("ascii", "replace").split()
+            yield Session(
+                _normalize_address(client), int(client_port), _normalize_address(server), int(server_port)
+            )
 
 
 def _normalize_address(text: str) -> str:
