@@ -22,7 +22,7 @@ from qmesh.agent.node.worker_status import find_worker_note, probe_answers
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
-from qmesh.mesh.audit.processes import own_process_findings
+from qmesh.mesh.audit.node.processes import own_process_findings
 from qmesh.mesh.changes import set_worker_count
 from qmesh.mesh.node_processes.reading_record import Reading, ReadingRecord
 from qmesh.mesh.node_processes.readings import SLACK_S

@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from qmesh.mesh.audit.links import list_quiet_machines
-from qmesh.mesh.audit.silence import group_silent_cores
+from qmesh.mesh.audit.network.links import list_quiet_machines
+from qmesh.mesh.audit.node.silence import group_silent_cores
 from qmesh.mesh.audit.surroundings import LinkContext, SilentWorkers
 from qmesh.mesh.inventory import Worker
 from qmesh.mesh.links.activity import LinkReport, SilentLink

@@ -11,8 +11,8 @@ from rich.pretty import pretty_repr
 from qmesh.mesh.audit import parts
 from qmesh.mesh.audit.findings import Finding, failed_check_finding
 from qmesh.mesh.audit.maintenance import invalid_membership_finding
+from qmesh.mesh.audit.node.processes import process_findings
 from qmesh.mesh.audit.parts import list_findings, list_node_findings
-from qmesh.mesh.audit.processes import process_findings
 from qmesh.mesh.audit.surroundings import (
     CONTROL_NODE,
     LOOK,
@@ -1244,7 +1244,7 @@ def test_every_code_is_one_that_stays():
         "key agent tunnel peer guard config worker control port foreign change service node claim"  # noqa: SIM905
         " claims".split()
     )
-    sources = Path(parts.__file__).parent.glob("*.py")
+    sources = Path(parts.__file__).parent.rglob("*.py")
     words = {
         node.value
         for source in sources

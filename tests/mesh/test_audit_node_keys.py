@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from qmesh.mesh.audit.node_keys import node_key_findings
+from qmesh.mesh.audit.node.node_keys import node_key_findings
 from qmesh.mesh.audit.parts import list_audit_parts
 from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, KeyStoreFile, OtherKeys
 from qmesh.mesh.state import NodeState

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from qmesh.mesh.audit.findings import RENDER, Finding, error_finding
-from qmesh.mesh.audit.obstacles import with_obstacles
+from qmesh.mesh.audit.node.obstacles import with_obstacles
 from qmesh.mesh.audit.surroundings import NEW_CONFIG, ConfigFile, FileObstacle, KeyStoreFile
 from tests.support.factories import audit_context
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from qmesh.mesh.audit.findings import Finding
-from qmesh.mesh.audit.links import away_worker_findings, link_findings, suspect_findings
-from qmesh.mesh.audit.listeners import silent_worker_findings
 from qmesh.mesh.audit.maintenance import service_findings
+from qmesh.mesh.audit.network.links import away_worker_findings, link_findings, suspect_findings
+from qmesh.mesh.audit.network.listeners import silent_worker_findings
 from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, LinkContext, SilentWorkers, TriedEndpoint
 from qmesh.mesh.endpoints import translate_endpoint
 from qmesh.mesh.foreign.obstacles import Obstacle

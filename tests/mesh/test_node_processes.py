@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from qmesh.errors import BadInput
-from qmesh.mesh.audit.processes import foreign_worker_findings, own_process_findings
+from qmesh.mesh.audit.node.processes import foreign_worker_findings, own_process_findings
 from qmesh.mesh.audit.surroundings import NodeReport
 from qmesh.mesh.changes import pause_machine
 from qmesh.mesh.inventory import Inventory

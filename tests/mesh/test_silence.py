@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from qmesh.mesh.audit.findings import Finding
-from qmesh.mesh.audit.listeners import silent_worker_findings
 from qmesh.mesh.audit.maintenance import agent_findings
-from qmesh.mesh.audit.silence import name_dropping_rules
+from qmesh.mesh.audit.network.listeners import silent_worker_findings
+from qmesh.mesh.audit.node.silence import name_dropping_rules
 from qmesh.mesh.audit.surroundings import AuditContext, ConfigFile, SilentWorkers
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.node_processes.places import find_other_places, list_accepting_places

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tests.support.checkout import CHECKOUT
 
-AUDIT = sorted((CHECKOUT / "qmesh/mesh/audit").glob("*.py"))
+AUDIT = sorted((CHECKOUT / "qmesh/mesh/audit").rglob("*.py"))
 
 
 def nodes_of_the_audit() -> Iterator[ast.AST]:

@@ -38,7 +38,7 @@ from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.host.system.agent_health import Health
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.audit.silence import group_silent_cores
+from qmesh.mesh.audit.node.silence import group_silent_cores
 from qmesh.mesh.audit.surroundings import (
     AgentStatus,
     AuditContext,

@@ -10,7 +10,7 @@ from qmesh.host.api.collection import CollectedReport, NoCollection, collect_rep
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.members import left_out_finding, unanswered_finding, uncollected_finding
-from qmesh.mesh.audit.silence import name_dropping_rules
+from qmesh.mesh.audit.node.silence import name_dropping_rules
 
 
 class MemberReport(msgspec.Struct, frozen=True):

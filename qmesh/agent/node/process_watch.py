@@ -21,7 +21,7 @@ from qmesh.host.network import tcp_connections
 from qmesh.host.network.node_sockets import SocketObserver
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
-from qmesh.mesh.audit.processes import foreign_worker_findings, own_process_findings
+from qmesh.mesh.audit.node.processes import foreign_worker_findings, own_process_findings
 from qmesh.mesh.node_processes.control import list_called_cores
 from qmesh.mesh.node_processes.reading_record import ReadingRecord
 from qmesh.mesh.node_processes.record import ProcessRecord, update_absences, update_calls

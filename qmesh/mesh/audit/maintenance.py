@@ -7,7 +7,7 @@ from typing import Final
 
 from qmesh.errors import JOIN_ANEW, RESTORE
 from qmesh.mesh.audit.findings import PRIVATE_MODE, Finding, error_finding, file_mode_finding, warning_finding
-from qmesh.mesh.audit.links import is_control_away, list_quiet_machines
+from qmesh.mesh.audit.network.links import is_control_away, list_quiet_machines
 from qmesh.mesh.audit.surroundings import (
     CONTROL_NODE,
     LOOK,

@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
-from qmesh.mesh.audit.announcements import announcement_findings
-from qmesh.mesh.audit.config import config_findings
 from qmesh.mesh.audit.findings import Finding
-from qmesh.mesh.audit.guard import (
-    boot_unit_findings,
-    claim_findings,
-    flush_findings,
-    foreign_rule_findings,
-    guard_findings,
-    port_findings,
-    saved_rule_findings,
-    sysctl_findings,
-)
-from qmesh.mesh.audit.links import link_findings, suspect_findings
-from qmesh.mesh.audit.listeners import listener_findings, open_port_findings, silent_worker_findings
 from qmesh.mesh.audit.maintenance import (
     agent_findings,
     change_findings,
@@ -31,18 +17,32 @@ from qmesh.mesh.audit.maintenance import (
     unit_findings,
 )
 from qmesh.mesh.audit.members import apart_findings, memory_findings, unlike_machine_findings
-from qmesh.mesh.audit.mtu import narrow_path_findings
-from qmesh.mesh.audit.node_keys import node_key_findings
-from qmesh.mesh.audit.obstacles import with_obstacles
-from qmesh.mesh.audit.processes import (
+from qmesh.mesh.audit.network.guard import (
+    boot_unit_findings,
+    claim_findings,
+    flush_findings,
+    foreign_rule_findings,
+    guard_findings,
+    port_findings,
+    saved_rule_findings,
+    sysctl_findings,
+)
+from qmesh.mesh.audit.network.links import link_findings, suspect_findings
+from qmesh.mesh.audit.network.listeners import listener_findings, open_port_findings, silent_worker_findings
+from qmesh.mesh.audit.network.mtu import narrow_path_findings
+from qmesh.mesh.audit.network.tunnel import collision_findings, tunnel_findings
+from qmesh.mesh.audit.node.announcements import announcement_findings
+from qmesh.mesh.audit.node.config import config_findings
+from qmesh.mesh.audit.node.node_keys import node_key_findings
+from qmesh.mesh.audit.node.obstacles import with_obstacles
+from qmesh.mesh.audit.node.processes import (
     foreign_worker_findings,
     process_findings,
 )
-from qmesh.mesh.audit.programs import program_findings
+from qmesh.mesh.audit.node.programs import program_findings
 from qmesh.mesh.audit.surroundings import (
     AuditContext,
 )
-from qmesh.mesh.audit.tunnel import collision_findings, tunnel_findings
 from qmesh.mesh.state import NodeState
 
 Part: TypeAlias = Literal[

@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from qmesh.mesh.audit.config import parse_worker_entries
 from qmesh.mesh.audit.findings import Finding, error_finding
-from qmesh.mesh.audit.other_nodes import taken_port_findings
+from qmesh.mesh.audit.node.config import parse_worker_entries
+from qmesh.mesh.audit.node.other_nodes import taken_port_findings
 from qmesh.mesh.audit.surroundings import AuditContext, NodeReport
 from qmesh.mesh.node_processes.observed import NodeProcess
 from qmesh.mesh.node_processes.restart import (

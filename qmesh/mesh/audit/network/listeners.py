@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
-from qmesh.mesh.audit.config import own_tunnel_address, parse_worker_entries
 from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error_finding, warning_finding
-from qmesh.mesh.audit.links import away_worker_findings, list_quiet_machines
-from qmesh.mesh.audit.silence import advise_on_silence, describe_silence_with_failures
+from qmesh.mesh.audit.network.links import away_worker_findings, list_quiet_machines
+from qmesh.mesh.audit.node.config import own_tunnel_address, parse_worker_entries
+from qmesh.mesh.audit.node.silence import advise_on_silence, describe_silence_with_failures
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.state import Guard, NodeState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from qmesh.mesh.audit.findings import APPLY, Finding, error_finding
-from qmesh.mesh.audit.mtu import black_hole_finding
+from qmesh.mesh.audit.network.mtu import black_hole_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.plan.describe import describe_route
 from qmesh.mesh.routes.detours import describe_machines
