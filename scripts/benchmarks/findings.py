@@ -14,7 +14,7 @@ from benchmarks.measuring import Figure, resident_mb
 
 from qmesh.agent.audit.collection import Collector
 from qmesh.agent.daemon.loop_events import LookRequests
-from qmesh.agent.daemon.membership_api import ControlNode
+from qmesh.agent.daemon.membership.api import ControlNode
 from qmesh.host.api import collection
 from qmesh.host.api.messages import ASKED_FINDINGS, CAN_REPORT, FINDINGS, MEMBERSHIP
 from qmesh.host.api.server import Collection, Service

@@ -19,7 +19,7 @@ from benchmarks import sample
 from benchmarks.measuring import Figure, resident_mb
 
 from qmesh.agent.daemon.loop_events import LookRequests
-from qmesh.agent.daemon.membership_api import ControlNode
+from qmesh.agent.daemon.membership.api import ControlNode
 from qmesh.host.api.server import Service
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State

@@ -32,7 +32,7 @@ from qmesh.agent import mesh_change
 from qmesh.agent.commands import invite, pause, remove, resume
 from qmesh.agent.commands.set import set_machine
 from qmesh.agent.daemon.loop_events import LookRequests
-from qmesh.agent.daemon.membership_api import ControlNode
+from qmesh.agent.daemon.membership.api import ControlNode
 from qmesh.errors import BadInput, EnrolmentRefused, QmeshError
 from qmesh.host.api.handlers import SentRedemption
 from qmesh.host.registry import Registry, sqlite

@@ -90,7 +90,7 @@ def test_a_process_that_lives_long_has_at_its_start_what_its_functions_import(lo
 def test_the_agent_of_a_worker_machine_has_no_registry_and_serves_nobody(loaded):
     found = set(loaded["member"])
     heavy = {"asyncio", "sqlite3", "ssl", "http.client", "multiprocessing", "typer"}
-    served = {"qmesh.host.registry", "qmesh.host.api.server", "qmesh.agent.daemon.membership_api"}
+    served = {"qmesh.host.registry", "qmesh.host.api.server", "qmesh.agent.daemon.membership.api"}
     served |= {"qmesh.agent.commands", "qmesh.mesh.imports", "qmesh.agent.notifications.notifier"}
     assert not found & (heavy | served)
     assert (served - {"qmesh.agent.commands", "qmesh.mesh.imports"}) < set(loaded["agent"])

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from qmesh.agent.commands.join import steps
 from qmesh.agent.commands.rotate_key import _wait_for_key
-from qmesh.agent.daemon.membership_poll import REST_S, MembershipPoller
+from qmesh.agent.daemon.membership.poll import REST_S, MembershipPoller
 from qmesh.agent.daemon.supervisor import Troubles
 from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.machine_facts.teller import FactsTeller

@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from qmesh.agent.daemon import membership_api, unanswered
 from qmesh.agent.daemon.loop_events import LookRequests
-from qmesh.agent.daemon.membership_api import ControlNode
+from qmesh.agent.daemon.membership import api as membership_api
+from qmesh.agent.daemon.membership import unanswered
+from qmesh.agent.daemon.membership.api import ControlNode
 from qmesh.agent.node import identity_files
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError, StateUnreadable
 from qmesh.host.api.handlers import SentRedemption

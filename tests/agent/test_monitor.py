@@ -13,7 +13,7 @@ import pytest
 
 from qmesh.agent.daemon import monitor as monitoring
 from qmesh.agent.daemon.loop_events import LookRequests
-from qmesh.agent.daemon.membership_server import MembershipService
+from qmesh.agent.daemon.membership.server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.supervisor import LOOK, Troubles
 from qmesh.errors import MachineRefused

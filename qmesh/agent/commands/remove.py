@@ -1,8 +1,8 @@
 """`remove`: take a machine out of the mesh.
 
 The machine is told by the membership service, which answers it still (`list_departed` of
-`qmesh.agent.daemon.membership_api`); if it was away, by a notice when it calls
-(`qmesh.agent.daemon.retirements`).
+`qmesh.agent.daemon.membership.api`); if it was away, by a notice when it calls
+(`qmesh.agent.daemon.membership.retirements`).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _OF_METRICS: Final = ("qmesh.host.metrics.http_server",)
 _OF_NOTIFICATIONS: Final = ("qmesh.agent.notifications.notifier",)
 _OF_CONTROL: Final = (
     "qmesh.agent.audit.collection",
-    "qmesh.agent.daemon.membership_api",
+    "qmesh.agent.daemon.membership.api",
     "qmesh.host.api.collection",
     "qmesh.host.api.server",
     "qmesh.host.registry",

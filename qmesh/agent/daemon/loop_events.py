@@ -8,8 +8,9 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
+from qmesh.agent.local import Local
 from qmesh.host.lean.bare_socket import BareSocket
 
 LOOK_S: Final = 5.0
@@ -95,3 +96,34 @@ class LookRequests:
             before = self._begun
             self._ask()
             return self._changed.wait_for(lambda: self._ended > before, seconds)
+
+
+class LookResult(NamedTuple):
+    """What a look at the machine has found. at: when it ended, by the monotonic clock."""
+
+    here: Local
+    at: float
+
+
+class LastLook:
+    """The last look that ended well, for the agent's other threads."""
+
+    def __init__(self) -> None:
+        self.result: LookResult | None = None
+        """None before the first."""
+        self._ended = threading.Event()
+
+    @property
+    def here(self) -> Local | None:
+        """What it has found; None before the first."""
+        return None if self.result is None else self.result.here
+
+    def note(self, here: Local) -> None:
+        """One has ended well, and has found this."""
+        self.result = LookResult(here, time.monotonic())
+        self._ended.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the next one, so long at most. Of one thread."""
+        self._ended.wait(seconds)
+        self._ended.clear()

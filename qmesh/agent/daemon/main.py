@@ -9,39 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from qmesh import __version__
 from qmesh.agent import control_role
 from qmesh.agent.audit.reporter import FindingsReporter
 from qmesh.agent.daemon import late_imports, supervisor
+from qmesh.agent.daemon.change_follower import ChangeFollower
 from qmesh.agent.daemon.claim_watch import ClaimWatch
 from qmesh.agent.daemon.detour_log import DetourLog
-from qmesh.agent.daemon.endpoint_failover import EndpointFailover
-from qmesh.agent.daemon.event_log import RegistryEventLog
 from qmesh.agent.daemon.guard_watch import keep_guard
-from qmesh.agent.daemon.loop_events import LOOK_S, LookRequests, LoopEvents
-from qmesh.agent.daemon.membership_poll import MembershipPoller
-from qmesh.agent.daemon.membership_server import MembershipService
+from qmesh.agent.daemon.loop_events import LOOK_S, LastLook, LookRequests, LoopEvents
+from qmesh.agent.daemon.membership.poll import MembershipPoller
+from qmesh.agent.daemon.membership.server import MembershipService
 from qmesh.agent.daemon.monitor import Monitor
 from qmesh.agent.daemon.observe import MachineWatch, audit_interval_s
+from qmesh.agent.daemon.own_knowledge import OwnKnowledge
 from qmesh.agent.daemon.supervisor import AgentPart, Troubles
 from qmesh.agent.local import Local
-from qmesh.agent.machine_facts.gatherer import FactsGatherer, read_report_key
-from qmesh.agent.machine_facts.keeper import FactsKeeper, with_own_facts
-from qmesh.agent.machine_facts.teller import FactsTeller
-from qmesh.agent.metrics.collector import AgentKnowledge, MetricsCollector
+from qmesh.agent.metrics.collector import MetricsCollector
 from qmesh.agent.metrics.outlets import MetricsOutlets
-from qmesh.agent.node.node_keys import KeyComparer, KeyReporter
-from qmesh.agent.node.node_restarts import NodeConfigFollower
-from qmesh.agent.node.process_watch import ProcessWatch
-from qmesh.agent.node.program_watch import ProgramWatch
 from qmesh.agent.preconditions import check_user
 from qmesh.agent.readers.answers import ReaderAnswers
 from qmesh.agent.readers.service import ReaderService
@@ -53,18 +43,12 @@ from qmesh.host.pulse import Pulse
 from qmesh.host.state.directory import State
 from qmesh.host.system import agent_health, leftover_processes, processes, single_agent
 from qmesh.mesh.audit.surroundings import SERVICE
-from qmesh.mesh.machine_facts.facts import ToldFacts
 from qmesh.mesh.plan.describe import describe_step
 from qmesh.mesh.plan.steps import LoadGuard, Step
 
-if TYPE_CHECKING:  # few machines notify anybody
-    from qmesh.agent.notifications.notifier import AgentFacts
-
 CHANGING_S: Final = 0.1
-"""The same, while a machine changes its key: what it sends before that is seen is lost; and while another
-machine is about to be heard as the control node."""
-SOON_S: Final = 1.0
-"""The same of what follows the node's files, after one was written."""
+"""Seconds between two looks while a machine changes its key, as what it sends until that is seen is lost; and
+while another machine is about to be heard as the control node."""
 MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
 PATIENCE_S: Final = 3.0
@@ -107,9 +91,7 @@ class Agent:
         self._state = state
         self._calls = LoopEvents(lambda: self._watch.notices.sockets)
         self._turns = LookRequests(self._calls.request_look)
-        self._here: Local | None = None
-        self._looked_at: float | None = None
-        self._looked = threading.Event()
+        self._last = LastLook()
         self._busy_since: float | None = None
         self._told: tuple[tuple[bool, list[str]], float] = ((False, []), 0.0)
         self._pulse = Pulse()
@@ -126,25 +108,40 @@ class Agent:
             look=self._calls.request_look,
             begin_anew=self._restart_agent,
         )
-        self._reporter = KeyReporter()
-        self._facts = FactsGatherer(lambda: read_report_key(state))
-        self._teller = FactsTeller(lambda: self._facts.told)
-        self._keeper = FactsKeeper(self._service.take_facts)
         self._detours = DetourLog(audit_interval_s)
         self._findings = FindingsReporter(state)
-        self._metrics = MetricsCollector(state, self._collect_knowledge)
-        self._outlets = MetricsOutlets(self._metrics, lambda: self._here, self._troubles)
-        self._answers = ReaderAnswers(state, self._metrics)
-        self._alterations = ""
         self._claims = ClaimWatch(
-            state, self._troubles, know=lambda: self._here, listen=lambda: self._watch.notices
+            state, self._troubles, know=lambda: self._last.here, listen=lambda: self._watch.notices
         )
+        self._follower = ChangeFollower(
+            state,
+            self._service,
+            self._watch,
+            self._troubles,
+            last=self._last,
+            request_look=self._calls.request_look,
+        )
+        self._knowledge = OwnKnowledge(
+            self._last,
+            self._troubles,
+            watch=self._watch,
+            service=self._service,
+            follower=self._follower,
+            claims=self._claims,
+        )
+        self._metrics = MetricsCollector(state, self._knowledge.collect_for_metrics)
+        self._outlets = MetricsOutlets(self._metrics, lambda: self._last.here, self._troubles)
+        self._answers = ReaderAnswers(state, self._metrics)
         self._asking = AgentPart(supervisor.ASKING, self._poll_membership, self._troubles)
         self._notifying = AgentPart(supervisor.NOTIFYING, self._notify_operator, self._troubles)
         self._parts = {
             supervisor.MONITOR: AgentPart(supervisor.MONITOR, self._run_monitor, self._troubles),
             supervisor.ANSWERING: AgentPart(supervisor.ANSWERING, self._serve_health, self._troubles),
-            supervisor.FOLLOWING: AgentPart(supervisor.FOLLOWING, self._follow_changes, self._troubles),
+            supervisor.FOLLOWING: AgentPart(
+                supervisor.FOLLOWING,
+                lambda: self._follower.run(self._parts[supervisor.FOLLOWING]),
+                self._troubles,
+            ),
             supervisor.GUARD: AgentPart(supervisor.GUARD, self._keep_guard, self._troubles),
             supervisor.METRICS: AgentPart(supervisor.METRICS, self._keep_outlets, self._troubles),
             supervisor.READERS: AgentPart(supervisor.READERS, self._answer_readers, self._troubles),
@@ -217,10 +214,8 @@ class Agent:
             self._note_failure(error)
         else:
             self._busy_since = None
-            self._looked_at = time.monotonic()
             self._troubles.clear(supervisor.LOOK)
-            self._here = here
-            self._looked.set()
+            self._last.note(here)
             if not here.settings.control:
                 self._asking.start()
             if self._state.notify_settings.exists():
@@ -303,48 +298,13 @@ class Agent:
             arrived=self._calls.request_look,
             troubles=self._troubles,
             stopped=self._asking.stopped,
-            key_reporter=self._reporter,
-            teller=self._teller,
+            key_reporter=self._follower.key_reporter,
+            teller=self._follower.teller,
             answer_request=self._findings.answer_request,
         ).run()
 
     def _run_monitor(self) -> None:
         self._monitor.run(self._parts[supervisor.MONITOR].stopped)
-
-    def _follow_changes(self) -> None:
-        """After each look: config.yml, the node's processes, and on a member the way to the control node."""
-        part = self._parts[supervisor.FOLLOWING]
-        follower, reach = NodeConfigFollower(self._state), EndpointFailover(self._state)
-        watch, programs = ProcessWatch(self._state), ProgramWatch()
-        events = RegistryEventLog(self._state)
-        comparer = KeyComparer(self._state, take_reports=self._service.take_key_reports)
-        while not part.stopped.is_set():
-            part.pulse.beat(allowed_s=LOOK_S)
-            self._looked.wait(SOON_S if self._reporter.is_waiting or comparer.is_waiting else LOOK_S)
-            self._looked.clear()
-            here = self._here
-            if here is None:
-                continue
-            part.pulse.beat()
-            try:
-                watch.note_config(here)
-                follower.follow_changes(here)
-                watch.look(here)
-                self._reporter.look(here)
-                comparer.look(here)
-                programs.look(here)
-                self._facts.look(here, watch.workers, programs.programs)
-                self._keeper.look(here)
-                events.look(here, self._watch.event)
-                if not here.settings.control and here.settings.up and reach.check_control_node(here):
-                    self._calls.request_look()
-            except Busy:
-                pass  # the next time, then
-            except (QmeshError, OSError) as error:
-                if control_role.is_role_unchanged(self._state, here):
-                    self._troubles.note_error(supervisor.FOLLOWING, error)
-            else:
-                self._troubles.clear(supervisor.FOLLOWING)
 
     def _keep_guard(self) -> None:
         keep_guard(
@@ -355,7 +315,7 @@ class Agent:
         )
 
     def _note_alterations(self, text: str) -> None:
-        self._alterations = text
+        self._knowledge.alterations = text
 
     def _serve_health(self) -> None:
         """Say how this agent is, to whoever asks at its socket."""
@@ -368,7 +328,7 @@ class Agent:
                     self._restart_agent(monitor.name, monitor.pulse)
                 with contextlib.suppress(TimeoutError):
                     caller, _ = listening.accept()
-                    agent_health.send_health(caller, self._build_health())
+                    agent_health.send_health(caller, self._knowledge.build_health())
 
     def _keep_outlets(self) -> None:
         self._outlets.run(self._parts[supervisor.METRICS])
@@ -378,23 +338,10 @@ class Agent:
         service.run(self._parts[supervisor.READERS], self._state.directory)
 
     def _notify_operator(self) -> None:
-        from qmesh.agent.notifications.notifier import Notifier  # noqa: PLC0415 - see above
+        from qmesh.agent.notifications.notifier import Notifier  # noqa: PLC0415 - few machines notify
 
-        Notifier(self._state, self._collect_facts, self._metrics, self._troubles).run(self._notifying)
-
-    def _collect_facts(self) -> AgentFacts | None:
-        """For notifications; None before the first look."""
-        from qmesh.agent.notifications.notifier import AgentFacts  # noqa: PLC0415 - see above
-
-        here = self._here
-        if here is None:
-            return None
-        return AgentFacts(
-            here,
-            self._watch.links.report,
-            self._watch.links.list_heard(),
-            self._watch.event,
-            self._alterations,
+        Notifier(self._state, self._knowledge.collect_for_notifications, self._metrics, self._troubles).run(
+            self._notifying
         )
 
     def _read_readers(self) -> str | None:
@@ -402,43 +349,6 @@ class Agent:
         with contextlib.suppress(QmeshError, OSError):
             return self._state.settings().readers
         return None
-
-    def _collect_knowledge(self) -> AgentKnowledge | None:
-        """For metrics; None before the first look."""
-        here, looked_at = self._here, self._looked_at
-        if here is None or looked_at is None:
-            return None
-        is_control = here.settings.control
-        return AgentKnowledge(
-            here,
-            looked_at=time.time() - (time.monotonic() - looked_at),
-            links=self._watch.links.report,
-            counters=self._watch.counters,
-            notes=self._service.list_notes(),
-            unasked=dict(self._service.list_unasked()) if is_control else None,
-            revisions=self._service.list_revisions() if is_control else None,
-            facts={each.address: each for each in self._list_facts()},
-            proof=self._claims.find_proof(),
-        )
-
-    def _build_health(self) -> agent_health.Health:
-        looked_s = None if self._looked_at is None else time.monotonic() - self._looked_at
-        return agent_health.Health(
-            process=os.getpid(),
-            looked_s=looked_s,
-            troubles=self._troubles.list_troubles(),
-            restarts=self._troubles.recent_restarts(),
-            links=self._watch.links.report,
-            unasked=self._service.list_unasked(),
-            notes=self._service.list_notes(),
-            facts=self._list_facts(),
-            version=__version__,
-            proof=self._claims.find_proof(),
-        )
-
-    def _list_facts(self) -> tuple[ToldFacts, ...]:
-        """This machine's own and, on the control node, what members have told."""
-        return with_own_facts(self._keeper.list_facts(), self._facts.told)
 
     def _restart_agent(self, part: str, pulse: Pulse) -> None:
         supervisor.restart_agent_process(part, pulse, self._troubles, self._state.directory)

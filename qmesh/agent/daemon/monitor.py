@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from qmesh.agent.daemon.membership_server import MembershipService
+from qmesh.agent.daemon.membership.server import MembershipService
 from qmesh.agent.daemon.supervisor import DISK, HOLDER, Troubles, Watchdog, describe_error
 from qmesh.errors import KernelRefused, MachineRefused
 from qmesh.host.api.messages import ServiceUnresponsive

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 import msgspec
 
 from qmesh.agent.converge import converge
+from qmesh.agent.daemon.membership.retirements import RetirementWatch
 from qmesh.agent.daemon.refused_handshakes import RefusedHandshakes
-from qmesh.agent.daemon.retirements import RetirementWatch
 from qmesh.agent.facts import resolve_names
 from qmesh.agent.local import Local, linux_for, load_local
 from qmesh.agent.rollback import find_active_rollback, maintain_rollback

@@ -60,14 +60,15 @@ COMMANDS: Final = frozenset(
 AGENT: Final = textwrap.dedent(f"""
     import sys, time
     from pathlib import Path
-    from qmesh.agent.daemon import main, membership_poll, observe
+    from qmesh.agent.daemon import main, observe
+    from qmesh.agent.daemon.membership import poll
     from qmesh.mesh.links import activity
     silent_s = float(sys.argv[-1])
     real, ahead_s = time.time, float(sys.argv[1]) if sys.argv[2:] else 0
     time.time = lambda: real() + ahead_s
     activity.SILENT_S, activity.QUIET_S = silent_s, min(silent_s * 0.8, 45.0)
     observe.AUDIT_S, main.LOOK_S = 0.5, 1.0
-    membership_poll.WAIT_S = min(membership_poll.WAIT_S, int(silent_s / 5))
+    poll.WAIT_S = min(poll.WAIT_S, int(silent_s / 5))
     main.run_agent(Path("{STATE}"))
 """)
 """An agent for which a link is silent after so many seconds as it is told: all else is the product's.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qmesh import __version__
 from qmesh.agent.daemon.loop_events import LookRequests
-from qmesh.agent.daemon.membership_api import ControlNode
+from qmesh.agent.daemon.membership.api import ControlNode
 from qmesh.agent.local import load_local
 from qmesh.host.api.server import Service
 from qmesh.host.state.directory import State

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qmesh.agent.daemon import claim_watch, membership_poll
+from qmesh.agent.daemon import claim_watch
 from qmesh.agent.daemon.main import Agent
+from qmesh.agent.daemon.membership.poll import MembershipPoller
 from qmesh.agent.daemon.monitor import Monitor
+from qmesh.agent.daemon.own_knowledge import OwnKnowledge
 from qmesh.agent.metrics.outlets import MetricsOutlets
 from qmesh.agent.node import node_restarts
 from qmesh.agent.notifications.notifier import Notifier
@@ -30,10 +32,10 @@ from qmesh.host.network import netlink_events
 PARTS = {
     "look": (Agent, "_look_at_machine"),
     "service": (_Server, "tick"),
-    "asking": (membership_poll.MembershipPoller, "_poll_once"),
+    "asking": (MembershipPoller, "_poll_once"),
     "following": (node_restarts.NodeConfigFollower, "follow_changes"),
     "monitor": (Monitor, "_probe_holder"),
-    "answering": (Agent, "_build_health"),
+    "answering": (OwnKnowledge, "build_health"),
     "guard": (GuardKeeper, "ensure_loaded"),
     "proving": (claim_watch.ClaimWatch, "_prove_if_due"),
     "metrics": (MetricsOutlets, "_update"),

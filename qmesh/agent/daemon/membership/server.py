@@ -20,7 +20,7 @@ from qmesh.mesh.audit.surroundings import SERVICE
 from qmesh.mesh.protocol.member_note import MemberNote
 
 if TYPE_CHECKING:  # see `_start`
-    from qmesh.agent.daemon.membership_api import ControlNode
+    from qmesh.agent.daemon.membership.api import ControlNode
     from qmesh.host.api.server import Service
 
 _ASK_S: Final = 0.1
@@ -187,7 +187,7 @@ class MembershipService:
     def _start(self, here: Local, place: object) -> None:
         # A worker machine serves nobody.
         from qmesh.agent.audit.collection import Collector  # noqa: PLC0415
-        from qmesh.agent.daemon.membership_api import ControlNode  # noqa: PLC0415
+        from qmesh.agent.daemon.membership.api import ControlNode  # noqa: PLC0415
         from qmesh.host.api import collection  # noqa: PLC0415
         from qmesh.host.api.server import Collection, Service  # noqa: PLC0415
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from qmesh.agent.daemon.loop_events import LookRequests
-from qmesh.agent.daemon.unanswered import UnansweredMachines
+from qmesh.agent.daemon.membership.unanswered import UnansweredMachines
 from qmesh.agent.node.identity_files import read_files_for
 from qmesh.agent.packet_origin import PeerEndpoints
 from qmesh.errors import EnrolmentRefused, MachineRefused, QmeshError

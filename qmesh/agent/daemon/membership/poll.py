@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qmesh.agent.control_role import report_handover_progress
-from qmesh.agent.daemon.retirements import RetirementListener
+from qmesh.agent.daemon.membership.retirements import RetirementListener
 from qmesh.agent.daemon.supervisor import Troubles
 from qmesh.agent.local import load_local
 from qmesh.agent.machine_facts.teller import FactsTeller
