@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import routes
+from qmesh.host.network.kernel_routes.tables import read_routing_tables
 from qmesh.mesh.foreign.other_hooks.source_checks import Arrival
+from qmesh.mesh.routes.discards import find_discard
 from tests.support.network import ip, veth
 
 pytestmark = [pytest.mark.lab, pytest.mark.kernel, pytest.mark.usefixtures("own_machine")]
@@ -73,6 +76,28 @@ def test_whose_link_layer_address_has_to_be_discovered_for_ipv6():
     assert [each and each.neighbour for each in found.values()] == [None, "2001:db8:7::9", "fe80::1"]
     ip("link", "set", "eth0", "arp", "off")
     assert inbound() == {"192.168.7.5": None, "2001:db8:7::5": None}
+
+
+def test_what_of_this_machine_discards_packets_is_found():
+    veth("eth0", "192.168.7.5/24", "2001:db8:7::5/64")
+
+    def find(address: str) -> str | None:
+        tables = read_routing_tables(str(ip_network(address)), except_interface="")
+        found = tables and find_discard(address, tables)
+        return found.cure if found else None
+
+    assert find("192.168.7.9") is None
+    assert find("203.0.113.9") is None
+    assert find("2001:db8:9::9") is None
+    ip("route", "add", "unreachable", "192.168.7.9")
+    ip("rule", "add", "to", "203.0.113.9", "prohibit", "priority", "70")
+    ip("-6", "route", "add", "blackhole", "2001:db8:9::/48")
+    for address in ("192.168.7.9", "2001:db8:9::9"):
+        cure = find(address)
+        assert cure is not None
+        ip(*cure.split()[1:])
+        assert find(address) is None
+    assert find("203.0.113.9") == "ip rule add to 203.0.113.9 lookup main priority 69"
 
 
 def test_a_default_route_in_parts_occupies_nothing():

@@ -23,6 +23,7 @@ from qmesh.mesh.links.activity import (
     SharedKey,
     SilentLink,
 )
+from qmesh.mesh.routes.discards import DiscardedWay
 from qmesh.mesh.state import Counters
 from qmesh.mesh.values import Endpoint
 from tests.support.factories import audit_context, key
@@ -171,6 +172,10 @@ ECHOED, MUTE, ROUTELESS = (
     TriedEndpoint(B, has_route=True, is_echoed=False),
     TriedEndpoint(Endpoint("2001:db8::5", 51820), has_route=False, is_echoed=False),
 )
+BANNED = msgspec.structs.replace(
+    ROUTELESS,
+    discard=DiscardedWay("the route `unreachable 2001:db8::5/128` discards", "ip -6 route delete it"),
+)
 PRIVATE = TriedEndpoint(Endpoint("fd00::1", 51820), has_route=True, is_echoed=False)
 TRANSLATED = TriedEndpoint(
     A, has_route=False, is_echoed=False, translated=translate_endpoint(A, "64:ff9b::/96")
@@ -188,6 +193,14 @@ TRANSLATED = TriedEndpoint(
         ((MUTE,), "a ping is not answered by 192.0.2.2", "`qmesh pause m1`"),
         ((ROUTELESS,), "this machine has no route to 2001:db8::5", "`ip route`"),
         ((), "no address of it is known here", "`qmesh pause m1`"),
+        (
+            (MUTE, BANNED),
+            (
+                "a ping is not answered by 192.0.2.2; this machine has no route to 2001:db8::5;"
+                " the route `unreachable 2001:db8::5/128` discards"
+            ),
+            "ip -6 route delete it",
+        ),
     ],
 )
 def test_a_silent_member_is_named_with_what_still_works(tried, seen, cure):
@@ -206,6 +219,8 @@ def test_a_silent_member_is_named_with_what_still_works(tried, seen, cure):
         ((TRANSLATED, ROUTELESS), "`qmesh apply --control-endpoint [64:ff9b::c000:201]:51820`"),
         ((TRANSLATED, PRIVATE), "`qmesh apply --control-endpoint [64:ff9b::c000:201]:51820`"),
         ((TRANSLATED, MUTE), "look whether control runs"),
+        ((BANNED,), "ip -6 route delete it"),
+        ((BANNED, ECHOED), "`qmesh invite m0`"),
         ((), "its name has no address"),
     ],
 )
@@ -230,6 +245,8 @@ def test_thousands_of_silent_machines_are_one_finding():
     assert "own network" in finding.cure
     there = only(around(2000, report=every, tried={key(1): (ECHOED,)}))
     assert "UDP port 51820 of this machine" in there.cure
+    banned = only(around(2000, report=every, tried={key(1): (BANNED,)}))
+    assert banned.cure == "ip -6 route delete it"
 
     some = only(around(2000, report=gone(*range(1, 301), watched=2000)))
     assert some.subject == "300 of 2000 machines"

@@ -21,6 +21,7 @@ from qmesh.mesh.routes.detours import (
     group_detours,
     is_answer_right,
 )
+from qmesh.mesh.routes.discards import find_discard
 from qmesh.mesh.routes.lookup import RouteLookup, RouteVerdict, SentPacket, is_rule_met
 from qmesh.mesh.routes.overlaps import list_overlaps
 from qmesh.mesh.routes.tables import PolicyRule, TableRoute, describe_rule, describe_table_route
@@ -405,6 +406,53 @@ def test_what_else_uses_the_network_is_harmful_or_told_only():
     assert "`10.77.4.0/24 dev eth0` overlaps with it; nothing for a member goes there" in found[1].reason
     assert "after the next start" in found[2].reason
     assert found[2].cure == "ip address delete 10.77.4.1/20 dev eth1"
+
+
+DEFAULT = route("0.0.0.0/0", gateway="192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("rules", "routes", "reason", "cure"),
+    [
+        ([FIRST, LAST], [DEFAULT], None, None),
+        ([FIRST, LAST], [], None, None),
+        ([FIRST, LAST], [route("203.0.113.9/32", None, kind="unreachable", is_kernels=True)], None, None),
+        (
+            [FIRST, LAST],
+            [DEFAULT, route("203.0.113.9/32", None, kind="unreachable")],
+            "the route `unreachable 203.0.113.9/32` of table main discards what is sent to 203.0.113.9",
+            "ip route delete unreachable 203.0.113.9/32",
+        ),
+        (
+            [FIRST, rule(90), LAST],
+            [DEFAULT, route("203.0.113.0/24", None, kind="blackhole", table=52, metric=5)],
+            "the route `blackhole 203.0.113.0/24 metric 5` of table 52 discards what is sent to 203.0.113.9",
+            "ip route delete blackhole 203.0.113.0/24 metric 5 table 52",
+        ),
+        (
+            [FIRST, rule(70, "prohibit", destination="203.0.113.9/32"), LAST],
+            [DEFAULT],
+            "rule 70 (`from all to 203.0.113.9/32 prohibit`) discards what is sent to 203.0.113.9",
+            "ip rule add to 203.0.113.9 lookup main priority 69",
+        ),
+        (
+            [rule(0, "blackhole", destination="203.0.113.9/32")],
+            [DEFAULT],
+            "rule 0 (`from all to 203.0.113.9/32 blackhole`) discards what is sent to 203.0.113.9",
+            "ip rule delete from all to 203.0.113.9/32 blackhole priority 0",
+        ),
+    ],
+)
+def test_what_of_this_machine_discards_packets_is_named_with_the_command(rules, routes, reason, cure):
+    found = find_discard("203.0.113.9", RoutingTables(tuple(rules), tuple(routes)))
+    assert (found and found.reason, found and found.cure) == (reason, cure)
+
+
+def test_a_discarded_way_of_ipv6_has_the_command_of_ipv6():
+    tables = RoutingTables((LAST,), (route("2001:db8::/32", None, kind="blackhole"),))
+    found = find_discard("2001:db8::9", tables)
+    assert found is not None
+    assert found.cure == "ip -6 route delete blackhole 2001:db8::/32"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -9,10 +10,12 @@ from typing import Final
 from qmesh.agent.local import Local, list_control_endpoints
 from qmesh.errors import MachineRefused
 from qmesh.host.network import dns, path_mtu, routes
+from qmesh.host.network.kernel_routes.tables import read_routing_tables
 from qmesh.host.system.agent_health import Health
 from qmesh.mesh.audit.surroundings import LinkContext, SilentWorkers, TriedEndpoint
 from qmesh.mesh.endpoints import list_seen_endpoints, translate_endpoint
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.routes.discards import find_discard
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import Endpoint
 
@@ -59,10 +62,17 @@ def build_link_context(
 
 
 def _describe_endpoint(endpoint: Endpoint, *, is_echoed: bool) -> TriedEndpoint:
-    has_route = routes.find_route(endpoint.host, endpoint.port) is not None
-    network = None if has_route or ":" in endpoint.host else dns.find_nat64_network(wait_s=ECHO_S)
-    translated = None if network is None else translate_endpoint(endpoint, network)
-    return TriedEndpoint(endpoint, has_route, is_echoed, translated)
+    if routes.find_route(endpoint.host, endpoint.port) is not None:
+        return TriedEndpoint(endpoint, has_route=True, is_echoed=is_echoed)
+    tables = read_routing_tables(str(ipaddress.ip_network(endpoint.host)), except_interface="")
+    network = None if ":" in endpoint.host else dns.find_nat64_network(wait_s=ECHO_S)
+    return TriedEndpoint(
+        endpoint,
+        has_route=False,
+        is_echoed=is_echoed,
+        translated=None if network is None else translate_endpoint(endpoint, network),
+        discard=None if tables is None else find_discard(endpoint.host, tables),
+    )
 
 
 def _is_mute(workers: SilentWorkers) -> bool:

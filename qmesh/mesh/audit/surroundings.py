@@ -25,6 +25,7 @@ from qmesh.mesh.protocol.versions import SpokenProtocol
 from qmesh.mesh.reachability.announcements import MissingAnnouncement
 from qmesh.mesh.reachability.unsupported_options import UnsupportedOption
 from qmesh.mesh.routes.detours import Detour
+from qmesh.mesh.routes.discards import DiscardedWay
 from qmesh.mesh.routes.overlaps import NetworkOverlap
 from qmesh.mesh.standing_proof.record import StandingProof
 from qmesh.mesh.sysctls import Weakness
@@ -233,12 +234,14 @@ class TriedEndpoint(msgspec.Struct, frozen=True):
     """Where a silent machine should be. is_echoed: whether a ping comes back; has_route: or can leave.
 
     translated: where this machine, which has no IPv4, reaches it by the translation of its network (NAT64).
+    discard: what of this machine's own routes discards the packets there; None for nothing.
     """
 
     endpoint: Endpoint
     has_route: bool
     is_echoed: bool
     translated: Endpoint | None = None
+    discard: DiscardedWay | None = None
 
 
 class LinkContext(msgspec.Struct, frozen=True, kw_only=True):

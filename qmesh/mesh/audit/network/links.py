@@ -62,7 +62,8 @@ def _silent_finding(around: AuditContext, link: SilentLink, *, heard: int) -> Fi
     seen = [_describe_silence(link), _describe_tried(tried)]
     if others > 0:
         seen.append(f"{heard} of {others} other machines are reachable")
-    cure = _advise_member(around, name, tried) if around.is_control else _advise_control(around, name, tried)
+    advise = _advise_member if around.is_control else _advise_control
+    cure = _find_discard_cure(tried) or advise(around, name, tried)
     return error_finding("peer-silent", name, "packets through the tunnel", "; ".join(seen), cure)
 
 
@@ -76,6 +77,8 @@ def _many_silent_finding(around: AuditContext, silent: Sequence[SilentLink], *, 
     if not is_all:
         seen = f"{seen}; {watched - len(silent)} other machines are reachable"
         cure = "look for what these machines have in common: a site, a provider; `qmesh check` on one of them"
+    elif discard := _find_discard_cure(tried):
+        cure = discard
     elif any(each.is_echoed for each in tried):
         cure = (
             f"they are there: see that UDP port {around.links.listen_port} of this machine is open, at the"
@@ -84,6 +87,13 @@ def _many_silent_finding(around: AuditContext, silent: Sequence[SilentLink], *, 
     else:
         cure = f"look at {OWN_NETWORK}; then at its provider"
     return error_finding("peer-silent", subject, "packets through the tunnel", seen, cure)
+
+
+def _find_discard_cure(tried: Sequence[TriedEndpoint]) -> str:
+    """The command that lets packets leave again; empty where none is discarded, or another way is there."""
+    if any(each.is_echoed for each in tried):
+        return ""
+    return next((each.discard.cure for each in tried if each.discard is not None), "")
 
 
 def _advise_member(around: AuditContext, name: str, tried: Sequence[TriedEndpoint]) -> str:
@@ -228,12 +238,13 @@ def _describe_tried(tried: Sequence[TriedEndpoint]) -> str:
     echoed = dict.fromkeys(each.endpoint.host for each in tried if each.is_echoed)
     routeless = dict.fromkeys(each.endpoint.host for each in tried if not each.has_route)
     silent = dict.fromkeys(each.endpoint.host for each in tried if each.has_route and not each.is_echoed)
+    discards = dict.fromkeys(each.discard.reason for each in tried if each.discard is not None)
     parts = (
         ("a ping is answered by", echoed),
         ("a ping is not answered by", silent),
         ("this machine has no route to", routeless),
     )
-    return "; ".join(f"{what} {', '.join(hosts)}" for what, hosts in parts if hosts)
+    return "; ".join((*(f"{what} {', '.join(hosts)}" for what, hosts in parts if hosts), *discards))
 
 
 def _list_names(names: Iterable[str]) -> str:
