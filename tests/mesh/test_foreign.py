@@ -276,7 +276,9 @@ def test_an_option_that_is_changed_is_none_that_is_asked() -> None:
     [
         ("passes", replace(DATAGRAM, traffic="wireguard out", iif="", oif="eth0"), {1: number(0)}),
         ("unclear", SENT, {1: number(0)}),
-        ("unclear", SENT, {1: number(0), 3: number(1)}),
+        ("drops", SENT, {1: number(0), 3: number(1)}),
+        ("unclear", SENT, {1: number(0), 3: number(1), 4: number(2)}),
+        ("unclear", REQUEST, {1: number(0), 3: number(1)}),
         ("unclear", DATAGRAM, {1: number(1)}),
         ("passes", ANSWER, {1: number(1)}),
     ],
@@ -291,6 +293,17 @@ def test_a_translation(expected: Fate, packet: Packet, attributes: dict[int, byt
     own = [Expression("immediate", {1: number(1), 2: data(packet.packed_source)}), rule[1]]
     if attributes.get(3):
         assert fate(own, [DROP], packet=packet, hook=hook, kind="nat") == "passes"
+
+
+def test_a_source_that_is_perhaps_translated() -> None:
+    """The other end of the tunnel drops it: that is certain where the rule is."""
+    rule = [
+        immediate(1, bytes([192, 0, 2, 9])),
+        Expression("nat", {1: number(0), 3: number(1)}),
+    ]
+    assert (
+        fate([meta(20), compares(bytes(4)), *rule], packet=SENT, hook="postrouting", kind="nat") == "unclear"
+    )
 
 
 CONTAINER = bytes([172, 17, 0, 2])

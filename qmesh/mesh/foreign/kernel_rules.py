@@ -319,22 +319,26 @@ def _build_ending(verdict: Ending) -> Callable[[Attributes], Step]:
 def _build_nat(attributes: Attributes) -> Step:
     """A source that is set to this machine's own address changes nothing that the mesh needs.
 
-    A target that is set is where a connection goes on to.
+    What has another one, the other end of the tunnel drops. A target that is set is where a connection goes
+    on to.
     """
     is_target, register = read_number(attributes, 1) == _NAT_TARGETS, read_number(attributes, 3)
     port, ends = read_number(attributes, 5), (read_number(attributes, 4), read_number(attributes, 6))
     is_range = ends[0] not in {0, register} or ends[1] not in {0, port}
 
     def translate(run: Run) -> Truth:
-        run.verdict = "unclear"
+        run.verdict, is_outbound = "unclear", run.at.packet.traffic == "tunnel out"
         if is_target and not is_range and run.truth is True and _send_on(run, register, port):
             run.verdict = "accept"
         elif not is_target and not run.at.packet.traffic.startswith("tunnel"):
             run.verdict = "accept"  # of WireGuard's own the other end learns each address
         elif not is_target and register:
             own = run.at.packet.packed_source
-            if compare_equal(run.registers.read(register, len(own)), own):
+            is_own = compare_equal(run.registers.read(register, len(own)), own)
+            if is_own:
                 run.verdict = "accept"
+            elif is_own is False and not is_range and run.truth is True and is_outbound:
+                run.verdict = "drop"
         return True
 
     return translate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from qmesh.mesh.foreign.packets import may_send_on
 from qmesh.mesh.foreign.rules import Ending, Evaluation
@@ -18,7 +18,7 @@ class Target(Protocol):
 
 
 _ENDINGS: Final[Mapping[str, Ending]] = {
-    "REJECT": "drop", "DROP": "drop", "MASQUERADE": "accept", "SNAT": "accept",
+    "REJECT": "drop", "DROP": "drop", "MASQUERADE": "accept",
     **dict.fromkeys(
         ("LOG", "NFLOG", "ULOG", "TRACE", "TCPMSS", "SET", "TOS", "DSCP", "TTL", "HL", "CLASSIFY", "CHECKSUM",
          "AUDIT", "TEE", "ECN", "LED", "IDLETIMER", "RATEEST", "TCPOPTSTRIP", "SECMARK",
@@ -43,8 +43,8 @@ def build_target(name: str, revision: int, content: bytes) -> Target:
             return _build_mark(content)
         case "CONNMARK", 1 | 2:
             return _build_connection_mark(content)
-        case "SNAT", _:
-            return _translate_source
+        case "SNAT", 0 | 1 | 2:
+            return _build_source_translation(revision, content)
         case "REDIRECT", 0:
             return _build_redirection(content)
         case "DNAT", 0 | 1 | 2:
@@ -91,23 +91,42 @@ def _build_connection_mark(content: bytes) -> Target:
     return act
 
 
-def _build_translation(revision: int, content: bytes) -> Target:
-    """A target that is set, where it is one. Source: linux/netfilter/nf_nat.h, linux/netfilter/xt_nat.c."""
+class _Range(NamedTuple):
+    """What is set: addresses and ports, each first and last; which of them counts is in the flags."""
+
+    flags: int
+    first: bytes
+    last: bytes
+    port: int
+    last_port: int
+
+
+def _read_range(revision: int, content: bytes) -> _Range:
+    """Source: linux/netfilter/nf_nat.h, linux/netfilter/xt_nat.c."""
     width = 16
     if revision == 0:  # of IPv4 alone, with how many ranges there are before it
         width, content = 4, content[4:]
-    flags = struct.unpack_from("=I", content)[0]
-    first, last = content[4 : 4 + width], content[4 + width : 4 + 2 * width]
-    port, last_port = struct.unpack_from("!HH", content, 4 + 2 * width)
+    ports = struct.unpack_from("!HH", content, 4 + 2 * width)
+    return _Range(
+        struct.unpack_from("=I", content)[0],
+        content[4 : 4 + width],
+        content[4 + width : 4 + 2 * width],
+        *ports,
+    )
+
+
+def _build_translation(revision: int, content: bytes) -> Target:
+    """A target that is set, where it is one."""
+    to = _read_range(revision, content)
+    is_one = to.first == to.last and (to.port == to.last_port or not to.flags & _PROTO_SPECIFIED)
 
     def act(at: Evaluation, /, *, is_certain: bool) -> Ending:
         packet = at.packet
-        is_one = first == last and (port == last_port or not flags & _PROTO_SPECIFIED)
         if not (is_certain and is_one and may_send_on(packet)):
             return "unclear"
         own = packet.packed_target
-        address = first[: len(own)] if flags & _MAP_IPS else own
-        number = port if flags & _PROTO_SPECIFIED else packet.target_port
+        address = to.first[: len(own)] if to.flags & _MAP_IPS else own
+        number = to.port if to.flags & _PROTO_SPECIFIED else packet.target_port
         is_sent = at.translate_target(str(ipaddress.ip_address(address)), number)
         return "accept" if is_sent else "unclear"
 
@@ -132,7 +151,17 @@ def _build_redirection(content: bytes) -> Target:
     return act
 
 
-def _translate_source(at: Evaluation, /, *, is_certain: bool) -> Ending:
-    """Of WireGuard's packets the other end learns each address; of the tunnel's it accepts one."""
-    del is_certain
-    return "unclear" if at.packet.traffic.startswith("tunnel") else "accept"
+def _build_source_translation(revision: int, content: bytes) -> Target:
+    """Of WireGuard's packets the other end learns each address; of the tunnel's it drops all but one."""
+    to = _read_range(revision, content)
+
+    def act(at: Evaluation, /, *, is_certain: bool) -> Ending:
+        packet, own = at.packet, at.packet.packed_source
+        first, last = to.first[: len(own)], to.last[: len(own)]
+        is_kept = not to.flags & _MAP_IPS or first == last == own
+        if is_kept or not packet.traffic.startswith("tunnel"):
+            return "accept"
+        is_other = packet.traffic == "tunnel out" and not first <= own <= last
+        return "drop" if is_other and is_certain else "unclear"
+
+    return act
