@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from qmesh.mesh.foreign.expressions import Expression
 from qmesh.mesh.foreign.kernel_rules import BuiltRule, KernelRule
-from qmesh.mesh.foreign.lookups import MOST_QUESTIONS, Element, Lookups, Question, SetHeader
+from qmesh.mesh.foreign.lookups import MOST_QUESTIONS, Answers, Element, Lookups, Question, SetHeader
 from qmesh.mesh.foreign.packet_fields import ORDER, encode_field
 from qmesh.mesh.foreign.packets import Packet, UnderlayRoute, list_path_errors
 from qmesh.mesh.foreign.registers import (
@@ -100,7 +100,7 @@ NATIVE_1 = (1).to_bytes(4, ORDER)
         ("unclear", DATAGRAM, [verdict(7)]),
         ("unclear", DATAGRAM, [verdict(-3, "nowhere")]),
         ("passes", DATAGRAM, [verdict(-3, "other")]),
-        ("unclear", DATAGRAM, [Expression("queue", {})]),
+        ("unclear", DATAGRAM, [Expression("queue", {2: number(1)})]),
         ("unclear", DATAGRAM, [Expression("unheard-of", {}), DROP]),
         ("drops", DATAGRAM, [Expression("counter", {}), Expression("log", {}), DROP]),
         ("unclear", DATAGRAM, [Expression("cmp", {1: number(1)}), DROP]),
@@ -304,6 +304,42 @@ def test_a_source_that_is_perhaps_translated() -> None:
     assert (
         fate([meta(20), compares(bytes(4)), *rule], packet=SENT, hook="postrouting", kind="nat") == "unclear"
     )
+
+
+def queue_question(number: int) -> Question:
+    return Question("queue", "", str(number), b"")
+
+
+ALL_WAIT, NONE_WAITS = (
+    {queue_question(7): Element(), queue_question(8): Element()},
+    {queue_question(7): None, queue_question(8): None},
+)
+ONE_WAITS = ALL_WAIT | {queue_question(8): None}
+
+
+@pytest.mark.parametrize(
+    ("expected", "answers", "attributes"),
+    [
+        ("unclear", {}, {}),
+        ("drops", NONE_WAITS, {}),
+        ("passes", ALL_WAIT, {}),
+        ("passes", NONE_WAITS, {3: number(1)}),  # bypass
+        ("drops", NONE_WAITS, {3: number(2)}),  # fanout
+        ("drops", NONE_WAITS, {2: number(2)}),
+        ("passes", ALL_WAIT, {2: number(2)}),
+        ("unclear", ONE_WAITS, {2: number(2)}),
+        ("unclear", {queue_question(each): None for each in range(7, 71)}, {2: number(65)}),
+        ("unclear", {queue_question(each): Element() for each in range(7, 71)}, {2: number(65)}),
+        ("unclear", NONE_WAITS, {4: number(1)}),  # the number is looked up
+    ],
+)
+def test_packets_for_a_program_are_dropped_where_none_waits(
+    expected: Fate, answers: Answers, attributes: dict[int, bytes]
+) -> None:
+    rule = [Expression("queue", {1: number(7), 2: number(1), **attributes})]
+    assert fate(rule, answers=answers) == expected
+    perhaps = fate([meta(20), compares(bytes(4)), *rule], answers=answers)
+    assert perhaps == ("passes" if expected == "passes" else "unclear")
 
 
 CONTAINER = bytes([172, 17, 0, 2])

@@ -199,6 +199,24 @@ def test_a_target_of_iptables(expected: Fate, name: str, revision: int, content:
     assert fate(*rules, packet=REQUEST) == expected
 
 
+@pytest.mark.parametrize(
+    ("expected", "revision", "content"),
+    [
+        ("drops", 0, struct.pack("=H", 7)),
+        ("drops", 1, struct.pack("=HH", 7, 2)),
+        ("drops", 2, struct.pack("=HHH", 7, 2, 0)),
+        ("passes", 2, struct.pack("=HHH", 7, 2, 1)),
+        ("passes", 3, struct.pack("=HHH", 7, 2, 3)),
+        ("unclear", 3, struct.pack("=HHH", 7, 3, 0)),
+        ("unclear", 3, b""),
+    ],
+)
+def test_packets_for_a_program_of_iptables(expected: Fate, revision: int, content: bytes) -> None:
+    """Of the queues 7 and 8 none has a program."""
+    nobody = {Question("queue", "", number, b""): None for number in ("7", "8")}
+    assert fate([xt("NFQUEUE", revision, content, "target")], answers=nobody) == expected
+
+
 OTHERS = nat_range(1, bytes([192, 0, 2, 9]), bytes([192, 0, 2, 9]), 0, 0)
 
 

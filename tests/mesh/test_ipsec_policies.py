@@ -114,6 +114,10 @@ def test_a_program_that_cannot_be_read_is_a_suspect_with_the_commands_that_show_
     assert "bpf, u32" in ingress.seen
     assert "`tc -s filter show dev qmesh0 ingress`" in ingress.cure
     assert "`tc qdisc delete dev eth0 root`" in queue.cure
+    (waits,) = list_program_suspects([PacketProgram("7", "packet queue", ("4711",))])
+    assert (waits.place, waits.is_certain) == ("packet queue 7", False)
+    assert "process 4711 decides" in waits.seen
+    assert "`ps -p 4711`" in waits.cure
     (table,) = list_program_suspects([PacketProgram("arp mine", "table", ("in", "out"))])
     assert (table.place, table.is_certain) == ("table arp mine", False)
     assert "chain in, out" in table.seen

@@ -17,7 +17,11 @@ from qmesh.host import wireguard
 from qmesh.host.firewall import foreign_rulesets
 from qmesh.host.firewall.bpf_programs import find_bpf_programs
 from qmesh.host.firewall.ipsec_policies import read_ipsec_policies
-from qmesh.host.firewall.packet_programs import find_other_tables, find_packet_programs
+from qmesh.host.firewall.packet_programs import (
+    find_other_tables,
+    find_packet_programs,
+    find_queue_programs,
+)
 from qmesh.host.network import links, ports, routes, tcp_probe
 from qmesh.host.system import systemd
 from qmesh.mesh.foreign.lookups import Answers, Lookups
@@ -164,6 +168,7 @@ def find_program_suspects(
     programs = (
         *find_packet_programs(interfaces),
         *find_other_tables(interfaces),
+        *find_queue_programs(),
         *find_bpf_programs(interfaces, _list_calling_processes(here)),
     )
     marked = [build_mark_suspect(here.settings.interface, mark)] if mark else []

@@ -14,11 +14,13 @@ from typing import Final
 from qmesh.errors import KernelRefused
 from qmesh.host.firewall import ipset_messages, rule_messages, tables_and_chains
 from qmesh.host.firewall.legacy_iptables import list_legacy_tables
+from qmesh.host.firewall.packet_programs import read_packet_queues
 from qmesh.host.firewall.rule_messages import SetReader, decode_name
 from qmesh.host.firewall.tables_and_chains import ChainHeader
 from qmesh.host.lean import nftables_messages
 from qmesh.host.network.netlink import open_socket, translate_errors
 from qmesh.host.network.netlink_messages import send_request
+from qmesh.mesh.foreign import packet_queues
 from qmesh.mesh.foreign.lookups import Answers, Element, Question
 from qmesh.mesh.foreign.rulesets import FAMILIES, ListedChain, Listing
 from qmesh.mesh.guard.tables import OWN_TABLES
@@ -121,6 +123,8 @@ def _find_element(reader: SetReader, sets: _IpSets, question: Question) -> Eleme
             return _find_recent(question)
         case "ipset":
             return Element() if sets.has(question) else None
+        case packet_queues.FAMILY:
+            return Element() if int(question.collection) in read_packet_queues() else None
     return reader.find_element(question)
 
 

@@ -1,4 +1,7 @@
-"""XDP programs, filters and queues of tc on interfaces. Source: linux/if_link.h, rtnetlink.h, pkt_sched.h."""
+"""XDP programs, filters and queues of tc on interfaces; programs that rules give packets to.
+
+Source: linux/if_link.h, rtnetlink.h, pkt_sched.h, net/netfilter/nfnetlink_queue.c.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ _PARENTS: Final[tuple[tuple[ProgramPlace, int], ...]] = (("ingress", 0xFFFFFFF2)
 _WITH_FILTERS: Final = frozenset({"clsact", "ingress"})
 _LOSSY: Final = frozenset({"netem", "tbf", "blackhole", "plug"})
 """Queues that drop or hold back packets on purpose."""
+_PACKET_QUEUES: Final = Path("/proc/net/netfilter/nfnetlink_queue")
 
 
 def find_packet_programs(interfaces: Iterable[str]) -> tuple[PacketProgram, ...]:
@@ -45,6 +49,25 @@ def find_packet_programs(interfaces: Iterable[str]) -> tuple[PacketProgram, ...]
             if name in numbers
             for program in _list_programs(netlink, name, numbers[name])
         )
+
+
+def read_packet_queues() -> dict[int, int]:
+    """By each queue's number the port of the program that waits there, mostly its process number.
+
+    Raises MachineRefused.
+    """
+    with translate_errors(f"read {_PACKET_QUEUES}"):
+        try:
+            lines = _PACKET_QUEUES.read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:  # the kernel has no such queues
+            return {}
+        return {int(number): int(port) for number, port in (line.split()[:2] for line in lines)}
+
+
+def find_queue_programs() -> tuple[PacketProgram, ...]:
+    """Programs that wait for packets which rules give to them. Raises MachineRefused."""
+    queues = read_packet_queues()
+    return tuple(PacketProgram(str(number), "packet queue", (str(port),)) for number, port in queues.items())
 
 
 def find_other_tables(interfaces: Iterable[str]) -> tuple[PacketProgram, ...]:

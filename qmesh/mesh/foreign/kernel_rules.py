@@ -33,6 +33,7 @@ from qmesh.mesh.foreign.loads import (
     build_unknown_load,
 )
 from qmesh.mesh.foreign.lookups import Element, Question
+from qmesh.mesh.foreign.packet_queues import judge_queues
 from qmesh.mesh.foreign.packets import may_send_on
 from qmesh.mesh.foreign.rates import MOST_CONNECTIONS, allows_rate
 from qmesh.mesh.foreign.registers import (
@@ -106,6 +107,7 @@ class BuiltRule:
 
 
 _NAT_TARGETS: Final = 1
+_QUEUE_BYPASS: Final = 1
 _VERDICTS: Final[Mapping[int, Ending]] = {
     -5: "return", -4: "goto", -3: "jump", -1: "continue", 0: "drop", 1: "accept",
 }  # fmt: skip
@@ -379,6 +381,20 @@ def _build_redirection(attributes: Attributes) -> Step:
     return translate
 
 
+def _build_queue(attributes: Attributes) -> Step:
+    """A program has the last word on the packet; where none waits, it is dropped."""
+    first, count = read_number(attributes, 1), read_number(attributes, 2)
+    bypasses, is_looked_up = bool(read_number(attributes, 3) & _QUEUE_BYPASS), 4 in attributes
+
+    def queue(run: Run) -> Truth:
+        run.verdict = "unclear"
+        if not is_looked_up:
+            run.verdict = judge_queues(run.at.lookups, first, count, bypasses=bypasses)
+        return True
+
+    return queue
+
+
 def _build_object(attributes: Attributes) -> Step:
     return _doubt if 3 in attributes or read_number(attributes, 1) in _LIMIT_OBJECTS else go_on
 
@@ -404,7 +420,7 @@ _BUILDERS: Final[Mapping[str, Callable[[Attributes], Step]]] = {
     "fib": build_fib, "lookup": _build_lookup, "dynset": _build_dynset, "limit": _build_limit,
     "connlimit": _build_connection_limit, "quota": _build_quota, "notrack": _build_notrack,
     "reject": _build_ending("drop"), "masq": _build_ending("accept"), "nat": _build_nat,
-    "redir": _build_redirection, "queue": _build_ending("unclear"), "tproxy": _build_ending("unclear"),
+    "redir": _build_redirection, "queue": _build_queue, "tproxy": _build_ending("unclear"),
     "synproxy": _build_ending("unclear"), "fwd": _build_ending("unclear"), "objref": _build_object,
     "exthdr": build_exthdr, "match": _build_xt_match, "target": _build_xt_target,
 }  # fmt: skip

@@ -14,7 +14,7 @@ import msgspec
 from qmesh.mesh.foreign.obstacles import Obstacle
 
 ProgramPlace: TypeAlias = Literal[
-    "xdp", "ingress", "egress", "queue", "tcx", "control group", "lookup", "table"
+    "xdp", "ingress", "egress", "queue", "tcx", "control group", "lookup", "table", "packet queue"
 ]
 
 
@@ -24,7 +24,8 @@ class PacketProgram(msgspec.Struct, frozen=True):
     Or a table of nftables of a family that qmesh does not follow packets through.
 
     interface: or the control group's directory, or the table's family and name. kinds: of filters or queues,
-    by tc's names; or what programs there are, and where, by bpftool's; or chains.
+    by tc's names; or what programs there are, and where, by bpftool's; or chains. Of a queue of packets the
+    interface is its number, and the kind the number of the process that waits there.
     """
 
     interface: str
@@ -78,6 +79,8 @@ def _suspect(program: PacketProgram) -> Obstacle:
         remove = f"nft flush table {family} {shlex.quote(name)}"
     elif program.place in {"tcx", "control group", "lookup"}:
         return _suspect_bpf(program)
+    elif program.place == "packet queue":
+        return _suspect_queue(program)
     else:
         place = f"tc filter, {interface} {program.place}"
         seen = f"filters of the kind {kinds}, which qmesh cannot read"
@@ -88,6 +91,17 @@ def _suspect(program: PacketProgram) -> Obstacle:
         seen=f"{seen}; while packets of the mesh are missing, it may be why",
         wanted=f"the mesh's packets pass {interface}",
         cure=f"look at it with `{show}`; if nothing needs it: `{remove}`",
+        is_certain=False,
+    )
+
+
+def _suspect_queue(program: PacketProgram) -> Obstacle:
+    return Obstacle(
+        place=f"packet queue {program.interface}",
+        seen=f"process {program.kinds[0]} decides about the packets that rules give to it; while packets of"
+        " the mesh are missing, it may be why",
+        wanted="the mesh's packets pass",
+        cure=f"look at it with `ps -p {program.kinds[0]}`, and have it let the mesh's packets pass",
         is_certain=False,
     )
 

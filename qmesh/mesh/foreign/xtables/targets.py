@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
+from qmesh.mesh.foreign.packet_queues import judge_queues, read_queue_target
 from qmesh.mesh.foreign.packets import may_send_on
 from qmesh.mesh.foreign.rules import Ending, Evaluation
 
@@ -47,6 +48,8 @@ def build_target(name: str, revision: int, content: bytes) -> Target:
             return _build_source_translation(revision, content)
         case "REDIRECT", 0:
             return _build_redirection(content)
+        case "NFQUEUE", 0 | 1 | 2 | 3:
+            return _build_queue(revision, content)
         case "DNAT", 0 | 1 | 2:
             return _build_translation(revision, content)
     return _end(_ENDINGS.get(name, "unclear"))
@@ -63,6 +66,16 @@ def _end(ending: Ending) -> Target:
 def _untrack(at: Evaluation, /, *, is_certain: bool) -> Ending:
     at.untrack(is_certain=is_certain)
     return "continue"
+
+
+def _build_queue(revision: int, content: bytes) -> Target:
+    first, count, bypasses = read_queue_target(revision, content)
+
+    def act(at: Evaluation, /, *, is_certain: bool) -> Ending:
+        del is_certain
+        return judge_queues(at.lookups, first, count, bypasses=bypasses)
+
+    return act
 
 
 def _build_mark(content: bytes) -> Target:
