@@ -300,3 +300,8 @@ def test_who_reads_waits_for_nobody_who_writes(registry):
             assert not reading.expire_invitations(now=NOW)
             with pytest.raises(Busy, match="another program is writing to it"):
                 reading.record_acknowledgements({"10.77.0.1": 1})
+            with pytest.raises(Busy, match="another program is writing to it"):
+                reading.require_write_access()
+    revision = registry.revision()
+    registry.require_write_access()
+    assert registry.revision() == revision

@@ -330,6 +330,11 @@ def test_a1_a_membership_service_that_is_down_is_an_error_on_the_control_node(hi
     assert told(agent=agent) == [("service-silent", "error", SERVICE, cure)]
 
 
+def test_a1_a_registry_that_takes_no_change_is_an_error_though_all_else_works() -> None:
+    trouble = AgentTrouble("registry", "another program is writing to it", "find that program")
+    assert told(unwritable=trouble) == [("service-silent", "error", "registry", "find that program")]
+
+
 def test_a1_a_control_node_that_does_not_answer_is_one_error_on_a_member() -> None:
     agent = AgentStatus(None, (AgentTrouble(CONTROL_NODE, "nobody answers", "see there"),), RESTART)
     (found,) = list_findings(WANTED, WANTED, replace(AROUND, agent=agent, unanswered="nobody answers"))

@@ -28,12 +28,13 @@ from qmesh.agent.node.node_keys import list_other_keys
 from qmesh.agent.node.node_processes import build_readings, look_at_node
 from qmesh.agent.node.node_program import find_node_programs
 from qmesh.agent.node.worker_status import DialledWorkers, begin_dialling, probe_answers
-from qmesh.errors import BadInput, EnrolmentRefused
+from qmesh.errors import BadInput, EnrolmentRefused, MachineRefused
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.firewall import firewall_units, held_table
 from qmesh.host.firewall.firewall_units import FirewallUnit
 from qmesh.host.network import ports, routes, sysctl_files, sysctls
 from qmesh.host.network.ssh_ports import find_ssh_ports
+from qmesh.host.registry_access import open_registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
 from qmesh.host.system.agent_health import Health
@@ -41,6 +42,7 @@ from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.node.silence import group_silent_cores
 from qmesh.mesh.audit.surroundings import (
     AgentStatus,
+    AgentTrouble,
     AuditContext,
     Change,
     ConfigFile,
@@ -68,6 +70,10 @@ from qmesh.mesh.systemd.unit_failures import UnitFailure
 SEE_RULES: Final = (
     "qmesh cannot read it; look at it with `nft list ruleset`, and remove it if you do not need it"
 )
+
+
+WRITABLE_S: Final = 3.0
+"""Seconds that another writer of the registry has to end: those of qmesh's own need far less."""
 
 
 class SeenNodeFiles(NamedTuple):
@@ -154,6 +160,9 @@ def build_audit_context(
         removed=here.settings.removed,
         agent=status,
         unanswered=control.unanswered,
+        unwritable=looks.run("membership service", lambda: _find_registry_trouble(state), None)
+        if here.settings.control
+        else None,
         apart=control.apart,
         obstacles=obstacles,
         suspects=suspects,
@@ -247,6 +256,16 @@ def _ask_control_node(here: Local) -> _ControlAnswer:
     except ControlNodeUnavailable as error:
         return _ControlAnswer(f"{hub.name}, {hub.address} port {here.inventory.service_port}: {error}")
     return _ANSWERS
+
+
+def _find_registry_trouble(state: State) -> AgentTrouble | None:
+    """Why the registry takes no change, as where a backup program holds it."""
+    try:
+        with open_registry(state.registry_file, busy_s=WRITABLE_S) as registry:
+            registry.require_write_access()
+    except MachineRefused as error:
+        return AgentTrouble("registry", error.message, error.hint)
+    return None
 
 
 def _find_retirement(state: State, here: Local) -> str:

@@ -178,6 +178,11 @@ class Registry:
             if self._user is not None and before is not None:
                 set_event_user(self._connection, self._user, since=before)
 
+    def require_write_access(self) -> None:
+        """Raise Busy or MachineRefused where it takes no change now."""
+        with sqlite.translate_errors(self._path), sqlite.transaction(self._connection):
+            pass
+
     @contextlib.contextmanager
     def _open_snapshot(self) -> Iterator[sqlite3.Connection]:
         """As of one moment; no writer is waited for."""

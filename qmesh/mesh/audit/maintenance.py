@@ -69,7 +69,7 @@ def agent_findings(around: AuditContext) -> Iterator[Finding]:
 
 
 def service_findings(around: AuditContext, *, has_way: bool) -> Iterator[Finding]:
-    """A membership service that does not answer: this machine's own, or the control node's.
+    """A membership service that does not answer, this machine's own or the control node's, or notes nothing.
 
     has_way: whether nothing is wrong with the tunnel, which would be why.
     """
@@ -81,6 +81,10 @@ def service_findings(around: AuditContext, *, has_way: bool) -> Iterator[Finding
         yield error_finding(
             "service-silent", SERVICE, "an answer to members and joining machines", own.reason, cure
         )
+    if around.unwritable is not None:
+        seen = f"{around.unwritable.reason}: no machine can join, and nothing of the mesh can be changed"
+        wanted = "a registry that takes changes"
+        yield error_finding("service-silent", around.unwritable.part, wanted, seen, around.unwritable.hint)
     if around.unanswered is not None and has_way and not is_control_away(around):
         wanted = "an answer from the control node"
         works = around.links.report.watched and not list_quiet_machines(around)

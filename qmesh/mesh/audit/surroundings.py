@@ -327,6 +327,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     agent: None where none runs.
     unanswered: why the membership service does not answer this machine's question; None where it does, or
         where it was not asked.
+    unwritable: on the control node, why its registry takes no change now; None where it does.
     apart: what the control node speaks, where this machine's qmesh does not understand that.
     obstacles: what other programs' rules do to the mesh's packets.
     suspects: programs that see these packets too, and that can't be read.
@@ -375,6 +376,7 @@ class AuditContext(msgspec.Struct, frozen=True, kw_only=True):
     removed: bool = False
     agent: AgentStatus | None = RUNS
     unanswered: str | None = None
+    unwritable: AgentTrouble | None = None
     apart: SpokenProtocol | None = None
     obstacles: tuple[Obstacle, ...] = ()
     suspects: tuple[Obstacle, ...] = ()
