@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import ipaddress
+import json
 import os
 import socket
 import struct
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.host.network.packet_sockets import PacketReceiver, send_packet
+from qmesh.host.network.packet_sockets import PacketReceiver, find_address_conflict, send_packet
+from qmesh.mesh.links.address_conflicts import AddressConflict
 from qmesh.mesh.links.retirement import compute_retired_address
 from tests.support.factories import key
+from tests.support.network import ip, veth
 from tests.support.waiting import comes_true, wait_until
 
 pytestmark = [
@@ -49,6 +52,17 @@ def tunnel() -> Iterator[int]:
         yield end
     finally:
         os.close(end)
+
+
+def test_a_machine_that_answers_for_an_own_address_is_found():
+    veth("eth0", "192.168.7.5/24")  # the kernel answers at its other end, as another machine would
+    (told,) = json.loads(ip("-j", "link", "show", "p-eth0"))
+    found = find_address_conflict("eth0", "192.168.7.5", wait_s=5)
+    assert found == AddressConflict("192.168.7.5", told["address"])
+    Path("/proc/sys/net/ipv4/conf/p-eth0/arp_ignore").write_text("8")
+    assert find_address_conflict("eth0", "192.168.7.5", wait_s=0.1) is None
+    with pytest.raises(OSError, match="No such device"):
+        find_address_conflict("eth9", "192.168.7.5", wait_s=0.1)
 
 
 def is_own_by_routes() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import msgspec
 import pytest
 
@@ -23,6 +25,7 @@ from qmesh.mesh.links.activity import (
     SharedKey,
     SilentLink,
 )
+from qmesh.mesh.links.address_conflicts import AddressConflict, build_arp_probe, read_conflict
 from qmesh.mesh.routes.discards import DiscardedWay
 from qmesh.mesh.state import Counters
 from qmesh.mesh.values import Endpoint
@@ -176,6 +179,7 @@ BANNED = msgspec.structs.replace(
     ROUTELESS,
     discard=DiscardedWay("the route `unreachable 2001:db8::5/128` discards", "ip -6 route delete it"),
 )
+ANSWER = struct.pack("!HHBBH6s4s6s4s", 1, 0x800, 6, 4, 2, bytes(range(3, 9)), bytes([192, 0, 2, 7]), b"", b"")
 PRIVATE = TriedEndpoint(Endpoint("fd00::1", 51820), has_route=True, is_echoed=False)
 TRANSLATED = TriedEndpoint(
     A, has_route=False, is_echoed=False, translated=translate_endpoint(A, "64:ff9b::/96")
@@ -235,6 +239,43 @@ def test_a_silent_control_node_is_named_on_a_member(tried, cure):
     # One cause is told once: its service cannot be reached either, and that is no news.
     asked = msgspec.structs.replace(context, unanswered="no connection")
     assert list(service_findings(asked, has_way=True)) == []
+
+
+def test_another_machine_with_the_same_address_is_named_before_all_else():
+    conflict = AddressConflict("192.0.2.7", "02:00:00:00:00:07")
+    context = around(2, is_control=False, report=gone(0, watched=1), tried={key(0): (ECHOED, BANNED)})
+    links = msgspec.structs.replace(context.links, conflict=conflict)
+    finding = only(msgspec.structs.replace(context, links=links))
+    assert "02:00:00:00:00:07 answers for 192.0.2.7 too" in finding.seen
+    assert "only one may have 192.0.2.7" in finding.cure
+    every = around(9, report=gone(*range(1, 10), watched=9))
+    finding = only(
+        msgspec.structs.replace(every, links=msgspec.structs.replace(every.links, conflict=conflict))
+    )
+    assert (finding.subject, "answers for 192.0.2.7 too" in finding.seen) == ("all 9 machines", True)
+    assert "only one may have 192.0.2.7" in finding.cure
+
+
+OWN_LINK, OTHER_LINK = bytes(range(2, 8)), bytes(range(3, 9))
+
+
+@pytest.mark.parametrize(
+    ("packet", "is_conflict"),
+    [
+        (build_arp_probe(OTHER_LINK, "192.0.2.7"), False),  # who asks for it does not have it
+        (build_arp_probe(OTHER_LINK, "192.0.2.9"), False),
+        (b"", False),
+        (build_arp_probe(OTHER_LINK, "192.0.2.7")[:-1], False),
+        (bytes(28), False),
+        (ANSWER, True),
+        (ANSWER + bytes(18), True),  # what fills a frame
+        (ANSWER.replace(OTHER_LINK, OWN_LINK), False),
+        (ANSWER.replace(bytes([192, 0, 2, 7]), bytes([192, 0, 2, 9])), False),
+    ],
+)
+def test_who_answers_for_an_own_address_has_it_too(packet, is_conflict):
+    found = read_conflict(packet, OWN_LINK, "192.0.2.7")
+    assert found == (AddressConflict("192.0.2.7", "03:04:05:06:07:08") if is_conflict else None)
 
 
 def test_thousands_of_silent_machines_are_one_finding():

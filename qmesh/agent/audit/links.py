@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,12 @@ from qmesh.agent.local import Local, list_control_endpoints
 from qmesh.errors import MachineRefused
 from qmesh.host.network import dns, path_mtu, routes
 from qmesh.host.network.kernel_routes.tables import read_routing_tables
+from qmesh.host.network.packet_sockets import find_address_conflict
 from qmesh.host.system.agent_health import Health
 from qmesh.mesh.audit.surroundings import LinkContext, SilentWorkers, TriedEndpoint
 from qmesh.mesh.endpoints import list_seen_endpoints, translate_endpoint
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.links.address_conflicts import AddressConflict
 from qmesh.mesh.routes.discards import find_discard
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import Endpoint
@@ -22,6 +25,8 @@ from qmesh.mesh.values import Endpoint
 MOST_TRIED: Final = 8
 """Addresses that are asked for an echo, all at once: some of many stand for all."""
 ECHO_S: Final = 1.0
+CONFLICT_S: Final = 0.5
+"""Seconds in which a machine of the same network answers."""
 _SMALL: Final = 100
 
 
@@ -58,20 +63,31 @@ def build_link_context(
         },
         unreachable=frozenset(each.machine for each in mute if each.address not in echoing),
         listen_port=here.settings.listen_port,
+        conflict=_find_conflict(list(hosts)[:MOST_TRIED]),
     )
+
+
+def _find_conflict(hosts: list[str]) -> AddressConflict | None:
+    """Of the addresses from which this machine sends to these hosts. Of IPv6 the kernel tells itself."""
+    ways = (routes.find_route(host, 1) for host in hosts if ":" not in host)
+    asked = dict.fromkeys((way.interface, way.source) for way in ways if way is not None)
+    for interface, own in asked:
+        with contextlib.suppress(OSError):  # an interface that went away, or takes nothing
+            if found := find_address_conflict(interface, own, wait_s=CONFLICT_S):
+                return found
+    return None
 
 
 def _describe_endpoint(endpoint: Endpoint, *, is_echoed: bool) -> TriedEndpoint:
     if routes.find_route(endpoint.host, endpoint.port) is not None:
         return TriedEndpoint(endpoint, has_route=True, is_echoed=is_echoed)
     tables = read_routing_tables(str(ipaddress.ip_network(endpoint.host)), except_interface="")
-    network = None if ":" in endpoint.host else dns.find_nat64_network(wait_s=ECHO_S)
+    discard = None if tables is None else find_discard(endpoint.host, tables)
+    may_translate = discard is None and ":" not in endpoint.host
+    network = dns.find_nat64_network(wait_s=ECHO_S) if may_translate else None
+    translated = None if network is None else translate_endpoint(endpoint, network)
     return TriedEndpoint(
-        endpoint,
-        has_route=False,
-        is_echoed=is_echoed,
-        translated=None if network is None else translate_endpoint(endpoint, network),
-        discard=None if tables is None else find_discard(endpoint.host, tables),
+        endpoint, has_route=False, is_echoed=is_echoed, translated=translated, discard=discard
     )
 
 

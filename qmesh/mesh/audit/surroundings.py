@@ -10,6 +10,7 @@ import msgspec
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
 from qmesh.mesh.links.activity import LinkReport
+from qmesh.mesh.links.address_conflicts import AddressConflict
 from qmesh.mesh.machine_facts.facts import MachineFacts
 from qmesh.mesh.node_processes.control import ControlProcess
 from qmesh.mesh.node_processes.other_nodes import TakenPort
@@ -250,6 +251,7 @@ class LinkContext(msgspec.Struct, frozen=True, kw_only=True):
     unasked: on the control node, the machines whose agents ask for no membership, and for how many seconds.
     tried: by public key, of some that are silent. listen_port: of this machine's WireGuard.
     unreachable: machines without any worker that answers, and that answer no ping through the tunnel either.
+    conflict: another machine that has this one's address, from which it sends to silent ones; None for none.
     """
 
     report: LinkReport = LinkReport()
@@ -257,6 +259,7 @@ class LinkContext(msgspec.Struct, frozen=True, kw_only=True):
     tried: Mapping[str, tuple[TriedEndpoint, ...]] = {}
     unreachable: frozenset[str] = frozenset()
     listen_port: int = 0
+    conflict: AddressConflict | None = None
 
 
 class BlackHole(msgspec.Struct, frozen=True):

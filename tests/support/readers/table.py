@@ -98,7 +98,7 @@ from qmesh.mesh.imports.machine import ImportedMachines
 from qmesh.mesh.imports.proposal import build_proposal
 from qmesh.mesh.imports.worker_list import find_machines_in_list
 from qmesh.mesh.inventory import Inventory
-from qmesh.mesh.links import handshakes, retirement
+from qmesh.mesh.links import address_conflicts, handshakes, retirement
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.machine_facts import facts, proc_files
 from qmesh.mesh.node_keys import differences, key_store
@@ -1157,6 +1157,16 @@ INITIATION: Final = build_initiation(
 )
 
 
+ARP_ANSWER: Final = address_conflicts.build_arp_probe(bytes(range(6)), "192.0.2.7")[:-14] + bytes(
+    [192, 0, 2, 7, 1, 2, 3, 4, 5, 6, 192, 0, 2, 7]
+)
+
+
+def _arp_answer(octets: bytes) -> None:
+    """Of a machine of the same network, whoever it is."""
+    address_conflicts.read_conflict(octets, bytes(6), "192.0.2.7")
+
+
 def _initiation(octets: bytes) -> None:
     """What comes in at WireGuard's port."""
     handshakes.read_initiation(octets, SHARED)
@@ -1356,6 +1366,7 @@ READERS: Final[dict[str, Reader]] = {
             mutate.msgpack_trees,
         ),
         Reader("WireGuard's first message", (handshakes,), _initiation, (INITIATION,)),
+        Reader("answer to an ARP probe", (address_conflicts,), _arp_answer, (ARP_ANSWER,)),
         Reader("notice of a retired key", (retirement,), _notice, (NOTICE,)),
         Reader(
             "notice of a retired key, signed",

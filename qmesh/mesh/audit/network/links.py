@@ -63,7 +63,9 @@ def _silent_finding(around: AuditContext, link: SilentLink, *, heard: int) -> Fi
     if others > 0:
         seen.append(f"{heard} of {others} other machines are reachable")
     advise = _advise_member if around.is_control else _advise_control
-    cure = _find_discard_cure(tried) or advise(around, name, tried)
+    conflict, ends_conflict = _describe_conflict(around)
+    seen += conflict
+    cure = ends_conflict or _find_discard_cure(tried) or advise(around, name, tried)
     return error_finding("peer-silent", name, "packets through the tunnel", "; ".join(seen), cure)
 
 
@@ -74,11 +76,12 @@ def _many_silent_finding(around: AuditContext, silent: Sequence[SilentLink], *, 
     least = _describe_age(min(link.silent_s for link in silent))
     names = _list_names(around.names[link.public_key] for link in silent)
     seen = f"no packet of {names} for {least} or more; {_describe_tried(tried)}"
+    conflict, ends_conflict = _describe_conflict(around)
     if not is_all:
         seen = f"{seen}; {watched - len(silent)} other machines are reachable"
         cure = "look for what these machines have in common: a site, a provider; `qmesh check` on one of them"
-    elif discard := _find_discard_cure(tried):
-        cure = discard
+    elif ends_it := ends_conflict or _find_discard_cure(tried):
+        seen, cure = "; ".join((seen, *conflict)), ends_it
     elif any(each.is_echoed for each in tried):
         cure = (
             f"they are there: see that UDP port {around.links.listen_port} of this machine is open, at the"
@@ -87,6 +90,15 @@ def _many_silent_finding(around: AuditContext, silent: Sequence[SilentLink], *, 
     else:
         cure = f"look at {OWN_NETWORK}; then at its provider"
     return error_finding("peer-silent", subject, "packets through the tunnel", seen, cure)
+
+
+def _describe_conflict(around: AuditContext) -> tuple[tuple[str, ...], str]:
+    """Another machine with this one's address, and what ends that; nothing where there is none."""
+    conflict = around.links.conflict
+    if conflict is None:
+        return (), ""
+    seen = f"a machine with the link-layer address {conflict.other} answers for {conflict.address} too"
+    return (seen,), f"find that machine, such as a copy of this one: only one may have {conflict.address}"
 
 
 def _find_discard_cure(tried: Sequence[TriedEndpoint]) -> str:
