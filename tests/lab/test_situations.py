@@ -14,6 +14,7 @@ import pytest
 
 from qmesh.host.system.processes import parse_stat
 from tests.support.checkout import CHECKOUT
+from tests.support.lab.daily_work import DAILY_WORK
 from tests.support.lab.machines import Lab
 from tests.support.lab.rented_servers import RENTED_SERVERS
 from tests.support.lab.situation_cluster import Outcome, Situation, SituationCluster, list_commands
@@ -109,8 +110,8 @@ def test_what_is_the_tunnels_own_is_fixed_and_the_rest_is_named_with_the_command
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("situation", RENTED_SERVERS, ids=lambda each: each.name)
-def test_what_providers_and_distributions_do_is_fixed_or_named_or_harmless(cluster, situation):
+@pytest.mark.parametrize("situation", [*RENTED_SERVERS, *DAILY_WORK], ids=lambda each: each.name)
+def test_what_providers_distributions_and_other_programs_do_is_fixed_or_named_or_harmless(cluster, situation):
     outcome = cluster.try_situation(situation)
     assert outcome.is_right, outcome
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from tests.support.lab.cluster import CONFIG, STATE
+from tests.support.lab.daily_work import DAILY_WORK
 from tests.support.lab.machines import TOOLS
 from tests.support.lab.rented_servers import RENTED_SERVERS
 from tests.support.lab.situation_cluster import Machines, Situation, Where
@@ -697,5 +698,5 @@ LOST_TUNNELS: Final = (
 )
 SITUATIONS: Final = (
     *OWN_ROUTES, *DETOURS, *SILENCES, *TWO_WORLDS, *FOREIGN_RULES, *IPSEC, *FILES, *PATHS, *WORKERS,
-    *LOST_TUNNELS, *FIXED, *RENTED_SERVERS,
+    *LOST_TUNNELS, *FIXED, *RENTED_SERVERS, *DAILY_WORK,
 )  # fmt: skip
