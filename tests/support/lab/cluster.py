@@ -71,9 +71,9 @@ def make_control(lab: Lab, *options: str, workers: int = 3) -> Machine:
     """Machine A with a config.yml of node 1.4, as the control node."""
     machine = lab.machine("machine-a", "192.168.0.200", "fd00:1a::200")
     machine.write(f"{CONFIG}/config.yml", NODE_CONFIG, 0o600)
-    node = ("--node", "1.4", "--config", CONFIG)
-    where = () if "--endpoint" in options else ("--endpoint", "192.168.0.200")
-    qmesh(machine, "init", "--workers", str(workers), *node, *where, *options)
+    usual = {"--workers": str(workers), "--node": "1.4", "--config": CONFIG, "--endpoint": "192.168.0.200"}
+    words = [word for each in usual.items() if each[0] not in options for word in each]
+    qmesh(machine, "init", *words, *options)
     return machine
 
 
