@@ -212,7 +212,7 @@ _TYPED = re.compile(
 ROOTS_OWN = {
     "host/readers/place.py": "a directory of root's in /run",
     "mesh/imports/commands.py": "an invitation, in the directory in which the operator is",
-    "mesh/audit/obstacles.py": "a file of root's in /run",
+    "mesh/audit/node/obstacles.py": "a file of root's in /run",
     "mesh/audit/findings.py": "a file without a command of its own, as no machine is looked at there",
     "agent/audit/own_fixes.py": "what was done is named so",
 }
