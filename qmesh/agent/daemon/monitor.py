@@ -24,6 +24,8 @@ PROBE_S: Final = 2.5
 """Seconds between two questions to the service, and to the holder of the guard."""
 PROBED_S: Final = 2.0
 """Seconds that each has for an answer. Who gives none twice in a row is begun anew."""
+_HOLDER_AGAIN_S: Final = 3.0
+"""The same, of the holder the second time: on a machine that is too busy it would be replaced for nothing."""
 _STARTABLE_S: Final = 60
 """Seconds that systemd gives an agent more, again and again, that is starting and finds nothing wrong."""
 SLOWEST_S: Final = 60.0
@@ -136,8 +138,9 @@ class Monitor:
 
     def _probe_holder(self) -> None:
         """Not by way of the loop: whatever that waits for, the guard is held."""
+        wait_s = _HOLDER_AGAIN_S if HOLDER in self._silent else PROBED_S
         try:
-            if holder_client.is_responding(self._state, wait_s=PROBED_S) or not holder_client.is_wanted(
+            if holder_client.is_responding(self._state, wait_s=wait_s) or not holder_client.is_wanted(
                 self._state
             ):
                 self._silent.pop(HOLDER, None)
