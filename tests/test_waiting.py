@@ -72,6 +72,11 @@ def test_a_machine_that_is_quicker_is_given_the_time_of_an_idle_one(busy, monkey
     assert slowness(anew=True) == 1
 
 
+def test_a_moment_in_which_nothing_goes_on_makes_no_machine_endlessly_slow(busy, monkeypatch):
+    monkeypatch.setattr(waiting, "_measured", lambda: 1000 * waiting.REFERENCE_S)
+    assert slowness(anew=True) == 12
+
+
 def test_what_does_not_come_is_a_failure_that_says_how_long_it_was_waited_for(busy):
     with pytest.raises(AssertionError, match=r"not within 0\.01 s, 10\.0 times as long here"):
         wait_until(lambda: False, 0.01)
