@@ -21,7 +21,7 @@ from typing import Final
 REFERENCE_S: Final = 0.06
 """What `_measured` takes on an idle machine of two cores."""
 _MOST: Final = 12.0
-"""More is not believed: a moment in which nothing starts is not how slow a machine is, and tests whose waits
+"""More does not count: a moment in which nothing starts is not how slow a machine is, and tests whose waits
 grow with it would take hours."""
 HANDED_ON: Final = "QMESH_TEST_SLOWNESS"
 """The variable by which a program of the lab knows how slow this machine is."""
