@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from tests.support import waiting
-from tests.support.waiting import Deadline, comes_true, limit_time, slowness, wait_until, within
+from tests.support.waiting import (
+    Deadline,
+    comes_true,
+    forget_slowness,
+    limit_time,
+    slowness,
+    wait_until,
+    within,
+)
 
 TESTS = Path(__file__).parent
 PROGRAMS = [path for path in sorted(TESTS.rglob("*.py")) if path != Path(waiting.__file__)]
@@ -75,6 +83,17 @@ def test_a_machine_that_is_quicker_is_given_the_time_of_an_idle_one(busy, monkey
 def test_a_moment_in_which_nothing_goes_on_makes_no_machine_endlessly_slow(busy, monkeypatch):
     monkeypatch.setattr(waiting, "_measured", lambda: 1000 * waiting.REFERENCE_S)
     assert slowness(anew=True) == 12
+
+
+def test_between_tests_a_machine_whose_other_work_has_ended_is_as_quick_again(busy, monkeypatch):
+    assert slowness(anew=True) == 10
+    monkeypatch.setattr(waiting, "_measured", lambda: waiting.REFERENCE_S)
+    monkeypatch.setattr(waiting, "_forgotten", [time.monotonic() + 1000])
+    forget_slowness()
+    assert slowness() == 10
+    waiting._forgotten[0] = time.monotonic() - waiting._FORGOTTEN_S
+    forget_slowness()
+    assert slowness() == 1
 
 
 def test_what_does_not_come_is_a_failure_that_says_how_long_it_was_waited_for(busy):

@@ -79,7 +79,10 @@ def ended_well(process: int, report: Path) -> bool:
 
 
 def _run_tests(session: pytest.Session, folder: Path) -> None:
+    from tests.support.waiting import forget_slowness  # noqa: PLC0415 - pytest rewrites it first
+
     for items in _taken(session.items, folder):
+        forget_slowness()
         for item, after in zip(items, [*items[1:], None], strict=True):
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
             if session.shouldfail:

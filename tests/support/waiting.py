@@ -29,7 +29,9 @@ POLL_S: Final = 0.01
 
 
 def slowness(*, anew: bool = False) -> float:
-    """How many times slower than an idle machine this one is; 1 at least, and never less than before.
+    """How many times slower than an idle machine this one is; 1 at least.
+
+    Never less than before, but for `forget_slowness`.
 
     anew: measure again, instead of taking what was measured at first.
     """
@@ -38,7 +40,18 @@ def slowness(*, anew: bool = False) -> float:
     return max(_slowest[0], _at_first())
 
 
+def forget_slowness() -> None:
+    """Measure anew where that was long ago. Between tests: other work may have ended."""
+    if time.monotonic() > _forgotten[0] + _FORGOTTEN_S:
+        _forgotten[0] = time.monotonic()
+        _slowest[0] = 1.0
+        _at_first.cache_clear()
+        slowness()
+
+
 _slowest = [1.0]
+_forgotten = [time.monotonic()]
+_FORGOTTEN_S: Final = 60.0
 
 
 @functools.cache
