@@ -21,6 +21,7 @@ from qmesh.host.api.messages import ServiceUnresponsive
 from qmesh.host.firewall import holder_client
 from qmesh.host.pulse import Pulse
 from qmesh.host.state.directory import State
+from qmesh.mesh.audit.surroundings import HOLDER
 from qmesh.mesh.systemd.units import WATCHDOG_S
 from tests.support.waiting import wait_until
 
@@ -199,6 +200,14 @@ def test_a1_who_gave_no_answer_is_asked_again_at_once(monitor, unresponsive):
     assert monitor._get_pause_s() > monitoring.STARTING_S
     monitor._probe_service()
     assert monitor._get_pause_s() == monitoring.STARTING_S
+
+
+def test_a1_a_holder_that_has_ended_is_left_to_who_may_be_starting_another(monitor):
+    monitor._state.directory.mkdir(mode=0o700)
+    monitor._state.held_file.touch(mode=0o600)
+    monitor._probe_holder()
+    assert monitor._silent == {HOLDER: 1}
+    assert monitor._get_pause_s() > monitoring.STARTING_S
 
 
 def test_a1_a_service_that_does_nothing_is_begun_anew(monitor, unresponsive):

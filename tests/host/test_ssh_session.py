@@ -107,7 +107,7 @@ def test_memory_of_a_user_that_never_answers_or_has_no_end_is_given_up(tmp_path,
     monkeypatch.setattr(ssh_session, "_PROCESSES", tmp_path)
     monkeypatch.setattr(ssh_session, "_list_ancestors", lambda _: (1, 2, 3))
     monkeypatch.setattr(ssh_session, "_list_connections", lambda: [session])
-    monkeypatch.setattr(disk_timeout, "WAIT_S", patience(1.0))
+    monkeypatch.setattr(disk_timeout, "WAIT_S", patience(3.0))
     for number in (1, 2, 3):
         (tmp_path / str(number)).mkdir()
     (tmp_path / "1/environ").symlink_to("/dev/zero")

@@ -66,6 +66,7 @@ class Monitor:
         self._watchdog = Watchdog(pulses, troubles, begin_anew)
         self._silent: dict[str, int] = {}
         self._probe_at = 0.0
+        self._hangs = False
         self._work_done = 0
         self._answered_at = time.monotonic()
         self._watchdog_s = 0
@@ -84,12 +85,13 @@ class Monitor:
                 service_notice.notify(f"EXTEND_TIMEOUT_USEC={_STARTABLE_S * 1_000_000}")
             if self._service.is_starting or time.monotonic() >= self._probe_at:
                 self._probe_at = time.monotonic() + PROBE_S
+                self._hangs = False
                 self._probe_service()
                 self._probe_holder()
                 self._keep_disk_reserve()
 
     def _get_pause_s(self) -> float:
-        if self._service.is_starting or self._probe_at == 0.0:
+        if self._service.is_starting or self._hangs:
             return STARTING_S
         until_slow_s = self._loop_heard + SLOW_S - time.monotonic()
         return min(Watchdog.EVERY_S, until_slow_s) if until_slow_s > 0 else Watchdog.EVERY_S
@@ -120,6 +122,7 @@ class Monitor:
         try:
             self._service.probe(wait_s=PROBED_S)
         except ServiceUnresponsive as error:
+            self._hangs = True
             if not self._is_service_slow() and self._note_silence(SERVICE, error):
                 self._service.is_suspect = True
                 self._look()
@@ -153,6 +156,7 @@ class Monitor:
             )
         except KernelRefused as refused:
             error = refused
+            self._hangs = True
         if self._note_silence(HOLDER, error):
             report_event("holder-restarted", "%s: starting another one", error.message)
             try:

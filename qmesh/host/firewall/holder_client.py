@@ -127,8 +127,9 @@ def replace_holder(state: State) -> None:
         if script is not None:
             with contextlib.suppress(MachineRefused):  # then the first table has to do
                 stack.enter_context(owned_table.stage_table(script, STAND_IN))
-        processes.kill_lock_owner(state.hold_lock_file)
-        background.restart_holder()  # a `start` would wait with systemd for the end of its pause
+        if processes.is_locked(state.hold_lock_file):
+            processes.kill_lock_owner(state.hold_lock_file)
+            background.restart_holder()  # a `start` would wait with systemd for the end of its pause
         hold_saved_guard(state)
 
 
