@@ -19,6 +19,7 @@ from qmesh.agent.daemon.supervisor import LOOK, Troubles
 from qmesh.errors import MachineRefused
 from qmesh.host.api.messages import ServiceUnresponsive
 from qmesh.host.firewall import holder_client
+from qmesh.host.firewall.holder import SOCKET
 from qmesh.host.pulse import Pulse
 from qmesh.host.state.directory import State
 from qmesh.mesh.audit.surroundings import HOLDER
@@ -135,6 +136,18 @@ def test_a1_a_holder_that_a_command_is_starting_is_not_ended_and_one_that_hangs_
     for _ in range(4):
         monitor._probe_holder()
     assert len(begun_anew) == begun
+
+
+@pytest.mark.usefixtures("holder")
+def test_a1_a_holder_that_hangs_is_asked_again_at_once(monitor, monkeypatch):
+    monkeypatch.setattr(monitoring, "PROBED_S", 0.1)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as silent:
+        silent.bind(str(monitor._state.directory / SOCKET))
+        silent.listen()
+        assert monitor._get_pause_s() > monitoring.STARTING_S
+        monitor._probe_holder()
+    assert monitor._silent == {HOLDER: 1}
+    assert monitor._get_pause_s() == monitoring.STARTING_S
 
 
 class FailingService:

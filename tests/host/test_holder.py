@@ -24,6 +24,7 @@ from qmesh.host.firewall.tables_and_chains import list_tables
 from qmesh.host.lean.owned_table import HeldTable
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
+from qmesh.host.system import background
 from qmesh.host.system.processes import is_locked
 from qmesh.mesh.guard.parse import parse_held_table
 from qmesh.mesh.guard.render import render_table
@@ -378,3 +379,12 @@ def test_g3_while_a_holder_that_hangs_is_replaced_another_process_holds_the_guar
     holder_client.replace_holder(state)
     assert flushed == [f"table inet {STAND_IN}\n"]
     assert nft("list", "tables") == ""
+
+
+def test_one_that_has_ended_is_not_restarted_beside_who_may_be_starting_another(tmp_path, monkeypatch):
+    """systemd would refuse a start that another command waits for."""
+    asked: list[State] = []
+    monkeypatch.setattr(background, "restart_holder", lambda: pytest.fail("systemd was told to restart it"))
+    monkeypatch.setattr(holder_client, "hold_saved_guard", asked.append)
+    holder_client.replace_holder(State(tmp_path))
+    assert len(asked) == 1
