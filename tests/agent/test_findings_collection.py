@@ -200,6 +200,23 @@ def test_reports_pass_by_the_service_of_members_that_wait_and_of_no_others(tmp_p
     }
 
 
+class LastMoment(Asking):
+    """Its only member reports just before it is looked who is silent."""
+
+    def list_silent(self) -> dict[str, Silence]:
+        for name in self._open.values():
+            self._deliver(name, REPORT)
+        self._open = {}
+        return {}
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("own_machine")
+def test_a_report_that_comes_at_the_last_moment_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path, LastMoment({"127.0.0.2": "machine-b"})):
+        assert list(collect_reports(tmp_path)) == [CollectedReport(machine="machine-b", report=REPORT)]
+
+
 @pytest.mark.lab
 @pytest.mark.usefixtures("own_machine")
 def test_one_collection_at_a_time_and_none_without_an_agent(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class _Request:
     """One request to all members. From any thread.
 
     members: names by tunnel address. shared: preshared keys by tunnel address.
-    deliver: called with a machine's name and its report, once for each.
+    deliver: called with a machine's name and its report, once for each; it waits for nothing.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class _Request:
         with self._lock:
             if self._open.pop(sender, None) is None:
                 raise _build_unasked_error()
-        self._deliver(name, report)
+            self._deliver(name, report)  # no look between the two takes it for one that has said all
 
     def list_silent(self) -> dict[str, Silence]:
         """The machines without a report so far, and why."""

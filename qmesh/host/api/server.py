@@ -194,6 +194,7 @@ class _Server:
                     await writer.drain()
                 continue
             silent = collector.list_silent()
+            await asyncio.sleep(0)  # what was delivered before that look is in the queue
             if arrived.empty() and _is_collection_over(silent.values(), loop.time() - began):
                 for machine, why in silent.items():
                     writer.write(encode_line(CollectedReport(machine=machine, silence=why)))
