@@ -13,9 +13,10 @@ from qmesh.host.system.forked_work import ForkedWork
 from tests.support.waiting import wait_until
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def others() -> set[int]:
-    """Children of this process that other tests have left to it."""
+    """Children of this process that other tests have left to it. Threads of theirs have ended."""
+    wait_until(lambda: threading.active_count() == 1)
     return list_children()
 
 
