@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from qmesh.host.firewall import nft_library
 from tests.support.lab import fork_server
 from tests.support.skips import CANNOT
+from tests.support.waiting import comes_true
 
 # A machine that is busy with something else is slow, and no test of ours is about that.
 settings.register_profile("few", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=20)
@@ -65,6 +67,16 @@ def pytest_runtest_setup() -> None:
     talk.handlers.clear()
     talk.setLevel(logging.NOTSET)
     talk.propagate = True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None):
+    """No thread outlasts the last of the tests that go together: others fork."""
+    done = yield
+    if nextitem is None and not comes_true(lambda: threading.active_count() == 1, 10):
+        names = ", ".join(each.name for each in threading.enumerate()[1:])
+        pytest.fail(f"threads are left: {names}", pytrace=False)
+    return done
 
 
 @pytest.hookimpl(wrapper=True)

@@ -534,6 +534,9 @@ def test_a_test_that_is_never_sent_ends(tmp_path):
                 listening.accept()[0].close()
 
     with notify_socket.listen(tmp_path) as listening:
-        threading.Thread(target=serve, daemon=True).start()
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
         with pytest.raises(MachineRefused, match="does not send"):
             notify_socket.request_test(tmp_path, wait_s=0.3)
+        listening.shutdown(socket.SHUT_RDWR)  # to close it would leave that thread waiting for ever
+        serving.join()
