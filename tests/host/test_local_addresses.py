@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
 from qmesh.host.network.local_addresses import can_be_bound, find_direct_network
 from tests.support.network import ip
 
@@ -18,6 +19,7 @@ def make_link(*addresses: str) -> None:
         ip("link", "set", name, "up")
     for address in addresses:
         ip("address", "add", address, "dev", "tun9", *(["nodad"] if ":" in address else []))
+    wait_for_local_routes("tun9")
 
 
 @pytest.mark.parametrize("address", ["10.77.0.2", "fd00:77::2"])

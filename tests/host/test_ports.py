@@ -12,6 +12,7 @@ import pytest
 from qmesh.errors import KernelRefused, StateUnreadable
 from qmesh.host import start_scripts
 from qmesh.host.network import ports, sysctl_files
+from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
 from qmesh.host.state.directory import State
 from qmesh.host.state.documents import PortReservations
 
@@ -231,6 +232,7 @@ def test_a_listener_at_a_full_ipv6_address_is_read_right():
     subprocess.run(
         ["ip", "address", "add", "fd12:3456:789a:bcde:f012::77/64", "dev", "lo", "nodad"], check=True
     )
+    wait_for_local_routes("lo")
     with bound(socket.AF_INET6, socket.SOCK_STREAM, "fd12:3456:789a:bcde:f012::77", 65535):
         assert ports.list_listeners() == (
             ("fd12:3456:789a:bcde:f012:0:0:77", 65535),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from qmesh.host.network import tcp_connections
+from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
 from tests.support import factories
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
@@ -51,6 +52,7 @@ def furnish() -> None:
         subprocess.run(["ip", "address", "add", address, "dev", "lo"], check=True)
     for address in ("fd77::1", "fd77::66"):
         subprocess.run(["ip", "address", "add", address, "dev", "lo", "nodad"], check=True)
+    wait_for_local_routes("lo")
 
 
 def opened(*ends: tuple[str, int]) -> Iterator[Open]:
