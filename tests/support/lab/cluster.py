@@ -95,8 +95,15 @@ def make_member(lab: Lab, control: Machine, number: int, workers: int) -> Machin
     machine = newcomer(lab, number)
     invite(control, machine, "--workers", str(workers))
     machine.run(["mkdir", "-p", CONFIG])
-    qmesh(machine, "join", "invitation", "--config", CONFIG)
+    done = qmesh(machine, "join", "invitation", "--config", CONFIG, code=None)
+    assert done.returncode == 0, f"{done.stderr}\non the control node:\n{_describe_control(control)}"
     return machine
+
+
+def _describe_control(control: Machine) -> str:
+    """What may be why it does not answer."""
+    shown = (["tail", "-n", "30", f"{STATE}/agent.log"], ["wg", "show"], ["qmesh", "check"], ["ps", "-ef"])
+    return "\n".join(control.run(words, check=False).stdout for words in shown)
 
 
 def make_cluster(lab: Lab) -> tuple[Machine, Machine]:
