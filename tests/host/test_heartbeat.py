@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 
@@ -17,6 +20,8 @@ from tests.support.waiting import comes_true, patience
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     monkeypatch.setattr(pulse, "STUCK_S", patience(0.4))
+    monkeypatch.setattr(pulse, "REST_S", patience(0.2))
+    monkeypatch.setattr(pulse, "PATIENCE", 3600.0)
     monkeypatch.setattr(pulse, "ENDLESS_S", 3600.0)
 
 
@@ -67,6 +72,32 @@ def wait_after_what_was_said(over: threading.Event) -> None:
     over.wait()
 
 
+def wait_in_steps(over: threading.Event) -> None:
+    while not over.wait(0.05):
+        pass
+
+
+def wait_in_the_kernel(over: threading.Event) -> None:
+    """For a child to begin, which waits for a pipe to be opened: no signal ends that, as with a disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        pipe, libc = f"{directory}/pipe".encode(), ctypes.CDLL(None)
+        os.mkfifo(pipe)
+        actions, child = ctypes.create_string_buffer(256), ctypes.c_int()
+        libc.posix_spawn_file_actions_init(actions)
+        libc.posix_spawn_file_actions_addopen(actions, 0, pipe, os.O_RDONLY, 0)
+        words = (ctypes.c_char_p * 2)(b"true", None)
+
+        def open_pipe() -> None:
+            over.wait()
+            os.close(os.open(pipe, os.O_WRONLY))
+
+        opening = threading.Thread(target=open_pipe)
+        opening.start()
+        assert libc.posix_spawn(ctypes.byref(child), b"/bin/true", actions, None, words, None) == 0
+        opening.join()
+        os.waitpid(child.value, 0)
+
+
 def test_nobodys_is_not_stuck():
     assert not becomes_stuck(Pulse(), 0.5)
 
@@ -84,6 +115,14 @@ def test_a1_one_that_shows_nothing_hangs_and_it_is_told_where():
 def test_one_that_beats_waits_as_it_said_or_works_does_not_hang(do):
     with thread(do) as found:
         assert not becomes_stuck(found, 0.6)
+
+
+@pytest.mark.parametrize("do", [wait_in_steps, wait_in_the_kernel])
+def test_one_that_comes_to_its_turn_or_is_in_the_kernel_is_given_longer(do, monkeypatch):
+    with thread(do) as found:
+        assert not becomes_stuck(found, 2)
+        monkeypatch.setattr(pulse, "PATIENCE", 1.0)
+        assert becomes_stuck(found, 30)
 
 
 def test_a1_one_that_works_without_an_end_hangs(monkeypatch):
