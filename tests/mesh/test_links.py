@@ -186,6 +186,16 @@ TRANSLATED = TriedEndpoint(
 )
 
 
+def test_a_machine_to_which_nothing_leaves_is_named_before_it_is_silent_and_once():
+    way = DiscardedWay("the route `unreachable 192.0.2.1/32` discards", "ip route delete it")
+    discarded = {"m0": way, "left": way}
+    assert only(around(2, report=LinkReport(watched=2), discarded=discarded)) == Finding(
+        "peer-silent", "error", "m0", "packets through the tunnel", way.reason, way.cure
+    )
+    silent = only(around(2, report=gone(1, watched=2), discarded=discarded))
+    assert (silent.subject, way.reason in silent.seen) == ("m0", False)
+
+
 @pytest.mark.parametrize(
     ("tried", "seen", "cure"),
     [

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from qmesh.agent.local import Local, list_control_endpoints
 from qmesh.errors import MachineRefused
 from qmesh.host.network import dns, path_mtu, routes
+from qmesh.host.network.kernel_routes.questions import ask_kernel
 from qmesh.host.network.kernel_routes.tables import read_routing_tables
 from qmesh.host.network.packet_sockets import find_address_conflict
 from qmesh.host.system.agent_health import Health
@@ -18,7 +19,8 @@ from qmesh.mesh.audit.surroundings import LinkContext, SilentWorkers, TriedEndpo
 from qmesh.mesh.endpoints import list_seen_endpoints, translate_endpoint
 from qmesh.mesh.links.activity import LinkReport
 from qmesh.mesh.links.address_conflicts import AddressConflict
-from qmesh.mesh.routes.discards import find_discard
+from qmesh.mesh.routes.discards import DiscardedWay, find_discard
+from qmesh.mesh.routes.lookup import SentPacket
 from qmesh.mesh.state import NodeState
 from qmesh.mesh.values import Endpoint
 
@@ -38,7 +40,8 @@ def build_link_context(
     silent: workers that do not answer. seen: the machine, desired and observed.
     Raises MachineRefused where it could not look.
     """
-    endpoints = {} if seen is None else _list_silent_endpoints(here, health.links, seen[1])
+    where = {} if seen is None else list_seen_endpoints(seen[1])
+    endpoints = _list_silent_endpoints(here, health.links, where)
     quiet = health.links.unheard_keys
     # Of machines that are not heard it is known already.
     known = {here.settings.name, *(each.name for each in here.inventory.machines if each.public_key in quiet)}
@@ -64,6 +67,7 @@ def build_link_context(
         unreachable=frozenset(each.machine for each in mute if each.address not in echoing),
         listen_port=here.settings.listen_port,
         conflict=_find_conflict(list(hosts)[:MOST_TRIED]),
+        discarded=_find_discarded(here, where),
     )
 
 
@@ -78,11 +82,32 @@ def _find_conflict(hosts: list[str]) -> AddressConflict | None:
     return None
 
 
+def _find_discarded(here: Local, where: Mapping[str, Endpoint | None]) -> dict[str, DiscardedWay]:
+    """Of the machines that this one calls: what still comes from one keeps its link from being silent.
+
+    where: endpoints in use by public key.
+    """
+    inventory, own = here.inventory, here.machine
+    asked = [
+        (machine.name, endpoint)
+        for machine in (inventory.machines if own in inventory.hubs else inventory.hubs)
+        if machine.name != own.name and (endpoint := where.get(machine.public_key)) is not None
+    ]
+    answers = ask_kernel([SentPacket(endpoint.host) for _, endpoint in asked])
+    unsent = [way for way, answer in zip(asked, answers, strict=True) if answer.error]
+    discards = {name: _find_endpoint_discard(endpoint) for name, endpoint in unsent[:MOST_TRIED]}
+    return {name: discard for name, discard in discards.items() if discard is not None}
+
+
+def _find_endpoint_discard(endpoint: Endpoint) -> DiscardedWay | None:
+    tables = read_routing_tables(str(ipaddress.ip_network(endpoint.host)), except_interface="")
+    return None if tables is None else find_discard(endpoint.host, tables)
+
+
 def _describe_endpoint(endpoint: Endpoint, *, is_echoed: bool) -> TriedEndpoint:
     if routes.find_route(endpoint.host, endpoint.port) is not None:
         return TriedEndpoint(endpoint, has_route=True, is_echoed=is_echoed)
-    tables = read_routing_tables(str(ipaddress.ip_network(endpoint.host)), except_interface="")
-    discard = None if tables is None else find_discard(endpoint.host, tables)
+    discard = _find_endpoint_discard(endpoint)
     may_translate = discard is None and ":" not in endpoint.host
     network = dns.find_nat64_network(wait_s=ECHO_S) if may_translate else None
     translated = None if network is None else translate_endpoint(endpoint, network)
@@ -97,10 +122,10 @@ def _is_mute(workers: SilentWorkers) -> bool:
 
 
 def _list_silent_endpoints(
-    here: Local, report: LinkReport, observed: NodeState
+    here: Local, report: LinkReport, where: Mapping[str, Endpoint | None]
 ) -> dict[str, tuple[Endpoint, ...]]:
     """Where silent machines should be, by public key: the first of them, as many as are asked."""
-    where, known = list_seen_endpoints(observed), {each.public_key: each for each in here.inventory.machines}
+    known = {each.public_key: each for each in here.inventory.machines}
     found = {}
     for link in report.silent[:MOST_TRIED]:
         machine = known.get(link.public_key)

@@ -252,6 +252,7 @@ class LinkContext(msgspec.Struct, frozen=True, kw_only=True):
     tried: by public key, of some that are silent. listen_port: of this machine's WireGuard.
     unreachable: machines without any worker that answers, and that answer no ping through the tunnel either.
     conflict: another machine that has this one's address, from which it sends to silent ones; None for none.
+    discarded: by machine, silent or not yet, what of this machine's own routes discards what is sent there.
     """
 
     report: LinkReport = LinkReport()
@@ -260,6 +261,7 @@ class LinkContext(msgspec.Struct, frozen=True, kw_only=True):
     unreachable: frozenset[str] = frozenset()
     listen_port: int = 0
     conflict: AddressConflict | None = None
+    discarded: Mapping[str, DiscardedWay] = {}
 
 
 class BlackHole(msgspec.Struct, frozen=True):

@@ -45,6 +45,12 @@ def link_findings(around: AuditContext) -> Iterator[Finding]:
     else:
         for link in silent:
             yield _silent_finding(around, link, heard=report.watched - len(silent))
+    told = {around.names[link.public_key] for link in silent}
+    for name, discard in around.links.discarded.items():
+        if name not in told and name in around.members:
+            yield error_finding(
+                "peer-silent", name, "packets through the tunnel", discard.reason, discard.cure
+            )
     for shared in report.shared if around.is_control else ():
         if _is_active(around, shared.public_key):
             yield _shared_key_finding(around.names[shared.public_key], shared)
