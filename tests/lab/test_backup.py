@@ -146,7 +146,7 @@ def test_e4_a_restore_that_is_killed_while_it_applies_goes_on(lab):
     qmesh(control, "backup", BACKUP)
     new = new_hardware(lab, control)
     restoring = new.start(["qmesh", "restore", BACKUP, "--plain", "--config", CONFIG])
-    wait_until(lambda: "inet qmesh" in new.run(["nft", "list", "tables"]).stdout)
+    wait_until(lambda: "inet qmesh\n" in new.run(["nft", "list", "tables"]).stdout)
     restoring.kill()
     restoring.wait()
     assert facts(new, "restore", BACKUP, "--plain", "--config", CONFIG)["revision"] == 1 + JUMP

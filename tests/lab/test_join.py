@@ -303,7 +303,7 @@ class TestE4:
         control.run(["ip", "link", "set", "eth0", "down"])  # each knock has to wait
         before = what_is_there(member)
         joining = member.start(["qmesh", "join", "invitation"])
-        wait_until(lambda: "inet qmesh" in member.run(["nft", "list", "tables"]).stdout)
+        wait_until(lambda: "inet qmesh\n" in member.run(["nft", "list", "tables"]).stdout)
         some_time(0.2, 0.4)
         joining.send_signal(signal.SIGINT)
         assert joining.wait(40) == 130, joining.error_output()

@@ -120,7 +120,7 @@ class TestRun:
     def test_does_not_wait_for_a_daemon(self, lab):
         machine = lab.machine("machine-a", "192.168.0.200")
         machine.run(["sh", "-c", "sleep 1000 & echo started"])
-        assert machine.processes("sleep 1000")
+        wait_until(lambda: machine.processes("sleep 1000"))
 
     def test_kills_what_takes_too_long(self, lab):
         machine = lab.machine("machine-a", "192.168.0.200")
