@@ -11,6 +11,7 @@ from qmesh.mesh.guard.tables import HELD, TABLE
 from tests.support.drill_range import drill_scripts
 from tests.support.lab.mesh import GUARDS
 from tests.support.mutants import count_kinds, draw_mutants, list_mutants
+from tests.support.prover_range import prove_scripts
 
 pytestmark = pytest.mark.lab
 
@@ -52,6 +53,22 @@ def test_mistakes_are_noticed():
     mutants = {each.kind: each for each in list_mutants(guard)}
     reports = drill_scripts(guard, [mutants[kind].first for kind in SURE])
     assert [report is not None and report.passed for report in reports] == [False] * len(SURE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "claim"),
+    [
+        ("accept made drop, in asks_service", "control"),
+        pytest.param("accept made drop, in closed_port", "control", marks=pytest.mark.long),
+        pytest.param("guarded_ports without its last", "control", marks=pytest.mark.long),
+        ("an interval too short at its end, in sent", "containers"),
+    ],
+)
+def test_mistakes_about_what_this_machine_sends_are_refuted(kind, claim):
+    guard = GUARDS["worker"]
+    scripts = [each.first for each in list_mutants(guard) if each.kind == kind]
+    found = [each for each in prove_scripts(guard, render_table(guard), scripts) if each is not None]
+    assert ("refuted", f"{claim}, ip") in {(each.said, each.by) for each in found}
 
 
 def test_both_tables_are_broken_alike():

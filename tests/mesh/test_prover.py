@@ -66,7 +66,7 @@ def test_the_guard_is_proved_also_with_either_of_its_tables_alone(name: str):
     assert {verdict.claim for verdict in verdicts} == set(CLAIMS)
     alone = {verdict.claim for verdict in verdicts if verdict.without}
     assert alone == set(ALONE)
-    assert all(verdict.rules for verdict in verdicts if verdict.claim in {"outside", "tunnel", "containers"})
+    assert {verdict.claim for verdict in verdicts if verdict.rules} >= {"outside", "tunnel", "containers"}
 
 
 def test_what_circulates_as_advice_is_refuted_by_packets():
@@ -99,7 +99,9 @@ def test_a_rule_that_is_not_understood_is_named_where_a_claim_depends_on_it_and_
     name = "worker IPv4"
     riddle = KernelRule("inet", "u", "c", 5, (Expression("of tomorrow", {}),))
     found = add_chain(RECORDINGS[f"guard, {name}"].ruleset, riddle)
-    (containers, *_), (control,) = (prove(found, GUARDS[name], claim) for claim in ("containers", "control"))
+    (containers, *_), (control, *_) = (
+        prove(found, GUARDS[name], claim) for claim in ("containers", "control")
+    )
     assert containers.answer == "proved"
     assert control.answer == "not proved"
     assert [str(place) for place in control.unclear] == ["inet u c: of tomorrow"]
@@ -180,7 +182,7 @@ def test_claims_that_are_not_decided_in_time_are_not_proved():
     begun = verdicts[: next(n for n, each in enumerate(verdicts) if each.claim == "taken-up") + 1]
     late = list_late(begun, has_guard=True)
     assert [each.claim for each in late if each.family == "ip"] == [
-        "taken-up", "older", "service", "answers", "others",
+        "control", "containers", "taken-up", "older", "service", "answers", "others",
     ]  # fmt: skip
     assert {each.claim for each in late if each.family == "ip6"} == set(CLAIMS)
     assert {(each.answer, each.out_of_time) for each in late} == {("not proved", True)}

@@ -43,6 +43,8 @@ def _build_needed(guard: Guard, walk: Walk, terms: PacketTerms) -> Iterator[Case
     if guard.role == "worker":
         by_control = terms.is_in_ports(asked, (*guard.ports, *guard.control_ports))
         by = gates.all_of((terms.came_by_tunnel, terms.is_control(start.source), by_control))
+        own = gates.both(terms.came_by_loopback, terms.is_in_ports(asked, guard.guarded_ports))
+        by = gates.either(by, own)
     else:
         by = gates.both(terms.came_by_loopback, terms.is_closed(asked))
     asks = _ask_service(guard, walk, terms) if guard.role == "control" else FALSE

@@ -36,7 +36,7 @@ ALONE: Final[tuple[ClaimCode, ...]] = (
 _FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 _QUESTIONS: Final[tuple[ClaimCode, ...]] = (
     "outside", "tunnel", "granted", "control", "wireguard", "containers", "into-tunnel", "taken-up",
-    "taken-up", "older", "service", "answers", "others", "others", "others",
+    "taken-up", "older", "service", "control", "containers", "answers", "others", "others", "others",
 )  # fmt: skip
 
 

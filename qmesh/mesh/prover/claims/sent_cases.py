@@ -22,6 +22,8 @@ def build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterator
     yield sent.build_taken_up()
     yield sent.build_older()
     yield sent.build_service()
+    yield sent.build_asking()
+    yield sent.build_translated()
     for hook in ("postrouting", "egress"):
         walk.pass_hook(hook)
     yield sent.build_answers()
@@ -86,6 +88,31 @@ class _Sent:
             for hub in (guard.control_address, guard.successor_address)
             if hub and (":" in hub) == (at.family == "ip6")
         )
+
+    def build_asking(self) -> Case:
+        """Root asks the membership service, while nobody asks more often than a limit says."""
+        gates, walk, terms = self._walk.gates, self._walk, self._terms
+        at, start = walk.at, walk.start
+        is_asked = terms.is_in_ports(start.target_port, [self._guard.service_port])
+        goes = terms.is_tunnel(terms.goes_by) if self._guard.role == "worker" else terms.goes_by_loopback
+        asks = (self._is_root, at.is_tcp, is_asked, terms.is_control(start.target), goes)
+        usual = (
+            at.connection.is_tracked, -at.connection.is_related, -at.connection.is_reply,
+            gates.either(-at.is_new, terms.is_beginning), gates.equal(start.mark, bytes(4)),
+        )  # fmt: skip
+        refused = gates.all_of((*walk.plain, -walk.alive, *asks, *usual, *walk.unknowns.calm))
+        return Case("control", at.family, walk, refused)
+
+    def build_translated(self) -> Case:
+        """What is sent to a worker of this machine, and would be translated on its way to it."""
+        gates, walk, terms = self._walk.gates, self._walk, self._terms
+        start = walk.start
+        ports = self._guard.ports if self._guard.role == "worker" else ()
+        is_own = gates.both(start.is_for_this_machine, -terms.is_control(start.target))
+        is_asked = gates.both(is_own, terms.is_in_ports(start.target_port, ports))
+        # What is sent from a closed port is judged by that, and then by nothing else on its way out.
+        gone = gates.all_of((is_asked, -self._closed, -terms.goes_by_loopback))
+        return Case("containers", walk.at.family, walk, terms.reaches(gone))
 
     def build_answers(self) -> Case:
         """Of packets at their end: answers to those who may ask, which do not leave."""
