@@ -410,6 +410,7 @@ SILENCES: Final = (
         undo=f"ip neigh delete 192.168.0.200 dev eth0; {IPV6_AGAIN}",
         by_hand="ip neigh delete 192.168.0.200 dev eth0",
         takes_silence=True,
+        within_s=200,  # what the control node sends arrives until WireGuard's session is over
     ),
     Situation(
         part=2,
