@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from qmesh.mesh.drill.shots import ACK, SYN, Shot
 from qmesh.mesh.drill.shown_packets import build_shown_rows
+from qmesh.mesh.prover.claim_codes import ClaimCode
 from qmesh.mesh.prover.claims.claim_list import CLAIMS, build_cases
 from qmesh.mesh.prover.decide import decide_each
 from qmesh.mesh.prover.examples import ExamplePacket, OwnInterface
@@ -96,12 +97,10 @@ def test_packets_of_a_known_machine_come_by_its_interfaces_to_its_addresses():
     recording, guard = read_prover_recordings()["advice"], GUARDS["worker IPv4"]
     cases = build_cases(recording.ruleset, guard)
     groups = decide_each(cases, guard, recording.listing.interfaces, (), OWN)
-    shown = {
-        (each.claim, each.family): each.packet
-        for group in groups
-        for each in group
-        if each.answer == "refuted" and each.packet is not None
-    }
+    shown: dict[tuple[ClaimCode, str], ExamplePacket] = {}
+    for each in (verdict for group in groups for verdict in group):
+        if each.answer == "refuted" and each.packet is not None:
+            shown.setdefault((each.claim, each.family), each.packet)
     outside, behind = shown["outside", "ip"], shown["containers", "ip6"]
     assert outside.came_by in {"eth0", "ppp0", "br-x (bridge)"}
     assert outside.target in {"192.0.2.2", "172.17.0.1", "10.77.0.2", "198.51.100.9"}

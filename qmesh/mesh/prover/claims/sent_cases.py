@@ -10,7 +10,7 @@ from qmesh.mesh.prover.claims.packet_terms import PacketTerms
 from qmesh.mesh.prover.claims.ways import walk_outward
 from qmesh.mesh.prover.gates import FALSE, Wires
 from qmesh.mesh.prover.rulesets import ProvedRuleset
-from qmesh.mesh.prover.traveller import ACK, SYN, Family
+from qmesh.mesh.prover.traveller import ACK, SYN, TARGET_NAT, Family
 from qmesh.mesh.prover.walk import Walk
 from qmesh.mesh.state import Guard
 
@@ -111,7 +111,8 @@ class _Sent:
         is_own = gates.both(start.is_for_this_machine, -terms.is_control(start.target))
         is_asked = gates.both(is_own, terms.is_in_ports(start.target_port, ports))
         # What is sent from a closed port is judged by that, and then by nothing else on its way out.
-        gone = gates.all_of((is_asked, -self._closed, -terms.goes_by_loopback))
+        is_translated = gates.both(walk.at.is_in_connection, walk.at.connection.status[TARGET_NAT])
+        gone = gates.all_of((is_asked, is_translated, -self._closed, -terms.goes_by_loopback))
         return Case("containers", walk.at.family, walk, terms.reaches(gone))
 
     def build_answers(self) -> Case:
