@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qmesh.agent.local import load_local
+from qmesh.agent.local import Local, load_local
 from qmesh.agent.node import node_restarts
 from qmesh.agent.node.node_restarts import REST, NodeConfigFollower, update_managed_config
 from qmesh.errors import QmeshError
@@ -18,6 +18,7 @@ from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.registry import Registry
 from qmesh.host.state.directory import State
 from qmesh.host.system import systemd
+from qmesh.mesh.changes import set_worker_count
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.mesh_options import MeshOptions, set_mesh_options
 from qmesh.mesh.systemd.due_restarts import DueRestarts
@@ -118,6 +119,33 @@ def test_a_machine_that_was_the_control_node_follows_the_next_one_without_a_newe
     follower._look_at = 0.0
     follower.follow_changes(now)
     assert "streamListenMultiaddr: /ip4/10.77.0.2/tcp/8340" in (CONFIG / "config.yml").read_text("utf-8")
+
+
+@pytest.mark.lab
+def test_what_changes_in_the_mesh_while_the_file_is_written_is_followed(
+    own_machine: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = made()
+    follower, here = NodeConfigFollower(state), load_local(state)
+
+    def update_while_the_mesh_changes(state: State, here: Local) -> bool:
+        monkeypatch.undo()
+        done = update_managed_config(state, here)
+        with Registry(state.registry_file) as registry:
+            registry.change_mesh(
+                lambda mesh: set_worker_count(mesh, "control", 5),
+                command="set",
+                what="mesh-changed",
+                machine="control",
+                now=0,
+            )
+        return done
+
+    monkeypatch.setattr(node_restarts, "update_managed_config", update_while_the_mesh_changes)
+    for workers in (3, 5):
+        follower._look_at = 0.0
+        follower.follow_changes(here)
+        assert (CONFIG / "config.yml").read_text(encoding="utf-8").count("/ip4/10.77.0.1/") == workers
 
 
 @pytest.mark.lab

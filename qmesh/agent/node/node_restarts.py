@@ -138,8 +138,8 @@ class NodeConfigFollower:
             # Read anew: what the agent's look knows of a control node may lack who came since.
             here = load_local(self._state)
             update_node_ports(self._state, here)
-            if update_managed_config(self._state, here):
-                self._seen = self._read_stamp(here)
+            # What it writes is looked at once more: the mesh or the file may have become another meanwhile.
+            update_managed_config(self._state, here)
         waiting = self._state.due_restarts.read()
         if waiting is not None:
             self._restart_due(load_local(self._state), waiting)
