@@ -43,7 +43,7 @@ class Pulse:
         """Be the calling thread's from now on."""
         heartbeat.set_pulse(self)
         self._processor_time = time.pthread_getcpuclockid(threading.get_ident())
-        self._number = threading.get_native_id()
+        self._number, self._seen = threading.get_native_id(), (0.0, ())
         self.beat()
         self._thread = threading.get_ident()
 
