@@ -452,7 +452,9 @@ def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
 
 def main() -> int:
     """Run the demo in a lab, and take the lab down whatever happens."""
-    parser = argparse.ArgumentParser(description="three machines, one guarded cluster, and an attacker")
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo", description="three machines, one guarded cluster, and an attacker"
+    )
     parser.add_argument("--node", choices=PROFILES, default=DEFAULT_PROFILE, help="the node's version")
     node: Profile = parser.parse_args().node
     for each in (signal.SIGINT, signal.SIGTERM):

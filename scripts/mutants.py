@@ -69,7 +69,7 @@ def count_rows(rows: list[Row]) -> str:
 
 def main() -> int:
     """Break the guard of each role, and say what is noticed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/mutants", description=__doc__)
     parser.add_argument("--count", type=int, default=120, help="mutants of each role, each of another kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--role", choices=("worker", "control"), action="append")

@@ -40,7 +40,7 @@ def print_costs() -> int:
 
 def main() -> int:
     """Compare, and print how many there were and each disagreement."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/prover", description=__doc__)
     parser.add_argument("--rulesets", type=int, default=500, help="how many are drawn")
     parser.add_argument("--packets", type=int, default=200, help="how many under each")
     parser.add_argument(

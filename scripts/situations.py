@@ -134,6 +134,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     situations = choose(asked.only)
+    if not situations:
+        parser.error("no situation has that in its name; --list has the names")
     if asked.list:
         print("\n".join(f"{each.part}: {each.name}" for each in situations))
         return 0
