@@ -44,6 +44,12 @@ CLOSED_PORT = f"{BOTH_PROTOCOLS} fib daddr type local goto closed_port"
 INTERVAL = f"{PORTS[0]}-{NEIGHBOUR - 1}"
 ALL_CLOSED = re.findall("elements = [^}]*}", render_table(GUARDS["worker"]))[0]
 ON_THE_LAN = "LAN, every way, to closed ports that are no workers'"
+LOCAL_RULES = (
+    f"\t\tth dport {INTERVAL} {CLOSED_PORT}\n"
+    f"\t\tth dport @closed_ports th dport != @guarded_ports {CLOSED_PORT}\n"
+)
+TAKEN_UP = "ct direction original ct state new goto taken_up"
+TAKEN_UP_RULES = f"\t\ttcp sport {INTERVAL} {TAKEN_UP}\n\t\ttcp sport @closed_ports {TAKEN_UP}\n"
 OF_ITSELF = "the machine itself, root and users, to its closed ports that are no workers'"
 BREAKS = (
     Break("set emptied", "worker", ALL_CLOSED, "", ON_THE_LAN),
@@ -142,10 +148,16 @@ BREAKS = (
     Break(
         "local users let in",
         "worker",
-        f"th dport {INTERVAL} {CLOSED_PORT}\n"
-        f"\t\tth dport @closed_ports th dport != @guarded_ports {CLOSED_PORT}\n\t\tudp sport",
-        "udp sport",
+        f"{LOCAL_RULES}{TAKEN_UP_RULES}",
+        TAKEN_UP_RULES,
         "container-a's port published under its number (worker)",
+    ),
+    Break(
+        "local users let in from a closed port",
+        "worker",
+        f"{LOCAL_RULES}{TAKEN_UP_RULES}",
+        f"{TAKEN_UP_RULES}{LOCAL_RULES}",
+        "container-a's port published under its number (worker), from a worker port's number",
     ),
     Break(
         "the tunnel open to all",
@@ -297,7 +309,6 @@ BREAKS = (
 )
 
 
-TAKEN_UP = "ct direction original ct state new goto taken_up"
 EACH_PORTS = (INTERVAL, "@closed_ports")
 SHOWN_ELSEWHERE = {
     "answered: tcp flags rst,ack accept": (

@@ -45,13 +45,13 @@ from qmesh.mesh.guard.scripts import (
 from qmesh.mesh.guard.tables import HELD, HELD_IN_KERNEL, OWN_TABLES, STAGED, STAND_IN, TABLE
 from qmesh.mesh.state import AlteredGuard, Guard
 from tests.support.factories import guard
-from tests.support.older_guard import as_of_format_2, as_of_format_3
+from tests.support.older_guard import as_of_format_2, as_of_format_3, as_of_format_4
 from tests.support.strategies import addresses
 
 # As nft 1.0.6 lists it (`nft -s list table inet qmesh`).
 WORKER_LISTING = """\
 table inet qmesh {
-	comment "qmesh guard 4: worker qmesh0 wireguard 51820 10.77.0.1 51821"
+	comment "qmesh guard 5: worker qmesh0 wireguard 51820 10.77.0.1 51821"
 	set closed_ports {
 		type inet_service
 	}
@@ -94,8 +94,8 @@ table inet qmesh {
 		type filter hook output priority mangle; policy accept;
 		tcp dport 51821 oifname "qmesh0" goto asks_service
 		ip daddr 10.77.0.1 oifname "qmesh0" meta oifkind "wireguard" th sport != @guarded_ports accept
-		tcp sport 40003-40006 ct direction original ct state new goto taken_up
 		th dport 40003-40006 meta l4proto { tcp, udp } fib daddr type local goto closed_port
+		tcp sport 40003-40006 ct direction original ct state new goto taken_up
 		udp sport 51820 accept
 		th sport 40003-40006 meta l4proto { tcp, udp } ct direction reply goto sent_back
 	}
@@ -225,16 +225,16 @@ def test_g1_a_workers_guard_is_this_table() -> None:
 
 def test_g1_the_control_nodes_guard_lets_in_its_own_processes_and_members_to_its_service() -> None:
     assert changed_lines(WORKER_LISTING, render_table(guard(role="control"))) == [
-        '-comment "qmesh guard 4: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
-        '+comment "qmesh guard 4: control qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '-comment "qmesh guard 5: worker qmesh0 wireguard 51820 10.77.0.1 51821"',
+        '+comment "qmesh guard 5: control qmesh0 wireguard 51820 10.77.0.1 51821"',
         *("+set askers {", "+type ipv4_addr", "+size 65535", "+flags dynamic,timeout"),
         *("+timeout 2s", "+}", "+"),
         f"-{FROM_CONTROL} accept",
         '-tcp dport 51821 oifname "qmesh0" goto asks_service',
         f"-{TO_CONTROL} th sport != @guarded_ports accept",
+        f"-th dport {INTERVAL} {ON_ITSELF}",
         "+tcp dport 51821 ip daddr 10.77.0.1 goto asks_service",
         "+tcp sport 51821 ip saddr 10.77.0.1 meta skuid != 0 counter drop",
-        f"-th dport {INTERVAL} {ON_ITSELF}",
         f"-{FROM_CONTROL} th dport != @guarded_ports accept",
         f"-{FROM_CONTROL} th dport @control_ports accept",
         "+meta iiftype loopback accept",
@@ -290,8 +290,8 @@ OF_THE_SET = (
     WORKER_LISTING.replace(INTERVAL, "@closed_ports")
     .replace(f"@closed_ports {IN_TUNNEL}", f"@closed_ports th dport != @guarded_ports {IN_TUNNEL}")
     .replace(
-        f"taken_up\n\t\tth dport @closed_ports {BOTH}",
-        f"taken_up\n\t\tth dport @closed_ports th dport != @guarded_ports {BOTH}",
+        f"th sport != @guarded_ports accept\n\t\tth dport @closed_ports {BOTH}",
+        f"th sport != @guarded_ports accept\n\t\tth dport @closed_ports th dport != @guarded_ports {BOTH}",
     )
 )
 
@@ -502,7 +502,7 @@ def test_an_interval_that_qmesh_would_not_write_is_an_altered_guard(interval: st
         ("51820", "051820"),
         ("51820", "0051820"),
         ("51820", "\u0665"),
-        ("guard 4:", "guard 3:"),
+        ("guard 5:", "guard 4:"),
         ("worker qmesh0", "hub qmesh0"),
         (" wireguard ", " veth "),
         ('"wireguard"', '"tun"'),
@@ -689,7 +689,12 @@ def test_what_an_older_guard_closes_is_told(found: Guard) -> None:
     """One set of format 3 has each port, that of format 2 tells no kinds; neither is this format's guard."""
     text = render_table(found)
     told = replace(found, ports=found.closed_ports, own_ports=(), control_ports=(), mesh_ports=())
-    for older, expected in ((as_of_format_3(text), found), (as_of_format_2(text), told)):
+    olders = (
+        (as_of_format_4(text), found),
+        (as_of_format_3(text), found),
+        (as_of_format_2(text), told),
+    )
+    for older, expected in olders:
         assert parse_table_header(older) == expected
         assert parse_table(older) == AlteredGuard(older)
 
@@ -701,10 +706,10 @@ def test_law_what_is_written_for_the_next_boot_is_read_back(found: Guard) -> Non
 
 
 @pytest.mark.parametrize("text", [render_table, render_held_table])
-@pytest.mark.parametrize("format_", ["1", "4", "17"])
+@pytest.mark.parametrize("format_", ["1", "5", "17"])
 @given(guard=guards)
 def test_what_a_table_says_of_itself_is_told_whatever_its_rules_and_version(text, format_, guard):
-    altered = text(guard).replace('comment "qmesh guard 4:', f'comment "qmesh guard {format_}:', 1)
+    altered = text(guard).replace('comment "qmesh guard 5:', f'comment "qmesh guard {format_}:', 1)
     found = parse_table_header(altered.replace("counter drop", "accept"))
     assert found is not None
     assert (found.interface, found.listen_port, found.ports, found.guarded_ports) == (

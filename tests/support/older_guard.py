@@ -13,6 +13,10 @@ _NEW_IN_2 = re.compile(
     r"|\t\t[^\n]*(?:goto asks_service|@askers|meta skuid)[^\n]*\n",
     re.DOTALL,
 )
+_LOCAL_BEFORE_TAKEN_UP = re.compile(
+    r"(?P<local>(?:\t\tth dport [^\n]* fib daddr type local goto closed_port\n)+)"
+    r"(?P<taken_up>(?:\t\ttcp sport [^\n]* goto taken_up\n)+)"
+)
 _OF_INTERVALS = re.compile(r"(?P<rest>\t\t(?:th|tcp) [ds]port )\d+-\d+")
 _NEW_IN_3 = re.compile(
     r"\n\tset (?:guarded|control|mesh)_ports \{.*?\n\t\}\n"
@@ -23,13 +27,19 @@ _NEW_IN_3 = re.compile(
 )
 
 
+def as_of_format_4(text: str) -> str:
+    """The guard's table, or commands with it, as while a local user asked a worker from another's number."""
+    older = _LOCAL_BEFORE_TAKEN_UP.sub(r"\g<taken_up>\g<local>", text)
+    return older.replace('comment "qmesh guard 5:', 'comment "qmesh guard 4:')
+
+
 def as_of_format_3(text: str) -> str:
-    """The guard's table, or commands with it, as while each port was an element of a set.
+    """The same as while each port was an element of a set.
 
     The tests within a rule are in this format's order.
     """
     lines: list[str] = []
-    for line in text.splitlines(keepends=True):
+    for line in as_of_format_4(text).splitlines(keepends=True):
         of_set = _OF_INTERVALS.sub(r"\g<rest>@closed_ports", line)
         if of_set != line and (
             " saddr " in of_set or ("local" in of_set and lines[-1].endswith("taken_up\n"))

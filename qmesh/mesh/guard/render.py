@@ -25,7 +25,7 @@ from qmesh.mesh.guard.tables import HELD, TABLE
 from qmesh.mesh.ports.port_ranges import list_port_ranges
 from qmesh.mesh.state import Guard
 
-FORMAT: Final = "qmesh guard 4"
+FORMAT: Final = "qmesh guard 5"
 MOST_INTERVALS: Final = 4
 """Of a machine: a packet is compared with each of them."""
 MOST_IN_BITMAP: Final = 1000
@@ -74,12 +74,16 @@ def _render_any_table(
         f"{FORMAT}: {guard.role} {guard.interface} {guard.kind} {guard.listen_port}"
         f" {guard.control_address} {guard.service_port}{'' if stream is None else f' {stream}'}"
     )
-    speaks_first = _render_root_only_rules(guard, family) + _render_output_shortcut(guard)
     port_sets = list_port_sets(guard)
     sets = "\n".join(render_port_set(name, ports) for name, ports in port_sets.items())
     closed = [f"{first}-{last}" for first, last in list_port_intervals(guard)]
     if port_sets["closed_ports"] or not closed:
         closed.append(_OTHERS)
+    first_sent = (
+        _render_root_only_rules(guard, family)
+        + _render_output_shortcut(guard)
+        + _render_local_rules(guard, closed)
+    )
     return f"""\
 table inet {table} {{{flags}
 	comment "{header}"
@@ -106,8 +110,8 @@ table inet {table} {{{flags}
 	}}
 
 	chain sent {{
-		type filter hook output priority mangle; policy accept;{speaks_first}
-		{_for_each(closed, f"tcp sport PORTS {_BEGINS} goto taken_up")}{_render_local_rules(guard, closed)}
+		type filter hook output priority mangle; policy accept;{first_sent}
+		{_for_each(closed, f"tcp sport PORTS {_BEGINS} goto taken_up")}
 		udp sport {guard.listen_port} accept
 		{_for_each(closed, f"th sport PORTS {_TRANSPORT} ct direction reply goto sent_back")}
 	}}

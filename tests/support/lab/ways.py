@@ -159,10 +159,26 @@ def restore_tunnel(mesh: Mesh, name: str) -> None:
         assert mesh.at[name].ping(TUNNEL_ADDRESSES[peer][0].partition("/")[0])
 
 
-def published(mesh: Mesh, place: str, container: str, offset: int) -> Probes:
+def published(
+    mesh: Mesh,
+    place: str,
+    container: str,
+    offset: int,
+    options: tuple[Option, ...] = (),
+    source_port: int = 0,
+) -> Probes:
     """Probes to the port that the worker machine publishes for a container, 4 and 6."""
     return lambda port: [
-        Probe("published", mesh.at[place], protocol, f"{target}", port + offset, listener=container)
+        Probe(
+            "published",
+            mesh.at[place],
+            protocol,
+            f"{target}",
+            port + offset,
+            source_port=source_port,
+            options=options if protocol == "tcp" else (),
+            listener=container,
+        )
         for target in (mesh.worker.ipv4, mesh.worker.ipv6)
         for protocol in PROTOCOLS
     ]

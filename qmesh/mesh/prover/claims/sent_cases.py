@@ -110,9 +110,8 @@ class _Sent:
         ports = self._guard.ports if self._guard.role == "worker" else ()
         is_own = gates.both(start.is_for_this_machine, -terms.is_control(start.target))
         is_asked = gates.both(is_own, terms.is_in_ports(start.target_port, ports))
-        # What is sent from a closed port is judged by that, and then by nothing else on its way out.
         is_translated = gates.both(walk.at.is_in_connection, walk.at.connection.status[TARGET_NAT])
-        gone = gates.all_of((is_asked, is_translated, -self._closed, -terms.goes_by_loopback))
+        gone = gates.all_of((is_asked, is_translated, -terms.goes_by_loopback))
         return Case("containers", walk.at.family, walk, terms.reaches(gone))
 
     def build_answers(self) -> Case:

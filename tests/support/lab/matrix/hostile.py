@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -95,14 +97,20 @@ def _straight_to(container: str) -> Callable[[Mesh, Role, int], list[Probe]]:
     return lambda mesh, role, port: to_each("straight", mesh.at["attacker"], NETS[container], port)
 
 
-def _published(container: str, place: str, offset: int, inside: int = 0) -> Hostile:
+_RESET_IN_THE_END: Final = ((socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)),)
+"""So that the next connection can have the same port. Source: socket(7)."""
+
+
+def _published(container: str, place: str, offset: int, inside: int = 0, source_port: int = 0) -> Hostile:
     what = {0: "under its number", OFFSET: "under another"}[offset]
     where = NETS[container][0] if container in NETS else "10.50.0.2"
     whereto = {port + offset: f"{where}:{inside or port}" for port in (WORKER, NEIGHBOUR)}
     theirs = f", a port of its own under a worker's ({place})" if inside else f" {what} ({place})"
+    theirs += ", from a worker port's number" if source_port else ""
+    options = _RESET_IN_THE_END if source_port else ()
     return Hostile(
         f"{container}'s port published{theirs}",
-        lambda mesh, role, port: published(mesh, place, container, offset)(port),
+        lambda mesh, role, port: published(mesh, place, container, offset, options, source_port)(port),
         ("worker",),
         with_rules(translations(whereto)),
     )
@@ -345,6 +353,7 @@ HOSTILE: Final = (
         for container, place in itertools.product(NETS, ("attacker", "worker"))
     ),
     _published("beyond", "attacker", OFFSET),
+    _published("container-a", "worker", 0, source_port=SILENT_WORKER),
     *(
         Hostile(
             f"Docker's own rules, published under {'another number' if offset else 'its number'}",
