@@ -31,7 +31,11 @@ KINDS = ["emulated", *(["uml"] if any(CACHE.glob("uml-*")) else [])]
 @pytest.fixture(params=KINDS)
 def machine(request):
     """The command that starts one."""
-    return [CHECKOUT / "scripts/test-kernel", *(["--uml"] if request.param == "uml" else [])]
+    return started(request.param)
+
+
+def started(kind: str) -> list[str | Path]:
+    return [CHECKOUT / "scripts/test-kernel", *(["--uml"] if kind == "uml" else [])]
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +65,11 @@ def environment(tmp_path: Path) -> Mapping[str, str]:
 
 
 def done(
-    machine: list[str | Path], tmp_path: Path, *words: str, reluctant: bool = False
+    machine: list[str | Path],
+    tmp_path: Path,
+    *words: str,
+    reluctant: bool = False,
+    path: str = os.environ["PATH"],
 ) -> subprocess.CompletedProcess[bytes]:
     """What came of a command in a machine that may write to the test's folder `written`.
 
@@ -70,7 +78,10 @@ def done(
     (tmp_path / "written").mkdir()
     command = [*machine, "--rw", tmp_path / "written", *words]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(tmp_path)
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**environment(tmp_path), "PATH": path},
     ) as process:
         if reluctant:
             wait_until(lambda: is_full(process.stdout), 120)
@@ -130,6 +141,32 @@ def test_a_machine_that_does_not_answer_is_told_apart(machine, tmp_path, words, 
     assert ended.stdout == b""
 
 
+def test_a_machine_that_hangs_in_its_boot_is_given_up_for_another_once(tmp_path):
+    """By the emulator's command, which is called twice: of the second nothing but its end is known."""
+    (tmp_path / "bin").mkdir()
+    emulator = tmp_path / "bin/qemu-system-x86_64"
+    emulator.write_text(
+        f"#!/bin/sh\necho >>{tmp_path}/started\necho stuck\n"
+        f"test $(wc -l <{tmp_path}/started) -gt 1 || exec sleep 1000\n"
+    )
+    emulator.chmod(0o755)
+
+    ended = done(
+        started("emulated"),
+        tmp_path,
+        *("--boot-timeout", "2", "--run", "true"),
+        path=f"{tmp_path}/bin:{os.environ['PATH']}",
+    )
+
+    assert ended.stderr.decode().splitlines()[-5:-1] == [
+        "stuck",
+        "the machine was not up after 2 s, and another is started",
+        "stuck",
+        "error: the machine ended without an answer",
+    ]
+    assert ended.returncode == 125
+
+
 # In the way that nobody can be told of; each of the others is a boot more.
 @pytest.mark.parametrize(
     "number",
@@ -142,7 +179,7 @@ def test_a_machine_that_does_not_answer_is_told_apart(machine, tmp_path, words, 
     ],
 )
 def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number):
-    words = ("--rw", tmp_path, "--run", "sh", "-c", "echo up; sleep 1000")
+    words = ("--rw", tmp_path, "--timeout", "300", "--run", "sh", "-c", "echo up; sleep 1000")
     with subprocess.Popen(
         [*machine, *words],
         stdout=subprocess.PIPE,
@@ -150,7 +187,8 @@ def test_nothing_is_left_of_one_that_is_interrupted(machine, tmp_path, number):
         env=environment(tmp_path),
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"up\n"
+        if process.stdout.readline() != b"up\n":
+            pytest.fail(process.communicate()[1].decode())
         assert processes_that_name(tmp_path)
         process.send_signal(number)
         output, errors = process.communicate(timeout=patience(30))

@@ -70,6 +70,13 @@ def _parsed() -> tuple[argparse.Namespace, list[str]]:
         help="a folder laid over /, as it is when the machine is started: files and modes",
     )
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=3600, help="3600 unless given")
+    parser.add_argument(
+        "--boot-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=300,
+        help="when a machine that is not up is given up for another, once; 300 unless given",
+    )
     parser.add_argument("--get", action="store_true", help="only have the kernel in the cache, start nothing")
     parser.add_argument("--run", nargs=argparse.REMAINDER, metavar="COMMAND", help="run this, no tests")
     # argparse would take the command's own `--` for one of these options'.
@@ -101,6 +108,7 @@ def _job(options: argparse.Namespace, rest: list[str]) -> machine.Job:
         over=options.over,
         systemd=tests if options.systemd is None else options.systemd,
         timeout_s=options.timeout,
+        boot_timeout_s=options.boot_timeout,
     )
 
 

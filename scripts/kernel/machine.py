@@ -48,6 +48,7 @@ class Job:
     over: a folder that is laid over /; of units what is below /etc/systemd/system.
     systemd: whether systemd is to be its init.
     timeout_s: seconds from the start on, after which it is given up.
+    boot_timeout_s: seconds after which a machine in which it has not begun is given up, once, for another.
     """
 
     command: Sequence[str]
@@ -57,6 +58,7 @@ class Job:
     over: Path | None = None
     systemd: bool = False
     timeout_s: float = 3600
+    boot_timeout_s: float = 300
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,27 @@ class Kind(Protocol):
         """The program that is the machine, and its arguments."""
 
 
+class NotUp(Exception):
+    """The machine hangs in its boot."""
+
+
 def run(kind: Kind, job: Job) -> int:
     """Do a job in a machine; the command's exit status. Raises NoMachine when there is none to be had."""
     until = time.monotonic() + job.timeout_s
+    up_by = time.monotonic() + job.boot_timeout_s
+    if up_by < until:
+        try:
+            return _run(kind, job, until, up_by)
+        except NotUp:
+            print(
+                f"the machine was not up after {job.boot_timeout_s:.0f} s, and another is started",
+                file=sys.stderr,
+                flush=True,
+            )
+    return _run(kind, job, until, until)
+
+
+def _run(kind: Kind, job: Job, until: float, up_by: float) -> int:
     end = secrets.token_hex(16)
     with contextlib.closing(Ports()) as ports, _memory_file(_initramfs(kind, job, end)) as initramfs:
         theirs = {name: end.fileno() for name, end in ports.theirs.items()}
@@ -133,7 +153,7 @@ def run(kind: Kind, job: Job) -> int:
             ports.close_theirs()
             said = Said(b"\x1e" + end.encode())
             try:
-                _listen(ports, said, until, job.timeout_s)
+                _listen(ports, said, until, up_by, job.timeout_s)
             finally:
                 _end(machine, ports.ours["console"])
         return said.status()
@@ -187,14 +207,20 @@ class Said:
             self._streams[name].hear(octets)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the machine is up."""
+        return b"\n" in self._status
+
+    @property
     def is_all(self) -> bool:
         """Whether the job has ended, and all that it said is here."""
-        return self._status.endswith(b"\n") and all(stream.has_ended for stream in self._streams.values())
+        ended = self._status.partition(b"\n")[2].endswith(b"\n")
+        return ended and all(stream.has_ended for stream in self._streams.values())
 
     def status(self) -> int:
         """The job's exit status. Raises NoMachine, after the console's last lines, when there is none."""
         if self.is_all:
-            return int(self._status)
+            return int(self._status.partition(b"\n")[2])
         self.show_console()
         raise NoMachine("the machine ended without an answer", hint="its last words stand above")
 
@@ -208,14 +234,17 @@ def _write(out: BinaryIO, octets: bytes) -> None:
     out.flush()
 
 
-def _listen(ports: Ports, said: Said, until: float, timeout_s: float) -> None:
+def _listen(ports: Ports, said: Said, until: float, up_by: float, timeout_s: float) -> None:
     with selectors.DefaultSelector() as selector:
         for name, end in ports.ours.items():
             selector.register(end, selectors.EVENT_READ, name)
         while selector.get_map() and not said.is_all:
-            ready = selector.select(max(0.0, until - time.monotonic()))
+            by = until if said.has_begun else up_by
+            ready = selector.select(max(0.0, by - time.monotonic()))
             if not ready:
                 said.show_console()
+                if by < until:
+                    raise NotUp
                 raise NoMachine(
                     f"the machine was not done after {timeout_s:.0f} s",
                     hint="--timeout SECONDS gives it longer",
