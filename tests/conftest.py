@@ -1,11 +1,12 @@
 """What holds for all tests: which may be skipped, and when a skip is a failure."""
 
+import contextlib
 import functools
 import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from qmesh.host.firewall import nft_library
 from tests.support.lab import fork_server
 from tests.support.skips import CANNOT
-from tests.support.waiting import comes_true
+from tests.support.waiting import comes_true, limit_time
 
 # A machine that is busy with something else is slow, and no test of ours is about that.
 settings.register_profile("few", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=20)
@@ -60,13 +61,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("no_cover")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
+def limit_test() -> contextlib.AbstractContextManager[None]:
+    """With QMESH_TEST_LIMIT_S a test that waits for ever fails, and the others come to their end."""
+    limit_s = float(os.environ.get("QMESH_TEST_LIMIT_S", "0"))
+    return limit_time(limit_s) if limit_s else contextlib.nullcontext()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Iterator[None]:
     """A command that an earlier test ran in this process lets what it says be seen, from then on."""
     talk = logging.getLogger("qmesh")
     talk.handlers.clear()
     talk.setLevel(logging.NOTSET)
     talk.propagate = True
+    with limit_test():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with limit_test():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.support import waiting
+from tests.support.checkout import CHECKOUT
 from tests.support.waiting import (
     Deadline,
     comes_true,
@@ -103,6 +107,27 @@ def test_what_does_not_come_is_a_failure_that_says_how_long_it_was_waited_for(bu
         waiting.idle(0.2)
 
 
+ENDLESS = """\
+import signal
+import subprocess
+import sys
+import pytest
+
+@pytest.fixture
+def ready():
+    signal.pause()
+
+def test_one():
+    signal.pause()
+
+def test_two(ready):
+    pass
+
+def test_three():
+    pass
+"""
+
+
 def pause_twice() -> None:
     """As what may not be cut off does."""
     for _ in range(2):
@@ -112,12 +137,32 @@ def pause_twice() -> None:
 
 @pytest.mark.parametrize("wait", [signal.pause, pause_twice])
 def test_what_waits_for_ever_is_given_up(wait):
+    around = signal.getitimer(signal.ITIMER_REAL)
     with pytest.raises(TimeoutError, match="not over after"), limit_time(0.01):
         wait()
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getitimer(signal.ITIMER_REAL) == pytest.approx(around, abs=10)
+
+
+def test_a_test_that_waits_for_ever_fails_where_a_limit_is_given(tmp_path):
+    (tmp_path / "test_endless.py").write_text(ENDLESS, encoding="utf-8")
+    words = ["-c", "pyproject.toml", "--rootdir=.", "-p", "no:cacheprovider", "-p", "no:randomly", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.conftest", *words],
+        cwd=CHECKOUT,
+        env={**os.environ, "QMESH_TEST_LIMIT_S": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.findall(r"(FAILED|ERROR) \S+::(\w+) - (.*)", done.stdout) == [
+        ("ERROR", "test_two", "TimeoutError: not over after 1 s"),
+        ("FAILED", "test_one", "TimeoutError: not over after 1 s"),
+    ]
+    assert "1 failed, 1 passed, 1 error" in done.stdout
 
 
 def test_an_interrupt_is_still_one_where_time_is_limited():
+    around = signal.getitimer(signal.ITIMER_REAL)
     with pytest.raises(KeyboardInterrupt), limit_time(60):
         signal.raise_signal(signal.SIGINT)
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getitimer(signal.ITIMER_REAL) == pytest.approx(around, abs=10)

@@ -135,14 +135,13 @@ def within(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def limit_time(seconds: float) -> Iterator[None]:
+def limit_time(limit_s: float) -> Iterator[None]:
     """What is done inside, by the main thread, is given up after so long, whatever it waits for.
 
     By SIGINT, which a lab handles once each process that it starts is known; where it waits for just that, at
     once a while later. Raises TimeoutError.
     """
     given_up: list[str] = []
-    limit_s = patience(seconds)
 
     def give_up(*_: object) -> None:
         if given_up:
@@ -151,7 +150,7 @@ def limit_time(seconds: float) -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, limit_s, max(limit_s / 10, POLL_S))
+    around = signal.setitimer(signal.ITIMER_REAL, limit_s, max(limit_s / 10, POLL_S))
     try:
         yield
     except KeyboardInterrupt as where:
@@ -161,6 +160,7 @@ def limit_time(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *around)
 
 
 def idle(seconds: float) -> None:
