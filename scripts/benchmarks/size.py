@@ -1,7 +1,7 @@
 """What `status` and `check` take on the control node of many machines with many workers, all of which answer.
 
 Each machine has a tunnel and each worker a connection to the control process, as those of node 2.1 do. All of
-them share the processors of the one that is measured.
+them share the processors of the one that is measured, so that to dial all workers takes longer than is asked.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.support.waiting import wait_until
 
 MOST_S: Final = {"status": 0.3, "check": 0.5}
 FIRST_PORT: Final = 51000
+WORKERS: Final = "/root/workers.json"
 ANNOUNCED: Final = "9.9.9.9"
 NODE_CONFIG: Final = f"""\
 p2p:
@@ -61,9 +62,26 @@ while True:
         else:
             called.close()
 """
+DIAL: Final = """
+import json, select, socket, sys
+whereto, under_way, ready = json.load(open(sys.argv[1])), {}, select.epoll()
+while whereto or under_way:
+    while whereto and len(under_way) < 100:
+        each = socket.socket()
+        each.setblocking(False)
+        each.connect_ex(tuple(whereto.pop()))
+        under_way[each.fileno()] = each
+        ready.register(each, select.EPOLLOUT)
+    for number, _ in ready.poll():
+        under_way.pop(number).close()
+"""
 MEASURE: Final = """
 import json, os, subprocess, sys, time
-words = {"command": ["qmesh", sys.argv[2], "--json"], "typer": [sys.executable, "-c", "import typer"]}
+words = {
+    "command": ["qmesh", sys.argv[2], "--json"],
+    "typer": [sys.executable, "-c", "import typer"],
+    "dial": [sys.executable, "-I", "-S", "-c", sys.argv[3], sys.argv[4]],
+}
 found, said = {name: [] for name in words}, {}
 for _ in range(int(sys.argv[1])):
     for name in words:
@@ -74,7 +92,7 @@ for _ in range(int(sys.argv[1])):
             command.returncode = os.waitstatus_to_exitcode(status)
         took = time.monotonic() - began
         found[name].append((took, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6))
-print(json.dumps([found["command"], found["typer"], json.loads(said["command"])]))
+print(json.dumps([found["command"], found["typer"], found["dial"], json.loads(said["command"])]))
 """
 
 
@@ -91,6 +109,8 @@ def figures(machines: int, each: int, runs: int) -> list[Figure]:
         running = there.start(["python", TOOLS / "many_members.py"], input=text)
         running.wait_for("ready", timeout=300)
         wait_until(lambda: count_alive(control) == machines * each, 120)
+        workers = [(member.address, port) for member in crowd.members for port in member.ports]
+        control.write(WORKERS, json.dumps(workers))
         size = f"{machines} machines, {machines * each:,} workers"
         return [figure for name in MOST_S for figure in measure(control, name, runs, size)]
 
@@ -136,17 +156,19 @@ def count_alive(control: Machine) -> int:
 
 def measure(control: Machine, name: str, runs: int, size: str) -> list[Figure]:
     """The command as somebody types it: by the clock, of processors, and its memory."""
-    said = control.run(["python", "-c", MEASURE, str(runs), name], timeout=300).stdout
-    taken, of_typer, answer = json.loads(said)
+    said = control.run(["python", "-c", MEASURE, str(runs), name, DIAL, WORKERS], timeout=300).stdout
+    taken, of_typer, of_dialling, answer = json.loads(said)
     errors = [found for found in answer.get("findings", ()) if found["severity"] == "error"]
     errors = [found for found in errors if found["code"] != "service-silent"]  # no agent runs there
     assert not errors, errors[:3]
     wall, processor = (statistics.median(one[place] for one in taken) for place in (0, 1))
     floor, least = (statistics.median(one[place] for one in of_typer) for place in (0, 1))
+    dialled = statistics.median(one[0] for one in of_dialling)
     most = MOST_S[name]
     work = f"`qmesh {name}`, beside `import typer`"
     return [
         Figure(work, size, wall, floor, "s", f"< {most} s", wall < most),
+        Figure("the same, beside workers dialled and nothing else", size, wall, dialled, "s", "", None),
         Figure("the same, of processors", size, processor, least, "s", "", None),
         Figure("the same, memory", size, max(one[2] for one in taken), None, "MB", "", None),
     ]
