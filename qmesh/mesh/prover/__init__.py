@@ -8,6 +8,7 @@ packet_facts, way_back   what rules ask beside a packet's fields: options, whose
 field_loads, translation_steps, expression_steps, xtables/  what each expression does
 walk                     all packets on their way through the chains of a hook
 claim_codes, claims/     what is to be proved, as conditions on packets that must not come about
-examples, packet_text    ordinary packets, and one in words
+ordinary_packets         which packets may be shown
+examples, packet_text    one that is shown, and in words
 decide, claim_answers    proved, refuted or neither; by which rules
 """

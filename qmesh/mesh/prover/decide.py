@@ -14,14 +14,8 @@ import msgspec
 from qmesh.mesh.prover.claim_codes import ClaimCode
 from qmesh.mesh.prover.claims.case import Case
 from qmesh.mesh.prover.claims.claim_list import ALONE, list_questions
-from qmesh.mesh.prover.examples import (
-    ExamplePacket,
-    OwnInterfaces,
-    list_interface_laws,
-    list_ordinary,
-    list_preferred,
-    read_packet,
-)
+from qmesh.mesh.prover.examples import ExamplePacket, OwnInterfaces, read_packet
+from qmesh.mesh.prover.ordinary_packets import list_interface_laws, list_ordinary, list_preferred
 from qmesh.mesh.prover.rule_run import RulePlace
 from qmesh.mesh.prover.rulesets import TableKey
 from qmesh.mesh.prover.solver import Solver
