@@ -13,11 +13,12 @@ from qmesh.agent import control_role
 from qmesh.agent.control_client import NOTHING, build_client
 from qmesh.agent.local import Local, load_local, read_held_membership
 from qmesh.agent.machine_facts.teller import FactsTeller
-from qmesh.errors import ContradictedByMember, EnrolmentRefused, RemovedFromMesh
+from qmesh.errors import Busy, ContradictedByMember, EnrolmentRefused, RemovedFromMesh
 from qmesh.host import files
 from qmesh.host.api.messages import ControlNodeUnavailable
 from qmesh.host.log.events import report_event
 from qmesh.host.state.directory import State
+from qmesh.host.state.lock import READING_S
 from qmesh.mesh.inventory import Inventory
 from qmesh.mesh.machine import Machine
 from qmesh.mesh.protocol.aead import NONCE_OCTETS
@@ -217,11 +218,12 @@ def load_latest(state: State) -> Local:
     if here.settings.control or not here.settings.up:
         return here
     try:
-        return load_local(state) if update_membership(state, here, connect_s=1.0) else here
+        patient = State(state.directory, patience_s=READING_S)
+        return load_local(state) if update_membership(patient, here, connect_s=1.0) else here
     except RemovedFromMesh as error:
         report_event("removed", "%s", error.message)
         return load_local(state)
-    except (ControlNodeUnavailable, EnrolmentRefused) as error:
+    except (Busy, ControlNodeUnavailable, EnrolmentRefused) as error:
         report_event(
             "membership-old",
             "this is revision %d, the last one that reached this machine: %s",

@@ -246,12 +246,12 @@ def check_user(command: str, *, option: str = "") -> None:
 
 
 @contextlib.contextmanager
-def lock_checked(state: State, command: str) -> Iterator[None]:
+def lock_checked(state: State, command: str, wait_s: float | None = None) -> Iterator[None]:
     """Hold the lock, once nothing is in that command's way but what a member remembers.
 
-    Raises what its preconditions raise.
+    wait_s: as of `State.lock`. Raises what its preconditions raise.
     """
-    with state.lock():
+    with state.lock(wait_s):
         check_state(state, command)
         yield
 

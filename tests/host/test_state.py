@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qmesh.errors import BadInput, MachineRefused, StateUnreadable
+from qmesh.errors import BadInput, Busy, MachineRefused, StateUnreadable
 from qmesh.host import files
 from qmesh.host.state import lock as state_lock
 from qmesh.host.state.directory import State
@@ -570,9 +571,21 @@ def test_the_lock_waits_for_another_process_and_says_so(state, holder, caplog):
     log.addHandler(killer)
     try:
         with state.lock():  # whose holder was killed: nobody had to clean up
-            assert ["waiting for another qmesh command" in text for text in caplog.messages] == [True]
+            said = f"waiting for another qmesh command on this machine to end (process {holder}) ..."
+            assert caplog.messages == [said]
     finally:
         log.removeHandler(killer)
+
+
+def test_who_has_the_lock_is_named_and_not_who_waits_for_it(state, holder):
+    waiting = os.open(state.directory, os.O_RDONLY)
+    with subprocess.Popen(["sleep", "1000"], stdin=waiting) as other:
+        os.close(waiting)
+        try:
+            with pytest.raises(Busy, match=rf"\(process {holder}\)"):
+                state.lock(0).__enter__()
+        finally:
+            other.kill()
 
 
 def test_a_short_wait_for_the_lock_is_not_worth_a_word(state, holder, caplog, monkeypatch):

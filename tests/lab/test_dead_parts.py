@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
+import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from qmesh.agent.audit.agent_status import LATE_S
 from qmesh.host.registry.schema import VERSION
 from qmesh.mesh.guard.tables import HELD, TABLE
 from tests.support.lab.broken_parts import (
@@ -34,7 +37,7 @@ from tests.support.lab.cluster import (
     stop_agent,
 )
 from tests.support.lab.machines import Lab, Machine
-from tests.support.waiting import wait_until
+from tests.support.waiting import idle, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -280,5 +283,29 @@ def test_a1_a_command_that_was_stopped_halfway_opens_no_port(cluster):
     stopped = control.start(["flock", "--close", STATE, "sleep", "1000"])
     control.run(["nft", "flush", "ruleset"])
     wait_until(lambda: has_table(control, TABLE), seconds=10)
+    assert "another command of qmesh is at work" in findings(control)["check-failed"]["seen"]
     stopped.stop()
     wait_until(lambda: is_well(control), seconds=20)
+
+
+@pytest.mark.long
+def test_a1_a_command_that_does_not_end_is_named_in_the_place_of_an_agent_that_waits_for_it(cluster):
+    control, member = cluster
+    seen: dict[str, Any] = {}
+    with contextlib.ExitStack() as ending:
+        for machine in cluster:
+            ending.callback(machine.start(["flock", "--close", STATE, "sleep", "1000"]).stop)
+
+        def is_named() -> bool:
+            seen.update(findings(member))
+            return "agent-failing" in seen
+
+        wait_until(is_named, seconds=40)
+        idle(LATE_S)
+        seen.update(findings(member))
+        assert set(seen) == {"agent-failing", "check-failed"}
+        for found in seen.values():
+            assert re.search(r"another command of qmesh is at work .* \(process \d+\)", found["seen"])
+            assert found["cure"].startswith("wait until it ends")
+        assert facts(member, "status")["machines"]
+    wait_until(lambda: is_well(control) and is_well(member), seconds=30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Final
 
@@ -19,11 +19,13 @@ from qmesh.agent.audit.context import (
 from qmesh.agent.audit.part_checks import PartChecks
 from qmesh.agent.converge import desired_and_observed, desired_and_observed_guard
 from qmesh.agent.local import MembershipInvalid, load_local, with_tunnel_and_guard
-from qmesh.agent.preconditions import check_user, lock_checked
+from qmesh.agent.preconditions import check_state, check_user, lock_checked
 from qmesh.agent.readers.ask import ask_as_reader, is_reader
 from qmesh.agent.rollback import roll_back_if_due
+from qmesh.errors import Busy
 from qmesh.host.linux import Linux
 from qmesh.host.state.directory import State
+from qmesh.host.state.lock import READING_S
 from qmesh.mesh.audit.findings import Finding
 from qmesh.mesh.audit.maintenance import invalid_membership_finding
 from qmesh.mesh.audit.parts import list_audit_parts
@@ -63,8 +65,7 @@ def check(state: State) -> Report:
     # Before it has to wait for this command, which must not wait for a user's disk.
     agent = looks.run("agent", lambda: read_agent_status(state), (None, None))
     files = look_at_node_files(state, looks)
-    with lock_checked(state, "check"):
-        looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
+    with _lock_if_free(state, looks):
         try:
             remembered = load_local(state)
         except MembershipInvalid as error:  # it is not known what the machine should be
@@ -103,6 +104,23 @@ def check(state: State) -> Report:
         if part not in looks.skipped:
             found += looks.run(part, partial(_collect_findings, findings), ())
     return Report(here.settings.name, here.inventory.revision, (*looks.failures, *found))
+
+
+@contextlib.contextmanager
+def _lock_if_free(state: State, looks: PartChecks) -> Iterator[None]:
+    """Hold the lock; a command that hangs, or was stopped, is a finding, and keeps no other from being told.
+
+    What is due to be undone is undone. Raises what is in the command's way.
+    """
+    with contextlib.ExitStack() as locked:
+        try:
+            locked.enter_context(lock_checked(state, "check", READING_S))
+        except Busy as error:
+            check_state(state, "check")
+            looks.add_failure("unconfirmed changes", error.message, error.hint)
+        else:
+            looks.run("unconfirmed changes", lambda: roll_back_if_due(state), otherwise=False)
+        yield
 
 
 def _collect_findings(findings: Callable[[], Iterable[Finding]]) -> tuple[Finding, ...]:

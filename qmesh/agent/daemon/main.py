@@ -53,8 +53,8 @@ MOST_STEPS_TOLD: Final = 20
 """Of one look; a first apply has one for each peer."""
 PATIENCE_S: Final = 3.0
 """Seconds to wait for another command of qmesh on this machine; then the look is tried again."""
-BUSY_S: Final = 60.0
-"""Seconds of that after which something is wrong: commands end."""
+BUSY_S: Final = 10.0
+"""Seconds of that after which it is said, before `check` takes the agent for silent: commands end."""
 
 
 def run_agent(directory: Path) -> None:

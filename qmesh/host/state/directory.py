@@ -123,11 +123,12 @@ class State:
         return any(self.directory.iterdir()) and files.read_mode(self.keys.private_file) is None
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait_s: float | None = None) -> Iterator[None]:
         """Hold the one lock of this machine's qmesh; waits, and says so, while another has it.
 
+        wait_s: seconds to wait for it; None where this state's patience counts.
         Raises BadInput when there is no state directory: then the machine is in no mesh; Busy when
-        this state's patience is over; MachineRefused where the directory is not this user's own.
+        that is over; MachineRefused where the directory is not this user's own.
         """
         try:
             descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -140,9 +141,11 @@ class State:
             ) from None
         try:
             refuse_other_owner(self.directory, os.fstat(descriptor))
-            if self._patience_s is None:
-                wait_for_lock(descriptor)
-            elif not try_lock(descriptor, self._patience_s):
+            if wait_s is None and self._patience_s is not None:  # the agent's, who tries again
+                is_held = try_lock(descriptor, self._patience_s)
+            else:
+                is_held = wait_for_lock(descriptor, self.directory, wait_s)
+            if not is_held:
                 raise build_busy_error(self.directory)
             yield
         finally:

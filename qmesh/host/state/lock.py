@@ -17,7 +17,8 @@ from qmesh.host.typed_commands import build_command
 
 SHORT_WAIT_S = 1.0
 """A command usually ends within it: only a longer wait is worth a word."""
-_WAITING: Final = "command-waits", "waiting for another qmesh command on this machine to end ..."
+READING_S: Final = 10.0
+"""Seconds that a command waits which changes nothing of the mesh, and can do without the lock."""
 
 
 def refuse_other_owner(directory: Path, found: os.stat_result) -> None:
@@ -32,25 +33,39 @@ def refuse_other_owner(directory: Path, found: os.stat_result) -> None:
 
 def build_busy_error(directory: Path) -> Busy:
     """What is said where the lock could not be had, with the processes that have it."""
-    others = ", ".join(map(str, sorted(processes.list_opening_processes(directory)))) or "unknown"
     return Busy(
-        f"another command of qmesh is at work on this machine (process {others})",
+        f"another command of qmesh is at work on this machine ({_name_holders(directory)})",
         hint="wait until it ends; if you stopped it with Ctrl-Z, type `fg` in its shell",
     )
 
 
-def wait_for_lock(descriptor: int) -> None:
-    """Lock what is open; a word is said where it takes longer than commands usually do."""
+def _name_holders(directory: Path) -> str:
+    holders = sorted(processes.list_locking_processes(directory))
+    return f"process {', '.join(map(str, holders)) or 'unknown'}"
+
+
+def wait_for_lock(descriptor: int, directory: Path, seconds: float | None = None) -> bool:
+    """Lock what is open, within that time where one is given; whether it was had.
+
+    A word is said where it takes longer than commands usually do.
+    """
+    if try_lock(descriptor, 0):
+        return True
+    words = threading.Timer(SHORT_WAIT_S, _say_who_is_waited_for, [directory])
+    words.start()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        words = threading.Timer(SHORT_WAIT_S, report_event, _WAITING)  # the kernel wakes us, and not that
-        words.start()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        finally:
-            words.cancel()
-            words.join()  # what is being said comes before all else
+        if seconds is not None:
+            return try_lock(descriptor, seconds)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # the kernel wakes us
+        return True
+    finally:
+        words.cancel()
+        words.join()  # what is being said comes before all else
+
+
+def _say_who_is_waited_for(directory: Path) -> None:
+    others = _name_holders(directory)
+    report_event("command-waits", "waiting for another qmesh command on this machine to end (%s) ...", others)
 
 
 def try_lock(descriptor: int, seconds: float) -> bool:

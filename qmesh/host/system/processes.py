@@ -156,15 +156,32 @@ def list_opening_processes(path: Path) -> set[int]:
     return {number for number in numbers if _has_open(number, path)} - {os.getpid()}
 
 
+def list_locking_processes(path: Path) -> set[int]:
+    """Those of them that have it locked by flock(2), and do not wait for that. Source: proc_pid_fdinfo(5)."""
+    return {number for number in list_opening_processes(path) if _has_locked(number, path)}
+
+
 def _has_open(number: int, path: Path) -> bool:
     """Whether a process has that file open."""
+    return any(True for _ in _find_descriptors(number, path))
+
+
+def _has_locked(number: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        for descriptor in _find_descriptors(number, path):
+            if b"FLOCK" in Path(f"/proc/{number}/fdinfo/{descriptor}").read_bytes():
+                return True
+    return False
+
+
+def _find_descriptors(number: int, path: Path) -> Iterator[str]:
+    """By which a process has that file open."""
     with contextlib.suppress(OSError):  # it ended, or is another user's; or there is no such file
         wanted = path.stat()
         for descriptor in Path(f"/proc/{number}/fd").iterdir():
             with contextlib.suppress(OSError):
                 if descriptor.readlink().name == path.name and os.path.samestat(descriptor.stat(), wanted):
-                    return True
-    return False
+                    yield descriptor.name
 
 
 def list_descriptors() -> Iterator[tuple[int, Path]]:
