@@ -278,12 +278,16 @@ while True:
 """
 
 
-def test_a1_a_command_that_was_stopped_halfway_opens_no_port(cluster):
+ONLY_READING = (["status"], ["log"], ["plan"], ["invite", "--list"], ["metrics"], ["export", "hosts"])
+
+
+def test_a1_a_command_that_was_stopped_halfway_opens_no_port_and_keeps_no_other_from_looking(cluster):
     control = cluster.control
     stopped = control.start(["flock", "--close", STATE, "sleep", "1000"])
     control.run(["nft", "flush", "ruleset"])
     wait_until(lambda: has_table(control, TABLE), seconds=10)
     assert "another command of qmesh is at work" in findings(control)["check-failed"]["seen"]
+    assert [control.run(["qmesh", *words]).returncode for words in ONLY_READING] == [0] * len(ONLY_READING)
     stopped.stop()
     wait_until(lambda: is_well(control), seconds=20)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from qmesh.agent.local import Local
 from qmesh.agent.packet_origin import PeerEndpoints
-from qmesh.agent.preconditions import check_user, lock_member
+from qmesh.agent.preconditions import check_state, check_user, load_checked, lock_member
 from qmesh.agent.rollback import follow_mesh
 from qmesh.errors import BadInput
 from qmesh.host.network import routes
@@ -110,10 +110,11 @@ class Invitations(msgspec.Struct, frozen=True):
 def list_open_invitations(state: State) -> Invitations:
     """The invitations that nobody has used yet."""
     check_user("invite --list")
-    with lock_member(state, "invite --list"):
-        now = int(time.time())
-        with Registry(state.registry_file, user=find_invoking_user()) as registry:
-            return Invitations(registry.list_open_invitations(now=now), now)
+    check_state(state, "invite --list")
+    load_checked(state, "invite --list")
+    now = int(time.time())
+    with Registry(state.registry_file, user=find_invoking_user()) as registry:
+        return Invitations(registry.list_open_invitations(now=now), now)
 
 
 def withdraw_invitation(state: State, name: str) -> None:

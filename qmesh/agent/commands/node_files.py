@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qmesh.agent.membership import load_latest
 from qmesh.agent.node.node_files import FetchedFiles, choose_directory, fetch_node_files
-from qmesh.agent.preconditions import check_local, check_user, lock_checked
+from qmesh.agent.preconditions import check_local, check_state, check_user
 from qmesh.host.state.directory import State
 
 
@@ -16,8 +16,7 @@ def fetch_files(state: State, *, config: Path | None) -> FetchedFiles:
     config: the node's directory, as given. Raises as `fetch_node_files`.
     """
     check_user("node-files")
-    with lock_checked(state, "node-files"):
-        pass  # it is not held while another machine is asked, or a user's files are read
+    check_state(state, "node-files")
     here = load_latest(state)
     check_local(here, "node-files")
     return fetch_node_files(state, here, choose_directory(state, here.settings, config))
