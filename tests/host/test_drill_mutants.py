@@ -56,16 +56,28 @@ def test_mistakes_are_noticed():
 
 
 @pytest.mark.parametrize(
-    ("kind", "said", "claim"),
+    ("role", "kind", "said", "claim"),
     [
-        ("accept made drop, in asks_service", "refuted", "control"),
-        pytest.param("accept made drop, in closed_port", "refuted", "control", marks=pytest.mark.long),
-        pytest.param("guarded_ports without its last", "refuted", "control", marks=pytest.mark.long),
-        ("an interval too short at its end, in sent", "not proved", "containers"),
+        ("worker", "accept made drop, in asks_service", "refuted", "control"),
+        pytest.param(
+            "worker", "accept made drop, in closed_port", "refuted", "control", marks=pytest.mark.long
+        ),
+        pytest.param(
+            "worker", "guarded_ports without its last", "refuted", "control", marks=pytest.mark.long
+        ),
+        ("worker", "an interval too short at its end, in sent", "not proved", "containers"),
+        ("control", "two rules the other way round, in closed_port", "refuted", "answers"),
+        pytest.param(
+            "control",
+            "two rules the other way round, in answered",
+            "refuted",
+            "answers",
+            marks=pytest.mark.long,
+        ),
     ],
 )
-def test_no_mistake_about_what_this_machine_sends_is_proved(kind, said, claim):
-    guard = GUARDS["worker"]
+def test_no_mistake_about_what_this_machine_asks_is_proved(role, kind, said, claim):
+    guard = GUARDS[role]
     scripts = [each.first for each in list_mutants(guard) if each.kind == kind]
     found = [each for each in prove_scripts(guard, render_table(guard), scripts) if each is not None]
     assert (said, f"{claim}, ip") in {(each.said, each.by) for each in found}

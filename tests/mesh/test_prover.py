@@ -182,7 +182,7 @@ def test_claims_that_are_not_decided_in_time_are_not_proved():
     begun = verdicts[: next(n for n, each in enumerate(verdicts) if each.claim == "taken-up") + 1]
     late = list_late(begun, has_guard=True)
     assert [each.claim for each in late if each.family == "ip"] == [
-        "control", "containers", "taken-up", "older", "service", "answers", "others",
+        "control", "answers", "containers", "taken-up", "older", "service", "others",
     ]  # fmt: skip
     assert {each.claim for each in late if each.family == "ip6"} == set(CLAIMS)
     assert {(each.answer, each.out_of_time) for each in late} == {("not proved", True)}

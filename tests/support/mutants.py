@@ -161,6 +161,10 @@ def _list_all(first: str, held: str) -> Iterator[Mutant]:
                     f"{mistake.name}, in {chain}",
                     *(_break_line(table, chain, mistake, number) for table in (first, held)),
                 )
+    for chain in chains:
+        for number in range(len(_find_neighbours(first, chain))):
+            turned = (_turn(table, chain, number) for table in (first, held))
+            yield Mutant(f"two rules the other way round, in {chain}", *turned)
     for name in re.findall(r"\tset (\w+_ports) \{", first):
         yield Mutant(f"{name} emptied", *(_change_set(table, name, "") for table in (first, held)))
         yield Mutant(f"{name} without its last", *(_shorten_set(table, name) for table in (first, held)))
@@ -187,6 +191,22 @@ def _break_line(table: str, chain: str, mistake: Mistake, number: int) -> str:
     if number < len(places):
         lines[places[number]] = mistake.change(lines[places[number]]) or ""
     return table[:start] + "\n".join(lines) + table[end:]
+
+
+def _find_neighbours(table: str, chain: str) -> list[re.Match[str]]:
+    """Each two rules of a chain that follow upon each other."""
+    start, end = _find_chain(table, chain)
+    both = re.compile(r"^(\t\t(?!type)[^\n]+\n)(?=(\t\t[^\n]+)$)", re.MULTILINE)
+    return list(both.finditer(table, start, end))
+
+
+def _turn(table: str, chain: str, number: int) -> str:
+    """The table with two of the chain's rules the other way round."""
+    found = _find_neighbours(table, chain)
+    if number >= len(found):
+        return table
+    one, other = found[number][1], found[number][2]
+    return f"{table[: found[number].start()]}{other}\n{one[:-1]}{table[found[number].end(2) :]}"
 
 
 def _change_set(table: str, name: str, elements: str) -> str:

@@ -9,7 +9,7 @@ from qmesh.mesh.prover.claims.packet_terms import PacketTerms
 from qmesh.mesh.prover.claims.ways import walk_inward
 from qmesh.mesh.prover.gates import FALSE, TRUE
 from qmesh.mesh.prover.rulesets import ProvedRuleset
-from qmesh.mesh.prover.traveller import Family
+from qmesh.mesh.prover.traveller import ACK, RST, Family
 from qmesh.mesh.prover.walk import Walk
 from qmesh.mesh.state import Guard
 
@@ -54,6 +54,9 @@ def _build_needed(guard: Guard, walk: Walk, terms: PacketTerms) -> Iterator[Case
     expected = at.connection.is_reply if guard.role == "worker" else TRUE
     by = gates.all_of((-terms.came_by_tunnels_name, -at.is_looped, expected))
     yield Case("wireguard", at.family, walk, gates.all_of((proper, by, to_wireguard)))
+    asks_nothing = gates.any_of((-at.is_tcp, at.flag(ACK), at.flag(RST)))
+    answer = gates.all_of((terms.is_closed(asked), at.connection.is_reply, asks_nothing))
+    yield Case("answers", at.family, walk, gates.both(proper, answer))
 
 
 def _ask_service(guard: Guard, walk: Walk, terms: PacketTerms) -> int:

@@ -25,7 +25,7 @@ CLAIMS: Final[dict[ClaimCode, str]] = {
     "taken-up": "no TCP connection that is older than the guard is taken up again from a closed port",
     "service": "of this machine's programs only root's speak with the membership service",
     "control": "who may reach a closed port or the membership service reaches it",
-    "answers": "who reached a closed port is answered",
+    "answers": "who reached a closed port is answered, and so is this machine where it asked from one",
     "wireguard": "WireGuard's port is open to members",
     "others": "the guard drops nothing that is for another port and another interface than the mesh's",
 }
@@ -35,8 +35,9 @@ ALONE: Final[tuple[ClaimCode, ...]] = (
 """Claims that hold with either of the guard's tables alone."""
 _FAMILIES: Final[tuple[Family, ...]] = ("ip", "ip6")
 _QUESTIONS: Final[tuple[ClaimCode, ...]] = (
-    "outside", "tunnel", "granted", "control", "wireguard", "containers", "into-tunnel", "taken-up",
-    "taken-up", "older", "service", "control", "containers", "answers", "others", "others", "others",
+    "outside", "tunnel", "granted", "control", "wireguard", "answers", "containers", "into-tunnel",
+    "taken-up", "taken-up", "older", "service", "control", "containers", "answers",
+    "others", "others", "others",
 )  # fmt: skip
 
 
