@@ -59,7 +59,7 @@ def test_a_report_names_what_decides_and_a_packet_that_breaks_a_claim():
         Verdict(claim="tunnel", family="ip6", answer="refuted", packet=PACKET, path=("input: a rule",)),
         Verdict(
             claim="control", family="ip", answer="not proved", without="qmesh", unclear=(place(1),),
-            packet=ODD_PACKET,
+            unusual=("its mark",), packet=ODD_PACKET,
         ),
         Verdict(claim="service", family="ip", answer="not proved", out_of_time=True),
     )  # fmt: skip
@@ -81,6 +81,7 @@ def test_a_report_names_what_decides_and_a_packet_that_breaks_a_claim():
     assert lines[17] == "    came to input: a rule"
     assert "    it may be broken by: udp from 10.0.0.1:1 to 10.0.0.2:2, connection: invalid" in lines
     assert "    not understood: inet t c: rule 1" in lines
+    assert "    not ordinary: its mark" in lines
     assert any(line.startswith("not proved: out of time: of this machine's programs") for line in lines)
     assert build_proof_lines(report)
 

@@ -1525,8 +1525,9 @@ def test_what_is_not_proved_is_a_note_and_what_should_arrive_is_for_others():
     unclear = replace(REFUTED, state="not proved", rules=("a rule",))
     assert look(claims=(replace(REFUTED, closes=False), replace(REFUTED, state="proved"))) == []
     assert look(claims=(unclear,)) == ["`outside` depends on rules that are not understood (a rule)"]
-    assert look(claims=(replace(unclear, rules=()),)) == [
-        "`outside` depends on rules that are not understood"
+    strange = replace(unclear, rules=(), unusual=("its mark", "its user"))
+    assert look(claims=(strange,)) == [
+        "`outside` may be broken by a packet that is not ordinary: its mark, its user"
     ]
     assert look(behind_s=100.0) == []
     assert look(behind_s=3600.0, problem="late") == [

@@ -251,7 +251,14 @@ BROKEN = (
     Verdict(claim="tunnel", family="ip", answer="refuted", packet=PACKET, path=(EVIL,)),
     Verdict(claim="tunnel", family="ip6", answer="proved", without="qmesh"),
     Verdict(claim="tunnel", family="ip6", answer="proved"),
-    Verdict(claim="service", family="ip", answer="not proved", packet=PACKET, unclear=(PLACE,)),
+    Verdict(
+        claim="service",
+        family="ip",
+        answer="not proved",
+        packet=PACKET,
+        unclear=(PLACE,),
+        unusual=("its mark",),
+    ),
     Verdict(claim="service", family="ip6", answer="proved", without="qmesh"),
 )
 
@@ -504,7 +511,7 @@ def test_of_ports_and_claims_each_difference_is_named():
         "stream port: 8340 then, none now",
     ]
     worse = (replace(VERDICTS[0], answer="refuted"), *VERDICTS[:3], *BROKEN[3:])
-    unclear = (replace(VERDICTS[0], answer="not proved"), *VERDICTS)
+    unclear = (replace(VERDICTS[0], answer="not proved", unclear=(PLACE,)), *VERDICTS)
     assert compare(make_facts(*unclear)) == ["outside (IPv4): proved then, not proved now"]
     assert compare(make_facts(*worse)) == [
         "outside (IPv4): proved then, refuted now",

@@ -6,12 +6,15 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from qmesh.mesh.drill.shots import SYN
 from qmesh.mesh.drill.shown_packets import build_shown_rows
 from qmesh.mesh.foreign.expressions import Expression
 from qmesh.mesh.foreign.kernel_rules import KernelRule
+from qmesh.mesh.foreign.packet_fields import ORDER
 from qmesh.mesh.foreign.rulesets import ListedChain
 from qmesh.mesh.prover.claim_codes import ClaimCode
 from qmesh.mesh.prover.claims.claim_list import build_cases
@@ -82,16 +85,22 @@ NAT: dict[str, Any] = {"kind": "nat", "priority": -100}
 KEPT_OUT: tuple[dict[str, Any], list[list[Expression]]] = (
     {"priority": -150},
     [[*TO_PORT, compares(CLOSED.to_bytes(2, "big")), DROP], [meta(16), compares(b"\x06", operator=1), DROP],
-     [ct(0), compares((8).to_bytes(4, "little"), operator=1), DROP]],
+     [ct(0), compares((8).to_bytes(4, ORDER), operator=1), DROP]],
 )  # fmt: skip
 """To a closed port nothing comes by its own number, and nothing but beginnings of TCP comes at all."""
 ONE_PORT = replace(WORKER, ports=(CLOSED,), own_ports=(), control_ports=(), mesh_ports=())
 
 
 def prove(found: ProvedRuleset, claim: ClaimCode, own: OwnInterfaces = OWN, guard: Any = ONE_PORT) -> Verdict:
-    cases = [each for each in build_cases(found, guard) if (each.claim, each.family) == (claim, "ip")]
-    ((verdict_of_first, *_), *_) = decide_each(cases, guard, {}, found.own_tables, own)
-    return verdict_of_first
+    return prove_each(found, claim, own, guard)[0]
+
+
+def prove_each(
+    found: ProvedRuleset, claim: ClaimCode, own: OwnInterfaces = OWN, guard: Any = ONE_PORT
+) -> list[Verdict]:
+    """Of each of its cases."""
+    cases = (each for each in build_cases(found, guard) if (each.claim, each.family) == (claim, "ip"))
+    return [first for first, *_ in decide_each(cases, guard, {}, found.own_tables, own)]
 
 
 def test_a_container_at_a_closed_port_that_is_published_is_reached_and_the_packet_is_shown():
@@ -127,7 +136,9 @@ def test_what_a_rule_leads_to_a_closed_port_is_shown_where_it_is_known_to_what(e
     ]))  # fmt: skip
     shown = prove(found, "outside")
     assert shown.answer == answer
-    if answer == "refuted":
+    assert shown.unclear == ()
+    assert shown.unusual == (("to what a rule translates it",) if answer == "not proved" else ())
+    if answer != "proved":
         assert shown.packet is not None
         assert shown.packet.target_port == PUBLISHED
         assert any("prerouting" in each for each in shown.path)
@@ -143,7 +154,43 @@ def test_the_first_chain_that_translates_a_packet_is_the_only_one(priority, answ
         (NAT, [translate(PUBLISHED, *dnat(HERE, 22))]),
         (NAT | {"priority": priority}, [translate(PUBLISHED, *redirect(CLOSED))]),
     )
-    assert prove(found, "outside").answer == answer
+    shown = prove(found, "outside")
+    assert shown.answer == answer
+    assert shown.unusual == (("to what a rule translates it",) if answer == "not proved" else ())
+
+
+SENT: dict[str, Any] = {"hook": "output"}
+TO_WORKER = [payload(2, 2, 2), compares(CLOSED.to_bytes(2, "big"))]
+BUT_BY_LOOPBACK = [meta(7), compares(b"lo".ljust(16, b"\0"), operator=1)]
+FIRST_ALONE = [ct(0), compares((8).to_bytes(4, ORDER), operator=1), DROP]
+
+
+@pytest.mark.parametrize(
+    ("before", "ends", "answer"),
+    [
+        ([], dnat(CONTAINER, 8080), "refuted"),
+        ([], dnat(CONTAINER, 8080, 8081), "not proved"),  # one of several
+        ([*BUT_BY_LOOPBACK, *TO_WORKER, DROP], dnat(CONTAINER, 8080), "refuted"),  # it has another way then
+        ([*TO_WORKER, DROP], dnat(CONTAINER, 8080), "proved"),
+    ],
+)
+def test_what_a_program_here_sends_to_a_worker_and_a_rule_leads_elsewhere_is_shown(before, ends, answer):
+    """Rules at the hook see the interface of its first route; it leaves by another one."""
+    found = rules(
+        (SENT | {"priority": -150}, [FIRST_ALONE, before]),
+        (SENT | NAT, [translate(CLOSED, *ends)]),
+    )
+    _, shown = prove_each(found, "containers")
+    assert shown.answer == answer
+    assert shown.unusual == (("to what a rule translates it",) if answer == "not proved" else ())
+    if answer == "refuted":
+        assert shown.packet is not None
+        assert (shown.packet.goes_by, shown.packet.state) == ("docker0 (bridge)", "new")
+        assert (shown.packet.target, shown.packet.target_port) in {
+            (own, CLOSED) for own in ("192.0.2.2", "172.17.0.1", "10.77.0.2")
+        }
+        (_, unfired) = build_shown_rows([("containers", shown.packet)])
+        assert unfired == ()
 
 
 def test_who_was_asked_may_ask_back_before_he_has_answered():
@@ -186,3 +233,33 @@ def test_members_reach_the_membership_service_while_no_limit_is_exceeded(ends, a
     if shown.packet is not None:
         assert shown.packet.came_by == "qmesh0 (wireguard)"
         assert shown.packet.target_port == CONTROL.service_port
+
+
+PARTS = (
+    dnat(CONTAINER, CLOSED), dnat(HERE, CLOSED, CLOSED + 1), dnat(HERE, 22), redirect(CLOSED), redirect(None),
+    *([Expression(name, {})] for name in ("masq", "nat", "of tomorrow", "tproxy", "notrack")),
+    [meta(3), compares(number(7)), DROP], [ct(2), compares(number(1)), DROP],
+    [payload(2, 30, 2), compares(bytes(2)), DROP], [*TO_WORKER, DROP], [*BUT_BY_LOOPBACK, DROP], [DROP],
+    [verdict(1)],
+)  # fmt: skip
+CHAINS = st.builds(
+    lambda place, parts: (dict(zip(("hook", "kind", "priority"), place, strict=True)), list(parts)),
+    st.sampled_from(
+        [(hook, "filter", each) for hook in ("prerouting", "output") for each in (-350, -150, -100, 0)]
+        + [(hook, "filter", 0) for hook in ("input", "forward", "postrouting")]
+        + [("prerouting", "nat", -100), ("output", "nat", -100), ("input", "nat", 100)]
+    ),
+    st.lists(st.sampled_from(PARTS), max_size=3),
+)
+
+
+@settings(max_examples=settings().max_examples // 4)
+@given(st.lists(CHAINS, max_size=4))
+def test_what_is_not_proved_has_a_reason_and_what_is_refuted_a_packet(chains: Any):
+    found = rules(*chains)
+    cases = (each for each in build_cases(found, WORKER) if each.family == "ip")
+    for shown, *_ in decide_each(cases, WORKER, {}, found.own_tables, OWN):
+        reasons = (*shown.unclear, *shown.unusual)
+        assert bool(reasons) == (shown.answer == "not proved")
+        assert (shown.packet is None) == (shown.answer == "proved")
+        assert all(place.text for place in shown.unclear)

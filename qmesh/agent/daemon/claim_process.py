@@ -90,6 +90,7 @@ def describe_verdict(verdict: Verdict) -> ClaimResult:
         without=verdict.without,
         packet="" if verdict.packet is None else describe_packet(verdict.packet),
         rules=tuple(map(escape_line, rules)),
+        unusual=verdict.unusual,
     )
 
 

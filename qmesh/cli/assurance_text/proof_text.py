@@ -72,3 +72,4 @@ def _list_broken(verdict: Verdict, words: str) -> Iterator[str]:
         yield f"    came to {escape_line(step)}"
     for rule in verdict.unclear:
         yield f"    not understood: {escape_line(str(rule))}"
+    yield from (f"    not ordinary: {each}" for each in verdict.unusual)

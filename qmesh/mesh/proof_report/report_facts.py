@@ -35,6 +35,7 @@ class ReportedClaim(
     packet: str = ""
     path: tuple[str, ...] = ()
     unclear: tuple[str, ...] = ()
+    unusual: tuple[str, ...] = ()
     out_of_time: bool = False
 
     @property
@@ -108,7 +109,7 @@ def _report_claims(verdicts: Iterable[Verdict]) -> tuple[ReportedClaim, ...]:
             without=escape_line(each.without), rules=_describe_places(each.rules),
             packet="" if each.packet is None else describe_packet(each.packet),
             path=tuple(map(escape_line, each.path)), unclear=_describe_places(each.unclear),
-            out_of_time=each.out_of_time,
+            unusual=each.unusual, out_of_time=each.out_of_time,
         )
         for each in verdicts
     )  # fmt: skip
@@ -127,4 +128,4 @@ def describe_doubts(found: Iterable[RulePlace]) -> tuple[str, ...]:
 
 
 def _describe_places(places: Sequence[RulePlace]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(escape_line(str(each) if each.chain else each.text) for each in places))
+    return tuple(dict.fromkeys(escape_line(str(each)) for each in places))

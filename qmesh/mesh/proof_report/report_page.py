@@ -206,6 +206,7 @@ def _list_reasons(alike: Iterable[ReportedClaim]) -> Iterator[str]:
             yield f"<p>{_text(_describe_case(each))}: {may}<code>{_text(each.packet)}</code></p>"
         yield from _list_items([*(f"came to {step}" for step in each.path)])
         yield from _list_items([*(f"not understood: {rule}" for rule in each.unclear)])
+        yield from _list_items([*(f"not ordinary: {words}" for words in each.unusual)])
     yield from _list_items(rules)
 
 

@@ -34,6 +34,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     without: the table of the guard's that was left out. rules: of a proof, those that it needs.
     packet: one that breaks the claim, or, where it is not proved, may. path: the rules that it comes to.
     unclear: rules whose meaning is not known, and on which it depends.
+    unusual: what is not ordinary of each packet that breaks it, or may; of one that refutes it nothing is.
     out_of_time: whether the time was over before it was decided.
     """
 
@@ -45,7 +46,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     packet: ExamplePacket | None = None
     path: tuple[str, ...] = ()
     unclear: tuple[RulePlace, ...] = ()
+    unusual: tuple[str, ...] = ()
     out_of_time: bool = False
+
+    def __post_init__(self) -> None:
+        """What is not proved has a reason."""
+        assert self.answer != "not proved" or self.unclear or self.unusual or self.out_of_time
 
 
 def decide_cases(
@@ -109,10 +115,28 @@ def _decide(
         needed = _shorten(case, solver, solver.list_reasons() & set(switches))
         rules = tuple(walk.switches[wire] for wire in needed if wire > 0)
         return Verdict(claim=case.claim, family=case.family, answer="proved", without=left_out, rules=rules)
-    may_break = {wire for wire in walk.gates.list_cone([case.broken]) if solver.is_set(wire)}
-    ordinary = walk.gates.all_of([case.broken, *list_ordinary(case, guard, interfaces, own)])
+    ordinary, unusual = _keep_ordinary(case, solver, list_ordinary(case, guard, interfaces, own), switches)
+    broken = walk.gates.all_of([case.broken, *ordinary])
     preferred = list_preferred(case, guard, own)
-    return _find_example(case, solver, preferred, ordinary, switches, may_break, left_out)
+    return _find_example(case, solver, preferred, broken, switches, unusual, left_out)
+
+
+def _keep_ordinary(
+    case: Case, solver: Solver, said: Iterable[tuple[str, int]], switches: list[int]
+) -> tuple[Iterable[int], tuple[str, ...]]:
+    """As much of what is ordinary as packets have that break the claim, or may; and what they have not."""
+    kept, without = {wire: words for words, wire in said}, list[tuple[str, int]]()
+    while not solver.is_possible([case.broken, *switches, *kept]):
+        reasons = solver.list_reasons()
+        last = next(wire for wire in reversed(kept) if wire in reasons)
+        without.append((kept.pop(last), last))
+    unusual: dict[str, None] = {}
+    for words, wire in without:
+        if solver.is_possible([case.broken, *switches, *kept, wire]):
+            kept[wire] = words
+        else:
+            unusual[words] = None
+    return kept, tuple(unusual)
 
 
 def _shorten(case: Case, solver: Solver, reasons: set[int]) -> list[int]:
@@ -137,10 +161,13 @@ def _find_example(
     preferred: Iterable[int],
     broken: int,
     switches: list[int],
-    may_break: set[int],
+    unusual: tuple[str, ...],
     left_out: str,
 ) -> Verdict:
-    """A packet that breaks the claim whatever the unclear rules mean; else one that may."""
+    """A packet that breaks the claim whatever the unclear rules mean; else one that may.
+
+    broken: such as break it, or may, and are as ordinary as they can be. unusual: what of them is not.
+    """
     gates, doubts = case.walk.gates, case.walk.unknowns.doubts
     packet = [wire for wire in gates.list_cone([broken]) if gates.inputs[wire] is None]
     packet = [wire for wire in packet if wire not in doubts and wire not in case.walk.switches]
@@ -149,21 +176,22 @@ def _find_example(
         if solver.is_possible([*asked, wire]):
             asked.append(wire)
     unclear: tuple[RulePlace, ...] = ()
+    chosen: set[int] = set()
     for _ in range(_MOST_ROUNDS):
         if not solver.is_possible(asked):
             break
-        chosen = {wire for wire in gates.list_cone([broken]) if solver.is_set(wire)}
-        may_break = chosen
+        chosen = {wire for wire in gates.list_cone(asked) if solver.is_set(wire)}
         fixed = [wire if wire in chosen else -wire for wire in packet]
         if not solver.is_possible([*fixed, *switches, -broken]):
-            return _tell(case, "refuted", chosen, switches, left_out, ())
+            answer: Answer = "not proved" if unusual else "refuted"
+            return _tell(case, answer, chosen, switches, left_out, unusual=unusual)
         # With that meaning of the unclear rules it does not break it: the next one has to.
         meaning = {wire: solver.is_set(wire) for wire in doubts}
         unclear = unclear or _list_unclear(case, solver, fixed, switches, chosen, broken)
         asked.append(
             gates.substitute(broken, {wire: 1 if is_set else -1 for wire, is_set in meaning.items()})
         )
-    return _tell(case, "not proved", may_break, switches, left_out, unclear)
+    return _tell(case, "not proved", chosen, switches, left_out, unclear=unclear, unusual=unusual)
 
 
 def _list_unclear(
@@ -184,7 +212,9 @@ def _tell(
     chosen: set[int],
     switches: list[int],
     left_out: str,
-    unclear: tuple[RulePlace, ...],
+    *,
+    unclear: tuple[RulePlace, ...] = (),
+    unusual: tuple[str, ...] = (),
 ) -> Verdict:
     walk = case.walk
     on = chosen | {wire for wire in switches if wire > 0}
@@ -193,7 +223,7 @@ def _tell(
     path = tuple(_describe(each) for each, has_come in zip(passings, came, strict=True) if has_come)
     return Verdict(
         claim=case.claim, family=case.family, answer=answer, without=left_out,
-        packet=read_packet(case, on.__contains__), path=path, unclear=unclear,
+        packet=read_packet(case, on.__contains__), path=path, unclear=unclear, unusual=unusual,
     )  # fmt: skip
 
 

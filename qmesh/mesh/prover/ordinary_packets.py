@@ -48,94 +48,132 @@ _ALSO_ANSWERS: Final = frozenset({"control", "wireguard", "answers", "older"})
 def list_interface_laws(case: Case, interfaces: Mapping[str, int]) -> Iterator[int]:
     """The interfaces that there are have these numbers, and no other has."""
     gates = case.walk.gates
-    for interface in (case.walk.start.iif, case.walk.at.oif):
-        if interface is not None:
-            for name, index in interfaces.items():
-                is_name = gates.equal(interface.name, _encode_name(name))
-                yield gates.same(is_name, gates.equal(interface.index, index.to_bytes(4, ORDER)))
+    for interface in _list_ends(case):
+        for name, index in interfaces.items():
+            is_name = gates.equal(interface.name, _encode_name(name))
+            yield gates.same(is_name, gates.equal(interface.index, index.to_bytes(4, ORDER)))
 
 
 def list_ordinary(
     case: Case, guard: Guard, interfaces: Mapping[str, int], own: OwnInterfaces
-) -> Iterator[int]:
-    """What holds of a packet that anybody might send; another target it gets only where it is known which."""
-    walk = case.walk
-    at, gates = walk.start, walk.gates
-    connection = at.connection
-    yield from walk.usual
-    yield from (gates.equal(at.mark, bytes(4)), gates.equal(at.connection_mark, bytes(4)))
+) -> Iterator[tuple[str, int]]:
+    """What holds of a packet that anybody might send: in words, of what of it.
+
+    Where not all of it can hold, it is the later that does not. Another target it gets only where it is known
+    which.
+    """
+    at, gates = case.walk.start, case.walk.gates
+    said: tuple[tuple[str, Iterable[int]], ...] = (
+        ("its mark", (gates.equal(mark, bytes(4)) for mark in (at.mark, at.connection_mark))),
+        ("the state of its connection", _list_states(case)),
+        ("its flags", _list_flags(case)),
+        ("its options and further headers", (-at.is_piece, *_list_whole(at))),
+        ("what it is asked for beside", list_plain_facts(at, partial(_is_own_address, case, own))),
+        ("its addresses", _list_addresses(case, guard, own)),
+        ("its ports", _list_ports(at)),
+        ("its user", [gates.any_of(gates.equal(at.user, each.to_bytes(4, ORDER)) for each in _USERS)]),
+        ("its interfaces", _list_interfaces(case, guard, interfaces, own)),
+        ("to what a rule translates it", case.walk.usual),
+    )
+    return ((words, wire) for words, wires in said for wire in wires)
+
+
+def _list_states(case: Case) -> Iterator[int]:
+    """It begins a connection, or is of one that conntrack has seen both ways."""
+    connection, gates = case.walk.start.connection, case.walk.gates
     yield from (connection.is_tracked, -connection.is_related)
-    is_old = connection.is_established
-    asks_back = FALSE  # who was asked by this machine asks in turn, before he answers
+    is_old, asks_back = connection.is_established, _asks_back(case)
     if case.claim not in _ALSO_ANSWERS:
-        if at.iif is not None:
-            asks_back = gates.all_of((at.is_tcp, is_old, connection.is_reply))
         yield gates.either(-connection.is_reply, asks_back)
     for weight, wire in enumerate(connection.status):
         is_set = {SEEN_REPLY: is_old, CONFIRMED: is_old, ASSURED: gates.both(is_old, -asks_back)}
         yield gates.same(wire, is_set.get(weight, FALSE))
-    is_later = gates.either(is_old, TRUE if case.claim == "taken-up" else FALSE)
-    is_later = gates.both(is_later, -asks_back)
+
+
+def _list_flags(case: Case) -> Iterator[int]:
+    """Of TCP: SYN of what begins, else ACK."""
+    at, gates = case.walk.start, case.walk.gates
+    is_later = gates.either(at.connection.is_established, TRUE if case.claim == "taken-up" else FALSE)
+    is_later = gates.both(is_later, -_asks_back(case))
     yield gates.either(-at.is_tcp, gates.same(at.flag(SYN), -is_later))
     yield gates.either(-at.is_tcp, gates.same(at.flag(ACK), is_later))
     yield from (gates.either(-at.is_tcp, -at.transport[8 * 13 + bit]) for bit in (0, 1, 2, 4, RST, FIN))
-    yield from list_plain_facts(at, partial(_is_own_address, case, own))
-    yield from _list_addresses(case, guard, own)
-    yield gates.any_of(gates.equal(at.user, user.to_bytes(4, ORDER)) for user in _USERS)
-    for address in (at.source, at.target):
-        is_loopback = _is_in_networks(gates, address, _LOOPBACK_NETWORKS)
-        yield gates.either(-at.is_looped, is_loopback)
-        if at.iif is not None:  # from elsewhere the kernel takes none
-            yield gates.either(at.is_looped, -is_loopback)
+
+
+def _asks_back(case: Case) -> int:
+    """Who was asked by this machine asks in turn, before he answers."""
+    at = case.walk.start
+    if at.iif is None or case.claim in _ALSO_ANSWERS:
+        return FALSE
+    return case.walk.gates.all_of((at.is_tcp, at.connection.is_established, at.connection.is_reply))
+
+
+def _list_ports(at: Traveller) -> Iterator[int]:
+    yield from (at.gates.any_of(port) for port in (at.source_port, at.target_port))
     if at.iif is not None:
+        yield -at.gates.less(at.source_port, _LEAST_PORT.to_bytes(2, "big"))
+
+
+def _list_interfaces(
+    case: Case, guard: Guard, interfaces: Mapping[str, int], own: OwnInterfaces
+) -> Iterator[int]:
+    """Those of the machine, as they are; and packets come and go by them as they do to one or to all."""
+    start, at, gates = case.walk.start, case.walk.at, case.walk.gates
+    for end in _list_ends(case):
+        yield _is_usual_interface(gates, end, guard, interfaces, own)
+        yield from (  # the kernel takes and sends none of a family of which it has no address there
+            -gates.equal(end.name, _encode_name(name))
+            for name, each in own.items()
+            if not any((":" in text) == (case.family == "ip6") for text in each.addresses)
+        )
+    if start.iif is not None:
         yield from _list_ways(case)
-        yield -gates.less(at.source_port, _LEAST_PORT.to_bytes(2, "big"))
-        yield gates.either(at.is_looped, -gates.all_of(map(gates.same, at.source, at.target)))
-    yield from (gates.any_of(port) for port in (at.source_port, at.target_port))
-    yield -at.is_piece
-    yield from _list_whole(at)
-    for interface in (at.iif, walk.at.oif):
-        if interface is not None:
-            yield _is_usual_interface(gates, interface, guard, interfaces, own)
+    for oif, is_own in ((start.oif, start.is_for_this_machine), (at.oif, at.is_for_this_machine)):
+        if oif is not None:  # by loopback goes what is for this machine itself
+            yield gates.same(_has_type(gates, oif, _LOOPBACK), is_own)
+
+
+def _list_ends(case: Case) -> list[PacketInterface]:
+    """The interfaces by which it comes and goes; of what is sent also that of its first route."""
+    start, at = case.walk.start, case.walk.at
+    ends = (start.iif, start.oif, at.oif if at.oif is not start.oif else None)
+    return [each for each in ends if each is not None]
 
 
 def _list_addresses(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[int]:
     """From somebody to somebody; what comes to this machine comes to an address that it has."""
     at, gates = case.walk.start, case.walk.gates
     here = _list_own_addresses(own)
+    is_here = _is_in_networks(gates, at.target, (*here, *_LOOPBACK_NETWORKS))
+    others = (*_TARGETS[at.family], guard.control_address, *_list_networks(own))
+    is_other, diverted = _is_in_networks(gates, at.target, others), case.walk.diversion.when
     if at.iif is None:
         yield _is_in_networks(gates, at.source, here or _SOURCES[at.family])
     else:
         strangers = (*_SOURCES[at.family], guard.control_address, *_list_networks(own))
         yield _is_in_networks(gates, at.source, strangers)
         yield gates.either(at.is_looped, -_is_in_networks(gates, at.source, here))  # the kernel takes none
-    others = (*_TARGETS[at.family], guard.control_address, *_list_networks(own))
-    is_here = _is_in_networks(gates, at.target, (*here, *_LOOPBACK_NETWORKS))
-    is_other, diverted = _is_in_networks(gates, at.target, others), case.walk.diversion.when
+        yield gates.either(at.is_looped, -gates.all_of(map(gates.same, at.source, at.target)))
     if at.iif is not None and case.walk.at.oif is None:
         to_one = is_here if here else is_other
         yield gates.choose(at.is_for_this_machine, to_one, gates.either(_is_to_all(case), diverted))
-    elif here and at.iif is not None:
+    elif here:
         yield gates.both(gates.either(is_here, is_other), gates.same(at.is_for_this_machine, is_here))
     else:
         yield is_other
-    for interface in (at.iif, case.walk.at.oif):
-        if interface is not None:
-            yield from (  # the kernel takes and sends none of a family of which it has no address there
-                -gates.equal(interface.name, _encode_name(name))
-                for name, each in own.items()
-                if not any((":" in text) == (at.family == "ip6") for text in each.addresses)
-            )
+    for address in (at.source, at.target):
+        is_loopback = _is_in_networks(gates, address, _LOOPBACK_NETWORKS)
+        yield gates.either(-at.is_looped, is_loopback)
+        if at.iif is not None:  # from elsewhere the kernel takes none
+            yield gates.either(at.is_looped, -is_loopback)
     yield from _list_diverted(case, own, here)
 
 
 def _list_diverted(case: Case, own: OwnInterfaces, here: Iterable[str]) -> Iterator[int]:
     """Who has another target comes to this machine by it, or leaves by an interface where that target is."""
     gates, diversion, oif = case.walk.gates, case.walk.diversion, case.walk.at.oif
-    if case.walk.start.iif is None:
-        return
-    ends_here = gates.same(diversion.is_own, TRUE if oif is None else FALSE)
-    yield gates.either(-diversion.when, ends_here)
+    if case.walk.start.iif is not None:
+        yield gates.either(-diversion.when, gates.same(diversion.is_own, TRUE if oif is None else FALSE))
     if here:
         is_own = _is_in_networks(gates, diversion.target, (*here, *_LOOPBACK_NETWORKS))
         yield gates.either(-diversion.when, gates.same(diversion.is_own, is_own))
@@ -147,7 +185,7 @@ def _list_diverted(case: Case, own: OwnInterfaces, here: Iterable[str]) -> Itera
             )
             for name, each in own.items()
         )
-        yield gates.either(-diversion.when, beside)
+        yield gates.any_of((-diversion.when, diversion.is_own, beside))
 
 
 def _list_ways(case: Case) -> Iterator[int]:
@@ -224,15 +262,12 @@ def list_preferred(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[int
     if at.iif is None:
         yield at.has_socket
     elif case.walk.at.oif is not None:
+        yield -gates.all_of(map(gates.same, at.iif.index, case.walk.at.oif.index))
         yield -gates.equal(at.iif.name, _encode_name(guard.interface))
-    for interface in (at.iif, case.walk.at.oif):
-        if interface is not None:
-            yield -_has_type(gates, interface, _LOOPBACK)
-            yield -gates.both(
-                gates.equal(interface.name, _encode_name(guard.interface)),
-                _has_type(gates, interface, _ETHER),
-            )
-            yield -interface.has_kind
+    for end in _list_ends(case):
+        is_named = gates.equal(end.name, _encode_name(guard.interface))
+        yield from (-_has_type(gates, end, _LOOPBACK), -gates.both(is_named, _has_type(gates, end, _ETHER)))
+        yield -end.has_kind
     yield -at.connection.is_established
     yield gates.same(at.is_tcp, -at.connection.is_established)  # of UDP nobody has to know a number of before
     target = at.target if case.walk.at.oif is None else case.walk.diversion.target

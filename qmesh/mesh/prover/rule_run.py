@@ -40,7 +40,10 @@ class NewTarget(msgspec.Struct, frozen=True):
 
 
 class RulePlace(msgspec.Struct, frozen=True):
-    """A rule, or a base chain's policy, in words. number: its handle; None of a policy."""
+    """A rule, or a base chain's policy, in words. number: its handle; None of a policy.
+
+    Without a chain: what is no rule, such as their order.
+    """
 
     table: tuple[str, str]
     chain: str
@@ -48,7 +51,7 @@ class RulePlace(msgspec.Struct, frozen=True):
     number: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.table[0]} {self.table[1]} {self.chain}: {self.text}"
+        return f"{self.table[0]} {self.table[1]} {self.chain}: {self.text}" if self.chain else self.text
 
 
 NOWHERE: Final = RulePlace(("", ""), "", "")

@@ -103,9 +103,20 @@ class Traveller:
             self.facts[key] = self.gates.make_variables(count)
         return self.facts[key]
 
-    def leave_by(self) -> None:
-        """It has been routed: from here on it has an interface by which it goes."""
-        self.oif = self._make_interface()
+    def leave_by(self, when: int = TRUE) -> None:
+        """It has been routed, where that is so: from here on it goes by any other interface."""
+        found, before = self._make_interface(), self.oif
+        if before is None:
+            self.oif = found
+            return
+        choose, choose_each = self.gates.choose, self.gates.choose_each
+        self.oif = PacketInterface(
+            choose_each(when, found.name, before.name),
+            choose_each(when, found.index, before.index),
+            choose_each(when, found.type, before.type),
+            choose_each(when, found.kind, before.kind),
+            choose(when, found.has_kind, before.has_kind),
+        )
 
     def take(self, base: int, octet: int, count: int) -> Wires | None:
         """Some octets of a header; None where they are not surely there."""

@@ -48,7 +48,7 @@ class Passing(msgspec.Struct, frozen=True):
 
 
 class Diversion(msgspec.Struct, frozen=True):
-    """Packets that rules gave another target as they came. when: which. target, is_own: as it is then."""
+    """Packets to which rules gave another target. when: which. target, is_own: as it is then."""
 
     when: int
     target: Wires
@@ -62,7 +62,7 @@ class Walk:
     alive: those that nothing has dropped. escaped: those that may have gone on where no later rule counts.
     laws: what holds of all. plain: what holds of those whose addresses no rule translates. usual: of those
     that are the first of their connection, or translated by nobody, and of whose new target it is known.
-    diversion: at the hook `prerouting`.
+    diversion: at the hook `prerouting`, or `output`.
     has_pieces: whether rules may see a packet's pieces, before it is whole.
     """
 
@@ -105,6 +105,8 @@ class Walk:
         if due is not None:
             self._translate(translations, is_target=hook in _TARGET_TRANSLATION)
             self._pass_chains([chain for chain in others if chain.priority >= due], uncertain=due)
+        if hook == "output" and self.diversion.when != FALSE:  # it is routed anew behind the hook
+            self.at.leave_by(self.diversion.when)
         self.at.phase = "after conntrack"
 
     def _pass_chains(self, chains: list[ListedChain], *, uncertain: int | None = None) -> None:
@@ -191,12 +193,10 @@ class Walk:
             at.note_translation(is_said)
             target, port = at.target, at.target_port
             at.translate_target(is_changed)
-            if self._hook == "prerouting":
-                self._note_diversion(is_changed, first, target, port)
-                return
+            self._note_diversion(is_changed, first, target, port)
         else:
             at.translate_source(is_changed)
-        self.usual += [-is_changed, -first]
+            self.usual += [-is_changed, -first]
 
     def _note_diversion(self, is_changed: int, first: int, target: Wires, port: Wires) -> None:
         """target, port: as they were before."""

@@ -19,6 +19,7 @@ class ClaimResult(msgspec.Struct, frozen=True, kw_only=True):
     closes: whether the claim is that something does not get through. words: what it says.
     without: the table of the guard's that was left out; empty for none.
     packet: one that breaks it, or that may. rules: those that let it through, or that are not understood.
+    unusual: what is not ordinary of each packet that breaks it, or may.
     """
 
     claim: ClaimCode
@@ -29,6 +30,7 @@ class ClaimResult(msgspec.Struct, frozen=True, kw_only=True):
     without: str = ""
     packet: str = ""
     rules: tuple[str, ...] = ()
+    unusual: tuple[str, ...] = ()
 
 
 class ProofLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -197,7 +197,11 @@ def _list_unknown(proof: StandingProof) -> Iterator[str]:
     if proof.problem:
         yield proof.problem
     for each in proof.list_open():
-        rules = f" ({'; '.join(each.rules[:_MOST_RULES])})" if each.rules else ""
-        yield f"`{each.claim}` depends on rules that are not understood{rules}"
+        if each.rules:
+            rules = "; ".join(each.rules[:_MOST_RULES])
+            yield f"`{each.claim}` depends on rules that are not understood ({rules})"
+        else:
+            words = ", ".join(each.unusual)
+            yield f"`{each.claim}` may be broken by a packet that is not ordinary: {words}"
     if proof.behind_s is not None and proof.behind_s > _BEHIND_S:
         yield f"rules changed {proof.behind_s / 60:.0f} min ago, and were not proved since"

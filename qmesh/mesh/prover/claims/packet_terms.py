@@ -66,14 +66,21 @@ class PacketTerms:
 
     @property
     def goes_by(self) -> PacketInterface:
-        """The interface by which it leaves."""
-        assert self.at.oif is not None
-        return self.at.oif
+        """The interface by which it leaves; of what is sent that of its first route, as rules see it."""
+        found = self._walk.start.oif or self.at.oif
+        assert found is not None
+        return found
 
     @property
     def goes_by_loopback(self) -> int:
         """To this machine itself."""
         return self.gates.equal(self.goes_by.type, _LOOPBACK_TYPE)
+
+    @property
+    def leaves_by_loopback(self) -> int:
+        """The same at its end, where a translation may have given it another route."""
+        assert self.at.oif is not None
+        return self.gates.equal(self.at.oif.type, _LOOPBACK_TYPE)
 
     def is_tunnel(self, interface: PacketInterface) -> int:
         """It has the tunnel's name and its kind."""

@@ -104,14 +104,14 @@ class _Sent:
         return Case("control", at.family, walk, refused)
 
     def build_translated(self) -> Case:
-        """What is sent to a worker of this machine, and would be translated on its way to it."""
+        """What is sent to a worker of this machine, and a translation leads elsewhere on its way to it."""
         gates, walk, terms = self._walk.gates, self._walk, self._terms
         start = walk.start
         ports = self._guard.ports if self._guard.role == "worker" else ()
         is_own = gates.both(start.is_for_this_machine, -terms.is_control(start.target))
         is_asked = gates.both(is_own, terms.is_in_ports(start.target_port, ports))
         is_translated = gates.both(walk.at.is_in_connection, walk.at.connection.status[TARGET_NAT])
-        gone = gates.all_of((is_asked, is_translated, -terms.goes_by_loopback))
+        gone = gates.all_of((is_asked, is_translated, -terms.leaves_by_loopback))
         return Case("containers", walk.at.family, walk, terms.reaches(gone))
 
     def build_answers(self) -> Case:
