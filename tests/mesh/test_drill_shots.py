@@ -74,6 +74,14 @@ def test_a_shot_is_whole_however_it_is_cut_and_known_by_its_number(base, protoco
     assert read_trace(number, content) == Trace(NUMBER, 40000)
 
 
+def test_what_comes_back_acknowledges_the_shot_before_it_so_that_the_kernel_knows_its_connection():
+    back = msgspec.structs.replace(IPV4, protocol="tcp", flags=SYN | ACK)
+    (answer,), (alone,) = render_shot(back, NUMBER + 1, NUMBER), render_shot(back, NUMBER + 1)
+    assert struct.unpack_from("!II", answer, 24) == (NUMBER + 1, NUMBER + 1)
+    assert struct.unpack_from("!II", alone, 24) == (NUMBER + 1, 1)
+    assert read_packet_trace(answer) == Trace(NUMBER + 1, 40000)
+
+
 @pytest.mark.parametrize("base", [IPV4, IPV6], ids=["IPv4", "IPv6"])
 def test_a_packet_that_came_out_is_known_by_its_first_part_alone(base):
     for protocol, shape in product(("tcp", "udp"), ("whole", "options", "fragments")):

@@ -67,6 +67,12 @@ def test_before_one_of_a_connection_come_its_first_packets(packet, first, second
     assert [(each.way, each.target_port, each.flags) for each in before] == [first, second]
 
 
+def test_who_asks_back_through_this_machine_was_asked_before_the_guard_was_there():
+    passed = replace(PACKET, state="established, an answer", goes_by="docker0 (bridge)")
+    before, _ = shoot(passed)
+    assert [(each.way, each.target_port, each.flags) for each in before] == [("docker0", 1024, SYN)]
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -75,6 +81,7 @@ def test_before_one_of_a_connection_come_its_first_packets(packet, first, second
         ({"state": "related, an answer"}, "its connection is related"),
         ({"came_by": "", "user": None}, "no socket sends it"),
         ({"came_by": "qmesh0 (dummy)"}, "another kind"),
+        ({"goes_by": "eth0"}, "it leaves by where it came"),
     ],
 )
 def test_what_the_range_cannot_fire_is_said(changed, words):

@@ -73,6 +73,7 @@ class FiringRange:
         self._local: dict[tuple[int, int, str], socket.socket] = {}
         self._seen: defaultdict[int, _Seen] = defaultdict(_Seen)
         self._next, self._fired = FIRST_NUMBER, 0
+        self._last: dict[tuple[str, tuple[str, int], tuple[str, int]], int] = {}
         with self._stack:
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
             self._families = (socket.AF_INET, socket.AF_INET6) if has_ipv6() else (socket.AF_INET,)
@@ -134,6 +135,7 @@ class FiringRange:
 
     def begin_anew(self) -> None:
         """Have programs and kernel know of no connection from before."""
+        self._last.clear()
         ports = tuple(self._listeners)
         self._close_listeners()
         self.listen(ports)
@@ -185,7 +187,9 @@ class FiringRange:
 
     def _send(self, shot: Shot, number: int) -> int:
         """How many packets went into a WireGuard tunnel."""
-        packets = render_shot(shot, number)
+        here, there = (shot.source, shot.source_port), (shot.target, shot.target_port)
+        self._last[shot.protocol, here, there] = number
+        packets = render_shot(shot, number, self._last.get((shot.protocol, there, here), 0))
         if shot.way is None and shot.version == 6 and socket.AF_INET6 not in self._families:
             return 0
         if shot.way is None:

@@ -68,11 +68,15 @@ class Fate(msgspec.Struct, frozen=True):
     is_answered: bool = False
 
 
-def render_shot(shot: Shot, number: int) -> tuple[bytes, ...]:
-    """The IP packets that it consists of. number: from FIRST_NUMBER on."""
+def render_shot(shot: Shot, number: int, answered: int = 0) -> tuple[bytes, ...]:
+    """The IP packets that it consists of. number: from FIRST_NUMBER on.
+
+    answered: the number of the last shot that came the other way of its connection, or 0.
+    """
     source, target = _pack_address(shot.source), _pack_address(shot.target)
     protocol = _TCP if shot.protocol == "tcp" else _UDP
-    content = _render_tcp(shot, number) if protocol == _TCP else _render_udp(shot, number)
+    is_tcp = protocol == _TCP
+    content = _render_tcp(shot, number, answered) if is_tcp else _render_udp(shot, number)
     pseudo = source + target + struct.pack("!II", len(content), protocol)
     place = 16 if protocol == _TCP else 6
     # Of UDP 0 would mean that there is none.
@@ -87,8 +91,8 @@ def _pack_address(text: str) -> bytes:
     return ip_address(text).packed
 
 
-def _render_tcp(shot: Shot, number: int) -> bytes:
-    acknowledged = 1 if shot.flags & ACK else 0
+def _render_tcp(shot: Shot, number: int, answered: int) -> bytes:
+    acknowledged = answered + 1 if shot.flags & ACK else 0
     return struct.pack(
         "!HHIIBBHHH",
         shot.source_port,

@@ -41,7 +41,10 @@ def build_shown_rows(
         if packet.state != "new":
             first, answer = _list_before(packet, shot)
             asks_back = packet.came_by and "an answer" in packet.state and shot.flags == SYN
-            row = replace(row, openers=(first,)) if asks_back else replace(row, before=(first, answer))
+            if asks_back and not packet.goes_by:
+                row = replace(row, openers=(first,))
+            else:  # what asked from a container goes into the tunnel before the guard is there, if at all
+                row = replace(row, before=(first,) if asks_back else (first, answer))
         rows.append(row)
     return tuple(rows), tuple(unfired)
 
@@ -56,6 +59,8 @@ def _find_obstacle(packet: ExamplePacket) -> str:
         return "no socket sends it"
     if " (dummy)" in f"{packet.came_by} {packet.goes_by}":
         return "an interface of another kind has the tunnel's name"
+    if packet.came_by and packet.came_by == packet.goes_by:
+        return "it leaves by where it came, which no drill sees"
     return ""
 
 
