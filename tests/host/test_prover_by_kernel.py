@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -28,10 +30,14 @@ from tests.support.prover_recordings import (
     read_prover_recordings,
     render_both,
 )
-from tests.support.sent_packets import SentPacket, draw_packets
+from tests.support.random_rules import QUIET
+from tests.support.sent_packets import Judge, SentPacket, draw_packets
+from tests.support.waiting import patience
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]
 
+HERE = "192.0.2.2"
+NAT = "table ip n {{\nchain c {{\ntype nat hook prerouting priority -100;\ntcp dport 443 {}\n}}\n}}\n"
 ONE_CHAIN = "table inet t {{\n{}\nchain c {{\ntype filter hook input priority 0; policy accept;\n{}\n}}\n}}\n"
 
 
@@ -48,6 +54,47 @@ def test_of_rules_of_all_kinds_the_prover_is_sure_of_nothing_that_the_kernel_doe
     assert found.unlike == ()
     assert found.packets > found.open
     assert 0.1 < found.passed / found.packets < 0.9
+
+
+def test_of_what_rules_translate_the_prover_is_sure_as_the_kernel_does_it():
+    """Each way to another target, before each question about that."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)  # iptables' lock
+    by_nft = ["redirect to :80", "redirect", f"dnat to {HERE}:80", f"dnat to {HERE}", f"dnat to {HERE}:80-90"]
+    ends = [f"{HERE}:80", HERE, f"{HERE}:80-90", f"{HERE}:80 --random"]
+    by_iptables = [f"DNAT --to-destination {end}" for end in ends] + ["REDIRECT --to-ports 80", "REDIRECT"]
+    dialled = list(itertools.product((22, 80, 443), (HERE, "10.77.0.2")))
+    sure: Counter[str] = Counter()
+    numbers = itertools.count(1024)
+    with PacketInlet() as inlet:
+        for (is_nft, target), asked in itertools.product(
+            [*((True, each) for each in by_nft), *((False, each) for each in by_iptables)],
+            ("tcp dport 80", "tcp dport != 80", f"ip daddr != {HERE}"),
+        ):
+            nftables.run(f"flush ruleset\n{QUIET}" + ONE_CHAIN.format("", f"{asked} drop"))
+            if is_nft:
+                nftables.run(NAT.format(target))
+            else:
+                rule = f"*nat\n-A PREROUTING -p tcp --dport 443 -j {target}\nCOMMIT\n"
+                subprocess.run(["iptables-nft-restore", "--noflush"], input=rule, text=True, check=True)
+            packets = [dial(next(numbers), address, port) for port, address in dialled]
+            came = inlet.send(packets)
+            rules = read_live_rules()
+            judged = Judge(build_ruleset(rules.listing, rules.sets), "ip", rules.listing.interfaces)
+            for packet, fate in zip(packets, judged.list_fates(packets), strict=True):
+                has_come = packet.number in came or (
+                    fate == "passes" and bool(inlet.send([packet], wait_s=patience(0.3)))
+                )
+                assert fate in {"unclear", "passes" if has_come else "drops"}, (target, asked, packet)
+                sure[fate] += packet.target_port == 443
+    assert sure["drops"] > 15
+
+
+def dial(number: int, address: str, port: int) -> SentPacket:
+    """TCP, of a connection of its own."""
+    return DATAGRAM._replace(
+        number=number, protocol="tcp", flag="syn", source="192.0.2.9", source_port=number, target=address,
+        target_port=port,
+    )  # fmt: skip
 
 
 def test_recorded_rulesets_are_as_the_kernel_has_them_and_judges_packets():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from ipaddress import ip_address
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.support.kernel_expressions import (
     number,
     payload,
     verdict,
+    xt,
 )
 from tests.support.prover_recordings import GUARDS, read_prover_recordings
 
@@ -81,7 +83,25 @@ def redirect(port: int | None, flags: int = 0) -> list[Expression]:
     return [immediate(9, port.to_bytes(2, "big")), Expression("redir", {1: number(9), 3: number(flags)})]
 
 
+def translate_by_iptables(address: str, *ports: int, flags: int = 0) -> list[Expression]:
+    """`DNAT` as iptables has it for IPv4."""
+    mapped = ip_address(address).packed
+    content = struct.pack("=II4s4s", 1, 1 | (2 if ports else 0) | flags, mapped, mapped)
+    return [xt("DNAT", 0, content + struct.pack("!HH", *(ports or (0, 0))), "target")]
+
+
+def redirect_by_iptables(*ports: int) -> list[Expression]:
+    """`REDIRECT`, of IPv4."""
+    content = struct.pack("=II8x", 1, 2 if ports else 0) + struct.pack("!HH", *(ports or (0, 0)))
+    return [xt("REDIRECT", 0, content, "target")]
+
+
 NAT: dict[str, Any] = {"kind": "nat", "priority": -100}
+REASONS: dict[str, tuple[str, ...]] = {
+    "not proved": ("to what a rule translates it",),
+    "not here": ("its addresses",),  # that address is not this machine's, as far as it is known
+    "unclear": (),
+}
 KEPT_OUT: tuple[dict[str, Any], list[list[Expression]]] = (
     {"priority": -150},
     [[*TO_PORT, compares(CLOSED.to_bytes(2, "big")), DROP], [meta(16), compares(b"\x06", operator=1), DROP],
@@ -124,10 +144,22 @@ def test_a_container_at_a_closed_port_that_is_published_is_reached_and_the_packe
         (dnat(HERE, CLOSED, CLOSED + 1), "not proved"),  # one of several
         (dnat(HERE, CLOSED, flags=4), "not proved"),  # by chance
         (redirect(CLOSED, flags=4), "not proved"),
-        (redirect(None), "not proved"),  # to the port that it had, which is none that is closed
-        (dnat(CONTAINER, CLOSED), "not proved"),  # which is not this machine
+        (redirect(None), "proved"),  # to the port that it had, which is none that is closed
+        (redirect(22), "proved"),
+        (dnat(HERE), "proved"),
+        (dnat(HERE, 22), "proved"),
+        (dnat(CONTAINER, CLOSED), "not here"),
         (dnat("2001:db8::2", CLOSED, family=10), "proved"),  # of the other family
         ([Expression("masq", {})], "not proved"),
+        (translate_by_iptables(HERE, CLOSED, CLOSED), "refuted"),
+        (translate_by_iptables(HERE, CLOSED, CLOSED + 1), "not proved"),
+        (translate_by_iptables(HERE, CLOSED, CLOSED, flags=4), "not proved"),
+        (translate_by_iptables(HERE), "proved"),
+        (translate_by_iptables(CONTAINER, CLOSED, CLOSED), "not here"),
+        (redirect_by_iptables(CLOSED, CLOSED), "refuted"),
+        (redirect_by_iptables(CLOSED, CLOSED + 1), "not proved"),
+        (redirect_by_iptables(), "proved"),
+        ([xt("DNAT", 2, bytes(7), "target")], "unclear"),
     ],
 )
 def test_what_a_rule_leads_to_a_closed_port_is_shown_where_it_is_known_to_what(ends, answer):
@@ -135,9 +167,9 @@ def test_what_a_rule_leads_to_a_closed_port_is_shown_where_it_is_known_to_what(e
         [*TO_PORT, compares(CLOSED.to_bytes(2, "big")), verdict(1)]
     ]))  # fmt: skip
     shown = prove(found, "outside")
-    assert shown.answer == answer
-    assert shown.unclear == ()
-    assert shown.unusual == (("to what a rule translates it",) if answer == "not proved" else ())
+    assert shown.answer == ("not proved" if answer in REASONS else answer)
+    assert shown.unusual == REASONS.get(answer, ())
+    assert bool(shown.unclear) == (answer == "unclear")
     if answer != "proved":
         assert shown.packet is not None
         assert shown.packet.target_port == PUBLISHED

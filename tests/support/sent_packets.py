@@ -25,6 +25,8 @@ OWN_ADDRESSES: Final[dict[tuple[str, Family], str]] = {
 """This machine's, by interface."""
 BESIDE: Final = {"ip": ("10.77.0.0/24", "192.0.2.0/24"), "ip6": ("fd77::/64", "2001:db8::/64")}
 """Networks that it has addresses in."""
+MOST_TRANSLATED: Final = 40
+"""Packets of a rule set, of those that rules may translate, of which a solver is asked."""
 _FLAGS: Final = {"syn": 0x02, "ack": 0x10, "rst": 0x04}
 
 
@@ -146,10 +148,31 @@ class Judge:
         may_be[TRUE] = every, 0
         on, off = _look_up(may_be, passes)
         escaped, _ = _look_up(may_be, escapes)
-        return [
+        fates: list[Fate] = [
             "unclear" if (on & off | escaped) >> place & 1 else "passes" if on >> place & 1 else "drops"
             for place in range(len(packets))
         ]
+        if self._walk.diversion.when != FALSE:
+            asked = [place for place, fate in enumerate(fates) if fate == "unclear"][:MOST_TRANSLATED]
+            found = self._list_translated([packets[place] for place in asked])
+            for place, fate in zip(asked, found, strict=True):
+                fates[place] = fate
+        return fates
+
+    def _list_translated(self, packets: Sequence[SentPacket]) -> Iterator[Fate]:
+        """What becomes of each, where it is known to what rules translate it: they may also drop it there."""
+        walk = self._walk
+        off = [-wire for wire in self._list_known()]
+        with Solver(self._gates) as solver:
+            for law in (*walk.laws, *walk.usual):
+                solver.require(law)
+            passes = self._gates.both(walk.alive, -walk.escaped)
+            for packet in packets:
+                bits = self._list_bits(packet)
+                asked = [wire if is_set else -wire for wire, is_set in bits if abs(wire) != TRUE]
+                asked += (*off, *walk.switches)
+                is_known = solver.is_possible(asked)
+                yield "drops" if is_known and not solver.is_possible([*asked, passes]) else "unclear"
 
     def _list_facts(self, packet: SentPacket, known: Mapping[int, bool]) -> Iterator[tuple[int, bool]]:
         """The option that it has; and that it comes from elsewhere, and goes to one machine."""

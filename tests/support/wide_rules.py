@@ -87,7 +87,25 @@ def _draw_xtables_of(random: Random, *, is_ipv6: bool) -> str:
         return "".join(f"-A {chain} {random.choice(matches)} -j {target}\n" for target in targets)
 
     early, late = draw("PREROUTING", back), draw("INPUT", shared)
-    return f"*mangle\n{early}COMMIT\n*filter\n{late}COMMIT\n"
+    nat, behind = _draw_xtables_translation(random, "ip6" if is_ipv6 else "ip")
+    return f"*mangle\n{early}COMMIT\n*nat\n{nat}COMMIT\n*filter\n{behind}{late}COMMIT\n"
+
+
+def _draw_xtables_translation(random: Random, family: str) -> tuple[str, str]:
+    """A rule of `nat`, or none; and one of `filter` that asks what became of its packets."""
+    if random.random() < 0.5:
+        return "", ""
+    protocol, own = random.choice(("tcp", "udp")), _OWN[family]
+    dialled, first, last = random.choice(PORTS), *sorted(random.sample(PORTS, 2))
+    end = own if family == "ip" else f"[{own}]"
+    target = random.choice(
+        (f"REDIRECT --to-ports {first}", "REDIRECT", f"DNAT --to-destination {own}",
+         f"DNAT --to-destination {end}:{first}", f"DNAT --to-destination {end}:{first}-{last}",
+         f"DNAT --to-destination {end}:{first} --persistent", f"DNAT --to-destination {end}:{first} --random")
+    )  # fmt: skip
+    asked = random.choice((f"--dport {first}", f"! --dport {first}", f"! --dport {dialled}", f"! -d {own}"))
+    words = f"-p {protocol} --dport {dialled} -j {target}"
+    return f"-A PREROUTING {words}\n", f"-A INPUT -p {protocol} {asked} -j DROP\n"
 
 
 def list_files() -> list[Path]:

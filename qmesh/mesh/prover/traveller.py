@@ -210,6 +210,16 @@ class Traveller:
         local = gates.make_variable()
         self.is_for_this_machine = gates.choose(is_changed, local, self.is_for_this_machine)
 
+    def change_target(self, when: int, address: Wires | None, port: Wires) -> None:
+        """Its target becomes that one, where that is so; address: None where it is not known."""
+        gates = self.gates
+        _, start, length = ADDRESSES[self.family]
+        if address is not None:
+            other = gates.choose_each(when, address, self.target)
+            self.network = (*self.network[: 8 * start], *other, *self.network[8 * (start + length) :])
+        port = gates.choose_each(when, port, self.target_port)
+        self.transport = (*self.transport[:16], *port, *self.transport[32:])
+
     def translate_source(self, is_changed: int) -> None:
         """Its source becomes any other, where that is so."""
         gates = self.gates

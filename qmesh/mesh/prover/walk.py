@@ -184,6 +184,9 @@ class Walk:
         elif self._hook == "output" and self._ruleset.translates_arrivals(at.family):
             old = gates.both(at.is_answer, at.connection.status[SOURCE_NAT])
         is_changed = gates.both(gates.make_variable(), gates.either(old, now))
+        if is_target:
+            surely = gates.any_of(map(self._is_surely_changed, self._new_targets))
+            is_changed = gates.either(is_changed, surely)
         first = gates.both(at.is_new, now)
         self.plain += [-is_changed, -first]
         if is_target:
@@ -193,10 +196,28 @@ class Walk:
             at.note_translation(is_said)
             target, port = at.target, at.target_port
             at.translate_target(is_changed)
+            for each in self._new_targets:
+                at.change_target(self._is_sure(each), *_complete(each, target, port))
             self._note_diversion(is_changed, first, target, port)
         else:
             at.translate_source(is_changed)
             self.usual += [-is_changed, -first]
+
+    def _is_sure(self, new: NewTarget) -> int:
+        """Which packets get that target, whatever was before: such as have ports."""
+        return self.gates.both(new.when, self.gates.either(self.at.is_tcp, self.at.is_udp))
+
+    def _is_surely_changed(self, new: NewTarget) -> int:
+        """Which of these have another one than before."""
+        at, gates = self.at, self.gates
+        address, port = _complete(new, at.target, at.target_port)
+        is_same = self._is_same(at.target_port, port)
+        if address is not None:
+            is_same = gates.both(is_same, self._is_same(at.target, address))
+        return gates.both(self._is_sure(new), -is_same)
+
+    def _is_same(self, bits: Wires, others: Wires) -> int:
+        return self.gates.all_of(map(self.gates.same, bits, others))
 
     def _note_diversion(self, is_changed: int, first: int, target: Wires, port: Wires) -> None:
         """target, port: as they were before."""
@@ -207,11 +228,9 @@ class Walk:
             gates.either(-is_changed, first),
         ]
         for each in self._new_targets:
-            new = (*(each.address or target), *(each.port or port))
-            becomes = gates.all_of(map(gates.same, (*at.target, *at.target_port), new))
-            if each.is_own:
-                ports = gates.all_of(map(gates.same, at.target_port, each.port or port))
-                becomes = gates.both(ports, at.is_for_this_machine)
+            address, new_port = _complete(each, target, port)
+            is_there = at.is_for_this_machine if address is None else self._is_same(at.target, address)
+            becomes = gates.both(is_there, self._is_same(at.target_port, new_port))
             self.usual.append(gates.either(-each.when, becomes))
         self.diversion = Diversion(is_changed, at.target, at.is_for_this_machine)
 
@@ -302,3 +321,8 @@ class Walk:
         if id(rule) not in self._places:
             self._places[id(rule)] = describe_rule(rule)
         return self._places[id(rule)]
+
+
+def _complete(new: NewTarget, target: Wires, port: Wires) -> tuple[Wires | None, Wires]:
+    """Address and port of a new target; what stays is as given. None for an address that is not known."""
+    return None if new.is_own else new.address or target, new.port or port

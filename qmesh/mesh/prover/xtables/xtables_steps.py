@@ -28,6 +28,7 @@ from qmesh.mesh.prover.xtables.xtables_fields import (
     set_mark,
     untrack_always,
 )
+from qmesh.mesh.prover.xtables.xtables_translations import redirect, translate_ipv4_target, translate_target
 
 _Match: TypeAlias = Callable[[RuleRun, bytes], int]
 _STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
@@ -174,7 +175,8 @@ def _match_state(run: RuleRun, content: bytes) -> int:
 
 _TARGETS: Final[Mapping[tuple[str, int], Callable[[RuleRun, bytes], bool]]] = {
     ("MARK", 2): set_mark, ("CONNMARK", 2): set_connection_mark, ("CT", 1): untrack_always,
-    ("CT", 2): untrack_always,
+    ("CT", 2): untrack_always, ("DNAT", 0): translate_ipv4_target, ("DNAT", 1): translate_target,
+    ("DNAT", 2): translate_target, ("REDIRECT", 0): redirect,
 }  # fmt: skip
 _MATCHES: Final[Mapping[tuple[str, int], _Match]] = {
     ("comment", 0): _match_all, ("tcp", 0): _match_tcp, ("udp", 0): _match_udp,
