@@ -295,3 +295,14 @@ def test_what_is_not_proved_has_a_reason_and_what_is_refuted_a_packet(chains: An
         assert bool(reasons) == (shown.answer == "not proved")
         assert (shown.packet is None) == (shown.answer == "proved")
         assert all(place.text for place in shown.unclear)
+
+
+@pytest.mark.parametrize(("claim", "number"), [("taken-up", 0), ("taken-up", 1), ("containers", 0)])
+def test_a_packet_that_is_shown_leaves_and_a_proof_does_without_what_drops_it_at_last(claim, number):
+    """Some ways out of the kernel pass no rule of that hook."""
+    open_to_all = prove_each(rules(), claim)[number]
+    dropped = prove_each(rules(({"hook": "postrouting"}, [[DROP]])), claim)[number]
+    assert open_to_all.answer == "refuted"
+    assert (dropped.answer, dropped.unusual) == ("not proved", ("that a rule drops it on its way out",))
+    masked = rules(({"hook": "postrouting", "kind": "nat", "priority": 100}, [[Expression("masq", {})]]))
+    assert prove_each(masked, claim)[number].answer == "refuted"

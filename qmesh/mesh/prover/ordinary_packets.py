@@ -73,6 +73,7 @@ def list_ordinary(
         ("its ports", _list_ports(at)),
         ("its user", [gates.any_of(gates.equal(at.user, each.to_bytes(4, ORDER)) for each in _USERS)]),
         ("its interfaces", _list_interfaces(case, guard, interfaces, own)),
+        ("that a rule drops it on its way out", [case.leaves]),
         ("to what a rule translates it", case.walk.usual),
     )
     return ((words, wire) for words, wires in said for wire in wires)

@@ -109,6 +109,14 @@ class Walk:
             self.at.leave_by(self.diversion.when)
         self.at.phase = "after conntrack"
 
+    def leave(self) -> int:
+        """Let them through the last hooks; which packets come out. What is translated there is usual."""
+        count = len(self.usual)
+        for hook in ("postrouting", "egress"):
+            self.pass_hook(hook)
+        del self.usual[count:]
+        return self.gates.either(self.alive, self.escaped)
+
     def _pass_chains(self, chains: list[ListedChain], *, uncertain: int | None = None) -> None:
         """uncertain: chains of this priority may come before or after something else."""
         for chain in chains:

@@ -37,6 +37,7 @@ def _build_passages(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Cas
     published = gates.both(to_container, terms.is_closed(at.target_port))
     taken_up = gates.all_of((terms.is_cut_in, terms.came_by_bridge, terms.is_closed(at.source_port)))
     by_tunnel = gates.either(terms.came_by_tunnels_name, terms.has_tunnel_name(terms.goes_by))
+    walk.leave()
     its_own = gates.any_of((to_own, published, taken_up, by_tunnel))
     return Case("others", family, walk, gates.both(-walk.alive, -its_own))
 
@@ -50,5 +51,6 @@ def _build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Case:
     service = gates.any_of(
         terms.is_in_ports(port, [guard.service_port]) for port in (at.source_port, at.target_port)
     )
+    walk.leave()
     its_own = gates.any_of((older, asks, service))
     return Case("others", family, walk, gates.both(-walk.alive, -its_own))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from qmesh.mesh.prover.claims.case import Case
 from qmesh.mesh.prover.claims.packet_terms import PacketTerms
 from qmesh.mesh.prover.claims.ways import walk_outward
@@ -19,13 +21,12 @@ def build_sent(ruleset: ProvedRuleset, guard: Guard, family: Family) -> Iterator
     """Who is answered, and who speaks with the membership service."""
     walk = walk_outward(ruleset, family)
     sent = _Sent(guard, walk, walk.start.source_port)
-    yield sent.build_taken_up()
-    yield sent.build_older()
-    yield sent.build_service()
+    closed = sent.build_taken_up(), sent.build_older(), sent.build_service()
+    translated = sent.build_translated()
+    leaves = walk.leave()
+    yield from (replace(case, leaves=leaves) for case in closed)
     yield sent.build_asking()
-    yield sent.build_translated()
-    for hook in ("postrouting", "egress"):
-        walk.pass_hook(hook)
+    yield replace(translated, leaves=leaves)
     yield sent.build_answers()
 
 
