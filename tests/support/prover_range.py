@@ -26,7 +26,7 @@ Said: TypeAlias = Literal["refuted", "not proved", "proved"]
 
 
 class Proved(msgspec.Struct, frozen=True):
-    """said: of all claims together that are proved of the whole guard. by: the claim that says so.
+    """said: of all claims together that are proved of the whole guard. by: the claim that says so, and why.
 
     shown: the packets that refute claims, for a drill.
     """
@@ -79,5 +79,6 @@ def _judge(verdicts: list[Verdict], open_before: set[tuple[ClaimCode, str]], bef
         return Proved("refuted", f"{refuted[0].claim}, {refuted[0].family}", rows)
     for each in verdicts:
         if each.answer != "proved" and (each.claim, each.family) not in open_before:
-            return Proved("not proved", f"{each.claim}, {each.family}")
+            reasons = "; ".join((*map(str, each.unclear), *each.unusual))
+            return Proved("not proved", f"{each.claim}, {each.family}: {reasons}")
     return before or Proved("proved")
