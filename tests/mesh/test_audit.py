@@ -36,7 +36,7 @@ from qmesh.mesh.audit.surroundings import (
 from qmesh.mesh.desired import Facts, LocalEnd, build_desired_state
 from qmesh.mesh.foreign.obstacles import Obstacle
 from qmesh.mesh.foreign.saved_rules import SavedRules
-from qmesh.mesh.guard.render import render_table
+from qmesh.mesh.guard.render import render_held_table, render_table
 from qmesh.mesh.inventory import Inventory, list_workers
 from qmesh.mesh.links.activity import LinkReport, SharedKey, SilentLink
 from qmesh.mesh.machine import Machine
@@ -65,6 +65,7 @@ from qmesh.mesh.systemd.units import WORKERS as UNITS
 from qmesh.mesh.values import PROFILES, Endpoint, Secret
 from tests.support.finding_codes import findings_in_the_code
 from tests.support.machine_facts import FACTS as TOLD
+from tests.support.older_guard import as_of_format_3, as_of_format_4
 
 replace = msgspec.structs.replace
 
@@ -215,6 +216,21 @@ def test_a_guard_whose_chains_are_elsewhere_among_others_is_not_first():
     assert found(replace(WANTED, guard=AlteredGuard(more)))[0][0] == "guard-drift"
     without = replace(WANTED, guard=AlteredGuard(text.replace("counter drop", "accept")))
     assert found(without)[0][0] == "guard-drift"
+
+
+@pytest.mark.parametrize("of_older", [as_of_format_3, as_of_format_4])
+def test_a_guard_of_another_version_for_the_same_ports_is_none_that_somebody_changed(of_older):
+    older = AlteredGuard(of_older(render_table(GUARD)))
+    # No worker is said to be open, and no setting to matter that it makes up for.
+    around = replace(AROUND, weaknesses=(SOMETIMES,))
+    (finding,) = list_findings(WANTED, replace(WANTED, guard=older), around)
+    assert (finding.code, finding.severity, finding.cure) == ("guard-outdated", "warning", "qmesh restart")
+    wanted = replace(WANTED, guard=replace(GUARD, ports=(40002,)))
+    (finding, *_) = list_findings(wanted, replace(WANTED, guard=older), AROUND)
+    assert (finding.code, finding.severity) == ("guard-drift", "error")
+    assert finding.seen == "a guard for ports 40002-40004"
+    held = AlteredGuard(of_older(render_held_table(GUARD)), lack="table")
+    assert found(replace(WANTED, guard=held)) == [("guard-missing", "error", "table inet qmesh")]
 
 
 @pytest.mark.parametrize(
@@ -1213,6 +1229,7 @@ def test_every_code_is_one_that_stays():
             "guard-missing",
             "guard-not-first",
             "guard-drift",
+            "guard-outdated",
             "guard-boot",
             "guard-held",
             "foreign-flush",
@@ -1445,6 +1462,7 @@ EACH_CODE: dict[str, NodeState | AuditContext | Finding] = {
     "guard-drift": replace(WANTED, guard=AlteredGuard("x")),
     "guard-held": replace(WANTED, guard=AlteredGuard("x", loaded=GUARD, lack="held table")),
     "guard-missing": replace(WANTED, guard=None),
+    "guard-outdated": replace(WANTED, guard=AlteredGuard(as_of_format_4(render_table(GUARD)))),
     "guard-not-first": replace(WANTED, guard=AlteredGuard(render_table(GUARD).replace("mangle", "7"))),
     "key-mismatch": replace(AROUND, key_files=(replace(KEY_FILE, public_key=None),)),
     "key-missing": replace(AROUND, key_files=(replace(KEY_FILE, mode=None),)),

@@ -58,6 +58,14 @@ def parse_table_header(listing: str) -> Guard | None:
     return _parse_parameters(_ANY_FORMAT.sub(f'comment "{FORMAT}: ', listing))
 
 
+def parse_other_format(listing: str) -> Guard | None:
+    """What the table of another version of qmesh says of itself. Whether it is whole, only that one knows.
+
+    None where it is not understood, and for a table of this version.
+    """
+    return None if _HEADER.search(listing) else parse_table_header(listing)
+
+
 def _parse_parameters(listing: str) -> Guard | None:
     header = _HEADER.search(listing)
     if header is None:

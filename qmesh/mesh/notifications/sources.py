@@ -24,7 +24,15 @@ from qmesh.mesh.view.cluster_view import EventView
 MOST_FINDINGS: Final = 200
 """Of one check; a local user can have as many as he opens ports."""
 TOLD_OTHERWISE: Final = frozenset(
-    {"peer-silent", "worker-silent", "guard-missing", "guard-drift", "guard-held", "guard-not-first"}
+    {
+        "peer-silent",
+        "worker-silent",
+        "guard-missing",
+        "guard-drift",
+        "guard-outdated",
+        "guard-held",
+        "guard-not-first",
+    }
 )
 """Codes of findings that are a kind of change of their own. guard-boot is not: it may be about a unit."""
 

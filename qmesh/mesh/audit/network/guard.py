@@ -9,6 +9,7 @@ from typing import Final
 from qmesh.mesh.audit.findings import APPLY, Finding, error_finding, warning_finding
 from qmesh.mesh.audit.surroundings import AuditContext
 from qmesh.mesh.foreign.obstacles import Obstacle
+from qmesh.mesh.guard.parse import parse_other_format
 from qmesh.mesh.guard.render import render_table
 from qmesh.mesh.ports.port_ranges import format_port_ranges
 from qmesh.mesh.ports.reserved_lists import SETTING, list_overwriting
@@ -36,7 +37,8 @@ def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
     closed = f"worker ports {format_port_ranges(wanted.ports)} open to {wanted.control_address} only" + (
         f", and ports {others} closed" if others else ""
     )
-    lack = seen.lack if isinstance(seen, AlteredGuard) and seen.loaded == wanted else None
+    loaded = find_loaded_guard(observed)
+    lack = seen.lack if isinstance(seen, AlteredGuard) and loaded == wanted else None
     if seen is None:
         yield error_finding("guard-missing", "table inet qmesh", closed, "no such table")
     elif lack == "table":
@@ -54,14 +56,23 @@ def guard_findings(desired: NodeState, observed: NodeState) -> Iterator[Finding]
             "the second table, held by a process",
             "no such table, or another one",
         )
+    elif loaded == wanted:
+        rules = "the rules of another version of qmesh, whose agent keeps them"
+        yield warning_finding("guard-outdated", "table inet qmesh", closed, rules, "qmesh restart")
     elif moved := _describe_moved_chains(wanted, seen):
         yield error_finding(
             "guard-not-first", "table inet qmesh", "each of its chains at its place among others'", moved
         )
     else:
-        yield error_finding(
-            "guard-drift", "table inet qmesh", closed, _describe_difference(wanted, observed.loaded_guard)
-        )
+        yield error_finding("guard-drift", "table inet qmesh", closed, _describe_difference(wanted, loaded))
+
+
+def find_loaded_guard(observed: NodeState) -> Guard | None:
+    """The guard that is in the kernel, that of another version of qmesh too, whose agent keeps it whole."""
+    seen = observed.guard
+    return observed.loaded_guard or (
+        parse_other_format(seen.text) if isinstance(seen, AlteredGuard) else None
+    )
 
 
 def _describe_moved_chains(wanted: Guard, seen: Guard | AlteredGuard) -> str:
@@ -155,7 +166,9 @@ def port_findings(desired: NodeState, observed: NodeState, around: AuditContext)
 
 def sysctl_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> Iterator[Finding]:
     """Settings that weaken the machine; those that the guard makes up for, only while it is not whole."""
-    is_whole = observed.guard == desired.guard
+    wanted, seen = desired.guard, observed.guard
+    is_outdated = isinstance(seen, AlteredGuard) and not seen.lack and find_loaded_guard(observed) == wanted
+    is_whole = seen == wanted or (is_outdated and wanted is not None)
     for weak in around.weaknesses:
         if weak.always:
             yield warning_finding("sysctl", weak.setting, weak.wanted, weak.seen, weak.cure)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from qmesh.errors import BadInput
 from qmesh.mesh import nodeconfig
 from qmesh.mesh.audit.findings import APPLY, RENDER, Finding, error_finding, warning_finding
+from qmesh.mesh.audit.network.guard import find_loaded_guard
 from qmesh.mesh.audit.network.links import away_worker_findings, list_quiet_machines
 from qmesh.mesh.audit.node.config import own_tunnel_address, parse_worker_entries
 from qmesh.mesh.audit.node.silence import advise_on_silence, describe_silence_with_failures
@@ -22,7 +23,8 @@ def listener_findings(desired: NodeState, observed: NodeState, around: AuditCont
     mine = own_tunnel_address(desired)
     own = desired.guard.ports if isinstance(desired.guard, Guard) else ()
     ports = {*own, *_list_configured_ports(around, mine)}
-    guarded = () if observed.loaded_guard is None else observed.loaded_guard.closed_ports
+    loaded = find_loaded_guard(observed)
+    guarded = () if loaded is None else loaded.closed_ports
     taken = {(each.address, each.port) for each in ([] if around.node is None else around.node.taken)}
     for address, port in around.listeners:
         if port not in ports or ipaddress.ip_address(address).is_loopback:
@@ -45,7 +47,8 @@ def listener_findings(desired: NodeState, observed: NodeState, around: AuditCont
 def open_port_findings(desired: NodeState, observed: NodeState, around: AuditContext) -> Iterator[Finding]:
     """Ports of programs other than workers at which anyone reaches this machine, each port once."""
     wanted = desired.guard if isinstance(desired.guard, Guard) else None
-    loaded = () if observed.loaded_guard is None else observed.loaded_guard.closed_ports
+    guard = find_loaded_guard(observed)
+    loaded = () if guard is None else guard.closed_ports
     beyond = {port for address, port in around.listeners if not ipaddress.ip_address(address).is_loopback}
     for port in sorted(
         beyond.intersection(() if wanted is None else wanted.guarded_ports).difference(loaded)
