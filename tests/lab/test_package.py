@@ -36,6 +36,7 @@ from tests.support.lab.packages import (
     prepare_packages,
 )
 from tests.support.lab.upgrade import UpgradeCluster, flush_rules
+from tests.support.versions import skip_without_before
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
@@ -109,9 +110,14 @@ def test_an_upgrade_replaces_what_runs_and_leaves_guard_tunnel_and_state(control
     assert findings(control) == set()
 
 
-def test_g3_nothing_comes_through_and_nothing_is_lost_while_both_are_upgraded(packages):
+@pytest.mark.parametrize("before", [False, True], ids=["of this version", "of the version before"])
+def test_g3_nothing_comes_through_and_nothing_is_lost_while_both_are_upgraded(before, packages, tmp_path):
+    """Rules of the version before are others: they are replaced."""
+    old = packages[OLD]
+    if before:
+        old = build_package(tmp_path, OLD, source=skip_without_before() / "source")
     with Lab() as lab:
-        cluster = UpgradeCluster(lab, packages[OLD])
+        cluster = UpgradeCluster(lab, old)
         for machine in (cluster.member, cluster.control):
             with flush_rules(machine):
                 report = cluster.upgrade(machine, packages[NEW])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from qmesh.host.system import agent_health
+from qmesh.mesh.guard.render import FORMAT
 from tests.support.lab.cluster import CONFIG, NODE_CONFIG, STATE
 from tests.support.lab.machines import TOOLS, Lab, Machine
 from tests.support.lab.packages import PROGRAM, install, prepare_packages
@@ -87,11 +89,12 @@ class UpgradeCluster:
         self.member.run([PROGRAM, "join", "-", "--config", CONFIG], input=text)
 
     def upgrade(self, machine: Machine, package: Path) -> UpgradeReport:
-        """Give a machine another package, and count from a moment before to a moment after."""
+        """Give a machine a package of this checkout, and count until both tables of its guard are loaded."""
         asked, began = self._count_asked(machine), time.monotonic()
         with _measure_absence(machine) as absence:
             install(machine, package)
             seconds = time.monotonic() - began
+        wait_until(lambda: _list_formats(machine) == [FORMAT, FORMAT])
         idle(_AFTER_S)
         served, held = _read(machine, "/root/served"), _read(self.control, "/root/held")
         arrived = {OTHER: 0}
@@ -114,6 +117,12 @@ class UpgradeCluster:
     def _count_asked(self, machine: Machine) -> int:
         found = _read(self._attacker, f"/root/{machine.name}")["found"]
         return sum(entry["count"] for what, entry in found.items() if not what.endswith(f" {OTHER}"))
+
+
+def _list_formats(machine: Machine) -> list[str]:
+    """What the loaded tables of the guard say that they are, the second one too."""
+    loaded = machine.run(["nft", "list", "ruleset"]).stdout
+    return re.findall(r'comment "(qmesh guard \d+): ', loaded)
 
 
 def _begin(machine: Machine, program: str, verb: str, record: str, *words: str) -> None:
