@@ -17,6 +17,7 @@ from qmesh.mesh.foreign.expressions import Expression
 from qmesh.mesh.foreign.kernel_rules import KernelRule
 from qmesh.mesh.foreign.packet_fields import ORDER
 from qmesh.mesh.foreign.rulesets import ListedChain
+from qmesh.mesh.guard.tables import TABLE
 from qmesh.mesh.prover.claim_codes import ClaimCode
 from qmesh.mesh.prover.claims.claim_list import build_cases
 from qmesh.mesh.prover.decide import Verdict, decide_each
@@ -265,6 +266,18 @@ def test_members_reach_the_membership_service_while_no_limit_is_exceeded(ends, a
     if shown.packet is not None:
         assert shown.packet.came_by == "qmesh0 (wireguard)"
         assert shown.packet.target_port == CONTROL.service_port
+
+
+def test_an_answer_to_others_that_the_guard_drops_is_shown():
+    answers = KernelRule("inet", TABLE, "c", 5, (ct(1), compares(b"\1"), DROP))
+    chain = ListedChain(family="inet", table=TABLE, name="c", hook="output")
+    found = replace(
+        EMPTY, chains={("inet", TABLE): {"c": chain}}, rules={("inet", TABLE, "c"): (answers,)}
+    )  # fmt: skip
+    *_, sent = prove_each(found, "others")
+    assert sent.answer == "refuted"
+    assert sent.packet is not None
+    assert sent.packet.state == "established, an answer"
 
 
 PARTS = (

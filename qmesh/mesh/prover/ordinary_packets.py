@@ -41,7 +41,7 @@ _LOOPBACK_NETWORKS: Final = ("127.0.0.0/8", "::1/128")
 _LOOPBACK_INTERFACE: Final = ("lo", ("127.0.0.1/8", "::1/128"))
 _USERS: Final = (0, 1000)
 _LEAST_PORT: Final = 1024
-_ALSO_ANSWERS: Final = frozenset({"control", "wireguard", "answers", "older"})
+_ALSO_ANSWERS: Final = frozenset({"control", "wireguard", "answers", "older", "others"})
 """Claims that answers break too."""
 
 
