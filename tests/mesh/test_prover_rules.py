@@ -292,6 +292,9 @@ XT_NEW = [xt("state", 0, number(8)[::-1]), DROP]
         ("passes", [[ACCEPT]], {"hook": "prerouting", "priority": -100, "kind": "nat"}),
         ("passes", [[xt("DNAT", 2, bytes(44), "target")]], {"hook": "prerouting", "priority": -100,
                                                              "kind": "nat"}),
+        ("passes", [[xt("REDIRECT", 0, bytes(40), "target")]], {"hook": "prerouting", "priority": -100,
+                                                                 "kind": "nat"}),
+        ("passes", [[xt("SNAT", 0, b"", "target")]], {"hook": "input", "priority": 100, "kind": "nat"}),
         ("passes", [[nft("masq")]], {"hook": "input", "priority": 100, "kind": "nat"}),
         ("passes", [[DROP]], {"hook": "forward"}),
         ("drops", [], {"drops": True}),
@@ -528,3 +531,15 @@ def test_what_this_machine_sends_has_no_connection_before_conntrack():
             new = walk.at.is_new
             switches = list(walk.switches)
             assert solver.is_possible([new, *switches, walk.alive]) is is_dropped
+
+
+def test_where_iptables_redirects_ipv6_is_in_a_range_of_its_own_form():
+    rule = xt("REDIRECT", 0, struct.pack("=I32x", 2) + struct.pack("!HH", 22, 22), "target")
+    found = ruleset([rule], hook="prerouting", priority=-100, kind="nat", family="ip6")
+    gates = Gates()
+    walk = Walk(gates, found, Traveller(gates, "ip6", arrives=True))
+    walk.pass_hook("prerouting")
+    with Solver(gates) as solver:
+        begins = [walk.start.is_tcp, walk.start.is_new, walk.diversion.when, *walk.usual, *walk.switches]
+        assert solver.is_possible(begins)
+        assert not solver.is_possible([*begins, -gates.equal(walk.at.target_port, b"\0\x16")])
