@@ -67,6 +67,7 @@ def test_mistakes_are_noticed():
         ),
         ("worker", "an interval too short at its end, in sent", "refuted", "containers"),
         ("control", "two rules the other way round, in closed_port", "refuted", "answers"),
+        pytest.param("control", "another user, in sent", "refuted", "service", marks=pytest.mark.long),
         pytest.param(
             "control",
             "two rules the other way round, in answered",

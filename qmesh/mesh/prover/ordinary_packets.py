@@ -40,6 +40,8 @@ _TO_ALL: Final = {"ip": ("255.255.255.255", b"\1"), "ip6": ("ff02::1", b"\2")}
 _LOOPBACK_NETWORKS: Final = ("127.0.0.0/8", "::1/128")
 _LOOPBACK_INTERFACE: Final = ("lo", ("127.0.0.1/8", "::1/128"))
 _USERS: Final = (0, 1000)
+_NO_USERS_BIT: Final = 0 if ORDER == "big" else 8 * 3
+"""That of numbers from 2**31 on: no tool gives a user one."""
 _LEAST_PORT: Final = 1024
 _ALSO_ANSWERS: Final = frozenset({"control", "wireguard", "answers", "older", "others"})
 """Claims that answers break too."""
@@ -71,7 +73,7 @@ def list_ordinary(
         ("what it is asked for beside", list_plain_facts(at, partial(_is_own_address, case, own))),
         ("its addresses", _list_addresses(case, guard, own)),
         ("its ports", _list_ports(at)),
-        ("its user", [gates.any_of(gates.equal(at.user, each.to_bytes(4, ORDER)) for each in _USERS)]),
+        ("its user", [-at.user[_NO_USERS_BIT]]),
         ("its interfaces", _list_interfaces(case, guard, interfaces, own)),
         ("that a rule drops it on its way out", [case.leaves]),
         ("to what a rule translates it", case.walk.usual),
@@ -258,6 +260,7 @@ def list_preferred(case: Case, guard: Guard, own: OwnInterfaces) -> Iterator[int
     """What is best for an example, where it can be: a stranger's first packet, by an ordinary interface."""
     at, gates = case.walk.start, case.walk.gates
     yield -case.walk.diversion.when
+    yield gates.any_of(gates.equal(at.user, each.to_bytes(4, ORDER)) for each in _USERS)
     yield -at.is_looped
     yield at.is_for_this_machine
     if at.iif is None:
