@@ -61,6 +61,21 @@ def test_of_thousands_those_are_left_out_whose_turn_does_not_come_in_time(monkey
     assert [each.seconds for each in found.values()].count(0.0) == 93
 
 
+def test_no_more_are_begun_at_a_time_than_a_tunnels_queue_takes(monkeypatch):
+    rule = "add table inet t; add chain inet t c { type filter hook input priority 0; tcp dport 1-999 drop; }"
+    subprocess.run(["nft", rule], check=True)
+    times, start = list[float](), tcp_probe._start_connect
+
+    def start_noted(place):
+        times.append(time.monotonic())
+        return start(place)
+
+    monkeypatch.setattr(tcp_probe, "_start_connect", start_noted)
+    tcp_probe.probe_places([("127.0.0.1", port) for port in range(1, 302)], wait_s=0.3)
+    assert len(times) == 301
+    assert min(later - earlier for earlier, later in zip(times, times[50:], strict=False)) >= 0.02
+
+
 def test_why_a_place_does_not_answer_is_known():
     rules = """table inet t { chain c { type filter hook input priority 0;
         tcp dport 1 drop

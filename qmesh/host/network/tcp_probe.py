@@ -14,8 +14,10 @@ from typing import Final, NamedTuple
 
 from qmesh.host.system import heartbeat
 
-_IN_A_ROW: Final = 100
-"""Connections that are begun before answers are looked for: a tunnel has a queue of 500 packets."""
+_MOST_YOUNG: Final = 50
+"""Connections that are young and not answered: a tunnel's queue has 500 packets, and each sends three."""
+_YOUNG_S: Final = 0.02
+"""Seconds after which what was sent is in no queue of this machine any more."""
 _LONGER: Final = 10
 """Times the wait for one that thousands of places may take."""
 AT_ONCE: Final = 400
@@ -60,7 +62,7 @@ def probe_places(
         while True:
             if time.monotonic() > until:
                 found |= dict.fromkeys(waiting, ProbeResult(0.0, errno.ETIMEDOUT))
-            for place in itertools.islice(waiting, min(_IN_A_ROW, most - len(begun))):
+            for place in itertools.islice(waiting, _count_room(begun, most)):
                 attempt = _start_connect(place)
                 if isinstance(attempt, int):
                     found[place] = ProbeResult(0.0, attempt)
@@ -69,7 +71,8 @@ def probe_places(
                     begun[attempt.end.fileno()] = attempt
             has_more = operator.length_hint(waiting) > 0
             if begun:
-                _collect_answers(poll, begun, found, wait_s, waits=not has_more or len(begun) >= most)
+                pause_s = _YOUNG_S if has_more and len(begun) < most else math.inf
+                _collect_answers(poll, begun, found, wait_s, pause_s)
             elif not has_more:
                 return found
 
@@ -80,6 +83,13 @@ class _Attempt(NamedTuple):
     place: tuple[str, int]
     began: float
     end: socket.socket
+
+
+def _count_room(begun: dict[int, _Attempt], most: int) -> int:
+    """How many may be begun now. One that nobody answers takes no other's room for long."""
+    since = time.monotonic() - _YOUNG_S
+    young = itertools.takewhile(lambda each: each.began > since, reversed(begun.values()))
+    return max(0, min(_MOST_YOUNG - sum(1 for _ in young), most - len(begun)))
 
 
 def _start_connect(place: tuple[str, int]) -> _Attempt | int:
@@ -102,15 +112,14 @@ def _collect_answers(
     begun: dict[int, _Attempt],
     found: dict[tuple[str, int], ProbeResult],
     wait_s: float,
-    *,
-    waits: bool,
+    pause_s: float,
 ) -> None:
-    """Wait until something is decided, or look what is; who waited too long is decided as well.
+    """Wait so long at most until something is decided; who waited too long is decided as well.
 
     begun: by descriptor, the oldest first. Of thousands that answer one by one, none is looked at again.
     """
     oldest = next(iter(begun.values()))
-    ready = poll.poll(max(0.0, oldest.began + wait_s - time.monotonic()) if waits else 0.0)
+    ready = poll.poll(min(pause_s, max(0.0, oldest.began + wait_s - time.monotonic())))
     now = time.monotonic()
     for descriptor, _ in ready:
         place, began, end = begun.pop(descriptor)
