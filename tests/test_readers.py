@@ -34,6 +34,7 @@ ELSEWHERE = {
     "mesh/prover/xtables/xtables_facts.py": "the same",
     "mesh/prover/xtables/xtables_fields.py": "the same",
     "mesh/prover/xtables/xtables_steps.py": "the same",
+    "mesh/prover/xtables/xtables_translations.py": "the same",
     "agent/assurance/proof.py": "the answers of its own other process",
     "host/prover/timed_answers.py": "the same, and how long each is",
     "host/page/page_files.py": "files of the package itself",

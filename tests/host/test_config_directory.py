@@ -509,7 +509,8 @@ def test_a_file_that_grows_while_it_is_read_ends():
 @lab
 @own_machine
 @pytest.mark.parametrize("place", [CONFIG, NODE, HOME, CONFIG / NAME])
-def test_a_file_system_that_a_user_mounted_is_asked_for_nothing(place):
+def test_a_file_system_that_a_user_mounted_is_asked_for_nothing(monkeypatch, place):
+    monkeypatch.setattr(disk_timeout, "_hanging", {})  # another test's may be there
     directory = furnish()
     mount_fuse(place, user=USER, is_file=place == CONFIG / NAME)
     for attempt in list(attempts(directory))[:5]:
