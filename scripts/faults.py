@@ -31,6 +31,8 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", help=f"of: {'; '.join(ROWS)}")
     parser.add_argument("--every", type=int, default=1, help="try every so many points only")
     asked = parser.parse_args()
+    if unknown := set(asked.rows) - ROWS.keys():
+        parser.error(f"no such rows: {', '.join(sorted(unknown))}")
     chosen = {name: row for name, row in ROWS.items() if not asked.rows or name in asked.rows}
     print("| what | points | tried | not as it must be |\n|---|---:|---:|---:|", flush=True)
     wrong: list[str] = []
