@@ -178,7 +178,7 @@ def test_what_makes_no_sense_is_refused(own_machine, tmp_path, words, code, said
 
 @pytest.mark.parametrize("name", ["faults", "firewalls", "readers"])
 def test_a_script_that_is_asked_for_what_there_is_not_says_so(own_machine, name):
-    words = [sys.executable, CHECKOUT / f"scripts/{name}.py", "no-such-thing"]
+    words = [sys.executable, f"{CHECKOUT}/scripts/{name}.py", "no-such-thing"]
     done = subprocess.run(
         words, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, capture_output=True, text=True, check=False
     )
