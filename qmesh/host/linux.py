@@ -14,7 +14,7 @@ import msgspec
 from qmesh.errors import JOIN_ANEW, RESTORE, KernelRefused, StateUnreadable
 from qmesh.host import files, wireguard
 from qmesh.host.firewall import held_table, holder_client, nftables
-from qmesh.host.network import links, ports, tcp_connections
+from qmesh.host.network import links, ports
 from qmesh.host.network.kernel_routes.tunnel import (
     add_tunnel_route,
     list_tunnel_routes,
@@ -22,6 +22,7 @@ from qmesh.host.network.kernel_routes.tunnel import (
     remove_tunnel_route,
     wait_for_local_routes,
 )
+from qmesh.host.network.sockets import tcp_connections
 from qmesh.host.state.directory import State
 from qmesh.mesh.guard.parse import build_observed_guard
 from qmesh.mesh.guard.script_text import render_unload_script

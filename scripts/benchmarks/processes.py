@@ -34,7 +34,7 @@ from pathlib import Path
 from qmesh.agent.local import load_local
 from qmesh.agent.node.node_processes import look_at_node, look_for_command, read_readings
 from qmesh.agent.node.worker_status import probe_workers
-from qmesh.host.network.node_sockets import SocketObserver
+from qmesh.host.network.sockets.node_sockets import SocketObserver
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.node_processes.record import ProcessRecord

@@ -45,7 +45,7 @@ with socket.create_server(("", int(sys.argv[2]))) as kept:
 LOOK = """
 import json, sys, time
 from pathlib import Path
-from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.network.sockets.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.network.ssh_ports import find_ssh_ports
 from qmesh.host.system.processes import can_see_descriptors
 from qmesh.host.node_program.program_file import open_program

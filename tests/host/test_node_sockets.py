@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from qmesh.host.network import node_sockets, tcp_connections
-from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
-from qmesh.host.network.sockets import select_sockets
+from qmesh.host.network.sockets import node_sockets, tcp_connections
+from qmesh.host.network.sockets.listing import select_sockets
+from qmesh.host.network.sockets.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.system import processes
 from qmesh.mesh.node_processes.observed import Connection
 from tests.support.waiting import wait_until

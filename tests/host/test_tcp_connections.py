@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmesh.host.network import tcp_connections
 from qmesh.host.network.kernel_routes.tunnel import wait_for_local_routes
+from qmesh.host.network.sockets import tcp_connections
 from tests.support import factories
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("own_machine")]

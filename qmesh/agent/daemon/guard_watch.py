@@ -16,7 +16,7 @@ from qmesh.errors import QmeshError
 from qmesh.host.firewall import guard_keeper
 from qmesh.host.firewall.guard_keeper import GuardKeeper
 from qmesh.host.log.events import report_event
-from qmesh.host.network import tcp_connections
+from qmesh.host.network.sockets import tcp_connections
 from qmesh.host.state.directory import State
 from qmesh.host.system import heartbeat
 from qmesh.mesh.guard.parse import parse_load_script

@@ -12,7 +12,7 @@ from qmesh.agent.node import node_config, node_directory
 from qmesh.agent.node.other_nodes import FindOtherNodes, ask_other_nodes
 from qmesh.errors import QmeshError
 from qmesh.host import config_directory
-from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.network.sockets.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit.surroundings import NodeReport

@@ -17,7 +17,7 @@ from qmesh.errors import QmeshError
 from qmesh.host.config_directory import ConfigDirectory
 from qmesh.host.disk_timeout import run_in_time
 from qmesh.host.network import ports
-from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.network.sockets.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.node_program.running_nodes import PROCESSES, find_other_nodes
 from qmesh.host.system import heartbeat
 from qmesh.mesh.inventory import list_workers

@@ -17,8 +17,8 @@ from qmesh.agent.node.node_processes import NodeLook, look_at_node, read_reading
 from qmesh.agent.node.other_nodes import OtherNodeWatch
 from qmesh.errors import QmeshError
 from qmesh.host.log.events import report_finding
-from qmesh.host.network import tcp_connections
-from qmesh.host.network.node_sockets import SocketObserver
+from qmesh.host.network.sockets import tcp_connections
+from qmesh.host.network.sockets.node_sockets import SocketObserver
 from qmesh.host.state.directory import State
 from qmesh.host.system import boot_clock
 from qmesh.mesh.audit.node.processes import foreign_worker_findings, own_process_findings

@@ -18,7 +18,7 @@ from qmesh.agent.node.other_nodes import FindOtherNodes, ask_other_nodes, list_w
 from qmesh.errors import MachineRefused, QmeshError
 from qmesh.host.config_directory import ConfigDirectory, read_disk_space
 from qmesh.host.network import ports, tcp_probe
-from qmesh.host.network.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.network.sockets.node_sockets import SocketObserver, SocketPorts
 from qmesh.host.system.forked_work import ForkedWork
 from qmesh.mesh.advice import AdviceInputs
 from qmesh.mesh.inventory import Worker, list_workers

@@ -15,7 +15,7 @@ import msgspec
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import reserved_ports as kernels
-from qmesh.host.network.sockets import (
+from qmesh.host.network.sockets.listing import (
     ESTABLISHED,
     LISTENING,
     UNCONNECTED,

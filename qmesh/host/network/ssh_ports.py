@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from qmesh.host.network.sockets import ESTABLISHED, list_listening_sockets, select_sockets
+from qmesh.host.network.sockets.listing import ESTABLISHED, list_listening_sockets, select_sockets
 from qmesh.host.system import processes
 
 _SERVERS: Final = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear", "tinysshd"})

@@ -11,7 +11,7 @@ from typing import Final
 
 from qmesh.errors import MachineRefused
 from qmesh.host.disk_timeout import run_in_time
-from qmesh.host.network.sockets import ESTABLISHED, render_address, select_sockets
+from qmesh.host.network.sockets.listing import ESTABLISHED, render_address, select_sockets
 from qmesh.host.system import processes
 from qmesh.mesh.ssh_lockout import Session
 

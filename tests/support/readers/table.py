@@ -61,7 +61,6 @@ from qmesh.host.network import (
     ports,
     reserved_ports,
     rtnetlink_messages,
-    sockets,
 )
 from qmesh.host.network.kernel_routes import messages as route_messages
 from qmesh.host.network.netlink import translate_errors
@@ -72,6 +71,7 @@ from qmesh.host.network.netlink_messages import (
     parse_answers,
     parse_messages,
 )
+from qmesh.host.network.sockets import listing
 from qmesh.host.node_program import running_nodes
 from qmesh.host.notifications import delivery, notify_socket
 from qmesh.host.notifications.delivery_result import DeliveryResult
@@ -896,7 +896,7 @@ def _bpf_program_name(octets: bytes) -> None:
 
 
 def _flows(octets: bytes) -> None:
-    from qmesh.host.network import tcp_connections  # noqa: PLC0415
+    from qmesh.host.network.sockets import tcp_connections  # noqa: PLC0415
 
     with translate_errors("read"):
         tcp_connections._parse_flow(octets)
@@ -1813,8 +1813,8 @@ READERS: Final[dict[str, Reader]] = {
         Reader("owner of a connection", (caller_owner,), _caller_owner, (CALLER_OWNER,)),
         Reader(
             "sockets",
-            (sockets, ports),
-            lambda octets: list(sockets.parse_sockets("tcp", octets.splitlines()[1:], lambda *_: True)),
+            (listing, ports),
+            lambda octets: list(listing.parse_sockets("tcp", octets.splitlines()[1:], lambda *_: True)),
             (TCP,),
             mutate.text,
         ),

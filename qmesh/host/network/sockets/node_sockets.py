@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.network.sockets import ESTABLISHED, LISTENING, UNCONNECTED, Socket, select_sockets
+from qmesh.host.network.sockets.listing import ESTABLISHED, LISTENING, UNCONNECTED, Socket, select_sockets
 from qmesh.host.system import processes
 from qmesh.mesh.node_processes.observed import Connection, ListeningSocket, NodeProcess, NodeSockets
 from qmesh.mesh.printable import escape_line

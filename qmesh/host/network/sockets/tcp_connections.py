@@ -22,7 +22,7 @@ from qmesh.host.network import links
 from qmesh.host.network.netlink import translate_errors
 from qmesh.host.network.netlink_messages import ACK, DUMP, HEADER, build_request, send_request
 from qmesh.host.network.routes import list_own_addresses
-from qmesh.host.network.sockets import render_address
+from qmesh.host.network.sockets.listing import render_address
 from qmesh.mesh.guard.access import can_reach_port
 from qmesh.mesh.node_processes.observed import Connection
 from qmesh.mesh.state import Guard

@@ -1,0 +1,1 @@
+"""The sockets of this machine: listed, and connections cut."""
