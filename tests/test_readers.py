@@ -49,7 +49,6 @@ ELSEWHERE = {
     "host/owned_path.py": "what the kernel tells of a descriptor",
     "host/config_directory.py": "what the kernel tells of a descriptor; octets go on to nodefile",
     "host/firewall/foreign_rulesets.py": "octets of questions that mesh/foreign asked",
-    "host/network/sockets/tcp_connections.py": "in the table as `connections`; its module is loaded late",
     "host/system/sudo_user.py": "a name that fits, or a number",
     "host/system/leftover_processes.py": "looks for one word",
     "host/system/systemd.py": "compares unit files as text",

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from qmesh.host.network.sockets import node_sockets, tcp_connections
-from qmesh.host.network.sockets.listing import select_sockets
 from qmesh.host.network.sockets.node_sockets import SocketObserver, SocketPorts
+from qmesh.host.network.sockets.socket_lists import ESTABLISHED, LISTENING, select_tcp_sockets
 from qmesh.host.system import processes
 from qmesh.mesh.node_processes.observed import Connection
 from tests.support.waiting import wait_until
@@ -55,12 +55,12 @@ def test_connections_that_are_over_are_passed_over():
     with socket.create_server(("127.0.0.1", STREAM)) as server:
         with socket.create_connection(("127.0.0.1", STREAM)) as call:
             called, (_, port) = server.accept()
-            assert {each.port for each in select_sockets("tcp", lambda *_: True)} == {STREAM, port}
+            assert {each.port for each in select_tcp_sockets({LISTENING, ESTABLISHED})} == {STREAM, port}
             call.shutdown(socket.SHUT_WR)
         called.close()
         over = f":{port:04X} 0100007F:{STREAM:04X} 06 "
         wait_until(lambda: over in Path("/proc/net/tcp").read_text("ascii"))
-        assert {each.port for each in select_sockets("tcp", lambda *_: True)} == {STREAM}
+        assert {each.port for each in select_tcp_sockets({LISTENING, ESTABLISHED})} == {STREAM}
 
 
 def test_each_socket_has_its_process_and_that_its_start():

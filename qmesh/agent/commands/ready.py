@@ -21,7 +21,7 @@ from qmesh.host import config_directory
 from qmesh.host.lean import nftables_messages
 from qmesh.host.log.events import report_event
 from qmesh.host.network import local_addresses, tcp_probe
-from qmesh.host.network.sockets import listing
+from qmesh.host.network.sockets import socket_lists
 from qmesh.host.system import process_end
 from qmesh.mesh.guard.tables import HELD_IN_KERNEL, TABLE
 from qmesh.mesh.nodeconfig import (
@@ -189,10 +189,10 @@ def _is_own_address(address: str) -> bool:
 
 def _is_heard_here(address: str, port: int) -> bool:
     """Whether something listens on an address of this machine; for a wildcard, on any."""
-    listening = {each.local for each in listing.find_listening_sockets(port)}
+    listening = {each.local for each in socket_lists.find_listening_sockets(port)}
     if ipaddress.ip_address(address).is_unspecified:
         return bool(listening)
-    return not listening.isdisjoint({address, *listing.wildcard_addresses(address)})
+    return not listening.isdisjoint({address, *socket_lists.wildcard_addresses(address)})
 
 
 def _answers(address: str, port: int) -> bool:
@@ -211,8 +211,10 @@ def _check_guard() -> QmeshError | None:
 def _check_port_free(core: int, address: str, port: int) -> QmeshError | None:
     if not local_addresses.can_be_bound(address):
         return _absent_address_error(core, address)
-    in_the_way = {address, *listing.wildcard_addresses(address)}
-    if taken := [each.local for each in listing.find_listening_sockets(port) if each.local in in_the_way]:
+    in_the_way = {address, *socket_lists.wildcard_addresses(address)}
+    if taken := [
+        each.local for each in socket_lists.find_listening_sockets(port) if each.local in in_the_way
+    ]:
         return MachineRefused(
             f"{taken[0]} port {port}, where core {core} should listen, is in use",
             hint=f"see which program has it with `ss -ltnp sport = :{port}`, and stop it; it may be the"
@@ -239,8 +241,8 @@ def _absent_address_error(core: int, address: str) -> QmeshError:
 
 
 def _check_listening(core: int, address: str, port: int) -> QmeshError | None:
-    found = {each.local for each in listing.find_listening_sockets(port)}
-    if wide := found & listing.wildcard_addresses(address):
+    found = {each.local for each in socket_lists.find_listening_sockets(port)}
+    if wide := found & socket_lists.wildcard_addresses(address):
         return BadInput(
             f"core {core} listens on {min(wide)} port {port}, which is every address; it should listen on"
             f" {address} only",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import itertools
 import os
 import socket
 from collections.abc import Iterable
@@ -15,13 +16,14 @@ import msgspec
 
 from qmesh.errors import KernelRefused
 from qmesh.host.network import reserved_ports as kernels
-from qmesh.host.network.sockets.listing import (
+from qmesh.host.network.sockets.socket_lists import (
     ESTABLISHED,
     LISTENING,
     UNCONNECTED,
     Socket,
     list_listening_sockets,
-    select_sockets,
+    select_tcp_sockets,
+    select_udp_sockets,
 )
 from qmesh.host.network.sysctl_files import read_configured_ports
 from qmesh.host.state.directory import State
@@ -135,10 +137,16 @@ def list_ports_of_others(among: Iterable[int], user: int) -> frozenset[int]:
     does not count: he could take any port so, beside the one who listens.
     """
     wanted, there = frozenset(among), {ESTABLISHED, UNCONNECTED}
+    if not wanted:
+        return wanted
+
+    def is_wanted(_: str, port: int, __: int) -> bool:
+        return port in wanted
+
+    tcp = select_tcp_sockets({LISTENING, ESTABLISHED}, is_wanted)
     return frozenset(
         each.port
-        for protocol in ("tcp", "udp")
-        for each in (select_sockets(protocol, lambda _, port, __: port in wanted) if wanted else ())
+        for each in itertools.chain(tcp, select_udp_sockets(is_wanted))
         if each.user != user
         and (each.state == LISTENING or (each.state in there and each.user < _FIRST_ORDINARY_USER))
     )
@@ -149,7 +157,7 @@ def find_listeners(ports: Iterable[int]) -> tuple[Listener, ...]:
     wanted = set(ports)
     found = (
         *(each for each in list_listening_sockets() if each.port in wanted),
-        *select_sockets("udp", lambda state, port, _: state == UNCONNECTED and port in wanted),
+        *select_udp_sockets(lambda state, port, _: state == UNCONNECTED and port in wanted),
     )
     mine = [each for each in found if not ipaddress.ip_address(each.local).is_loopback]
     owners = processes.find_socket_owners({each.inode for each in mine})

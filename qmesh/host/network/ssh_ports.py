@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from qmesh.host.network.sockets.listing import ESTABLISHED, list_listening_sockets, select_sockets
+from qmesh.host.network.sockets.socket_lists import ESTABLISHED, list_listening_sockets, select_tcp_sockets
 from qmesh.host.system import processes
 
 _SERVERS: Final = frozenset({"sshd", "sshd-session", "sshd-auth", "dropbear", "tinysshd"})
@@ -31,7 +31,7 @@ def find_ssh_ports(among: Iterable[int], *, with_sessions: Iterable[int] = ()) -
         return frozenset()
     found = [each for each in list_listening_sockets() if each.port in wanted and each.user == 0]
     if alone := sessions.difference(each.port for each in found):
-        open_there = select_sockets("tcp", lambda state, port, _: state == ESTABLISHED and port in alone)
+        open_there = select_tcp_sockets({ESTABLISHED}, lambda _, port, __: port in alone)
         found += [each for each in open_there if each.user == 0]
     served = _find_served({each.inode for each in found})
     return frozenset(each.port for each in found if each.inode in served)

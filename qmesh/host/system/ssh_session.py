@@ -11,7 +11,8 @@ from typing import Final
 
 from qmesh.errors import MachineRefused
 from qmesh.host.disk_timeout import run_in_time
-from qmesh.host.network.sockets.listing import ESTABLISHED, render_address, select_sockets
+from qmesh.host.network.sockets.sock_diag import render_address
+from qmesh.host.network.sockets.socket_lists import ESTABLISHED, select_tcp_sockets
 from qmesh.host.system import processes
 from qmesh.mesh.ssh_lockout import Session
 
@@ -75,5 +76,5 @@ def _normalize_address(text: str) -> str:
 
 def _list_connections() -> Iterator[Session]:
     """The TCP connections of this machine, seen as those of a server."""
-    for each in select_sockets("tcp", lambda state, *_: state == ESTABLISHED):
+    for each in select_tcp_sockets({ESTABLISHED}):
         yield Session(each.remote, each.remote_port, each.local, each.port)

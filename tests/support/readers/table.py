@@ -71,7 +71,7 @@ from qmesh.host.network.netlink_messages import (
     parse_answers,
     parse_messages,
 )
-from qmesh.host.network.sockets import listing
+from qmesh.host.network.sockets import sock_diag, socket_lists
 from qmesh.host.node_program import running_nodes
 from qmesh.host.notifications import delivery, notify_socket
 from qmesh.host.notifications.delivery_result import DeliveryResult
@@ -895,11 +895,10 @@ def _bpf_program_name(octets: bytes) -> None:
         bpf_programs.parse_name(octets)
 
 
-def _flows(octets: bytes) -> None:
-    from qmesh.host.network.sockets import tcp_connections  # noqa: PLC0415
-
+def _tcp_sockets(octets: bytes) -> None:
     with translate_errors("read"):
-        tcp_connections._parse_flow(octets)
+        sock_diag.parse_outline(octets)
+        sock_diag.parse_socket(octets)
 
 
 def _caller_owner(octets: bytes) -> None:
@@ -1809,12 +1808,12 @@ READERS: Final[dict[str, Reader]] = {
             (bytes(64) + b"drops".ljust(16, b"\0"),),
         ),
         Reader("filters of interfaces", (packet_programs,), _packet_programs, (FILTER, XDP)),
-        Reader("connections", (), _flows, (bytes(range(100)),)),
+        Reader("connections", (sock_diag,), _tcp_sockets, (bytes(range(100)),)),
         Reader("owner of a connection", (caller_owner,), _caller_owner, (CALLER_OWNER,)),
         Reader(
             "sockets",
-            (listing, ports),
-            lambda octets: list(listing.parse_sockets("tcp", octets.splitlines()[1:], lambda *_: True)),
+            (socket_lists, ports),
+            lambda octets: list(socket_lists.parse_sockets("tcp", octets.splitlines()[1:], lambda *_: True)),
             (TCP,),
             mutate.text,
         ),

@@ -11,7 +11,14 @@ from typing import Final
 
 import msgspec
 
-from qmesh.host.network.sockets.listing import ESTABLISHED, LISTENING, UNCONNECTED, Socket, select_sockets
+from qmesh.host.network.sockets.socket_lists import (
+    ESTABLISHED,
+    LISTENING,
+    UNCONNECTED,
+    Socket,
+    select_tcp_sockets,
+    select_udp_sockets,
+)
 from qmesh.host.system import processes
 from qmesh.mesh.node_processes.observed import Connection, ListeningSocket, NodeProcess, NodeSockets
 from qmesh.mesh.printable import escape_line
@@ -97,20 +104,20 @@ def _select_tcp(wanted: SocketPorts) -> Iterable[Socket]:
     def is_wanted(state: str, port: int, remote_port: int) -> bool:
         if state == LISTENING:
             return port in wanted.tcp or port in wanted.workers
-        return state == ESTABLISHED and (
+        return (
             port in wanted.at
             or port in wanted.workers
             or remote_port in wanted.to
             or remote_port in wanted.called
         )
 
-    return select_sockets("tcp", is_wanted)
+    return select_tcp_sockets({LISTENING, ESTABLISHED}, is_wanted)
 
 
 def _select_udp(wanted: SocketPorts) -> Iterable[Socket]:
     if not wanted.udp:
         return ()
-    return select_sockets("udp", lambda state, port, _: state == UNCONNECTED and port in wanted.udp)
+    return select_udp_sockets(lambda state, port, _: state == UNCONNECTED and port in wanted.udp)
 
 
 def _is_there(number: int) -> bool:

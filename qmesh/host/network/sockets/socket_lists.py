@@ -1,17 +1,22 @@
-"""The TCP and UDP sockets of this machine, as the kernel lists them. Source: proc(5), net/tcp."""
+"""The TCP and UDP sockets of this machine, as the kernel lists them.
+
+Source: sock_diag(7); proc(5), net/udp, and net/tcp where the kernel lacks the other.
+"""
 
 from __future__ import annotations
 
 import functools
 import ipaddress
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from qmesh.errors import KernelRefused
+from qmesh.host.network.sockets import sock_diag
 
 LISTENING: Final = "0A"
 ESTABLISHED: Final = "01"
@@ -37,12 +42,45 @@ class Socket(msgspec.Struct, frozen=True):
     user: int = 0
 
 
-def select_sockets(protocol: str, is_wanted: Callable[[str, int, int], bool]) -> Iterator[Socket]:
-    """The sockets of `tcp` or `udp` that are wanted, of both families, out of many.
+def select_tcp_sockets(
+    states: Collection[str], is_wanted: Callable[[str, int, int], bool] = lambda *_: True
+) -> Iterator[Socket]:
+    """The sockets of TCP in these states that are wanted, of both families, out of many.
 
+    states: LISTENING alone is quick, however many connections there are.
     is_wanted: by its state, its port, and the port of its other end; most are left out by these alone.
     Raises KernelRefused.
     """
+    try:
+        messages = sock_diag.request_tcp_sockets(int(each, 16) for each in states)
+        outlines = [sock_diag.parse_outline(each) for each in messages]
+    except (OSError, ValueError, struct.error):  # a kernel, or a container, without
+        yield from _select_listed("tcp", lambda state, *ports: state in states and is_wanted(state, *ports))
+        return
+    for message, (state, *ports) in zip(messages, outlines, strict=True):
+        if is_wanted(f"{state:02X}", *ports):
+            yield _build_socket(sock_diag.parse_socket(message))
+
+
+def select_udp_sockets(is_wanted: Callable[[str, int, int], bool]) -> Iterator[Socket]:
+    """The same of UDP, in any state."""
+    return _select_listed("udp", is_wanted)
+
+
+def _build_socket(found: sock_diag.TcpSocket) -> Socket:
+    return Socket(
+        "tcp",
+        f"{found.state:02X}",
+        found.local,
+        found.port,
+        found.remote,
+        found.remote_port,
+        str(found.inode),
+        user=found.user,
+    )
+
+
+def _select_listed(protocol: str, is_wanted: Callable[[str, int, int], bool]) -> Iterator[Socket]:
     for name in (protocol, f"{protocol}6"):
         yield from parse_sockets(protocol, _read_lines(name), is_wanted)
 
@@ -50,7 +88,7 @@ def select_sockets(protocol: str, is_wanted: Callable[[str, int, int], bool]) ->
 def parse_sockets(
     protocol: str, lines: Iterable[bytes], is_wanted: Callable[[str, int, int], bool]
 ) -> Iterator[Socket]:
-    """The same of lines of the kernel's list. Raises KernelRefused."""
+    """The sockets that are wanted, of lines of the kernel's list. Raises KernelRefused."""
     for line in lines:
         if _ENDED in line:
             continue
@@ -88,14 +126,8 @@ def find_listening_sockets(port: int) -> Iterator[Socket]:
 
 
 def list_listening_sockets() -> Iterator[Socket]:
-    """All TCP sockets that listen.
-
-    Quick on a machine with many connections: the kernel lists those that listen before all others, and
-    the rest of its list is not read. Source: the kernel's networking/proc_net_tcp.
-    """
-    for name in ("tcp", "tcp6"):
-        every = (_parse_socket("tcp", line.decode("ascii", "replace")) for line in _read_lines(name))
-        yield from itertools.takewhile(lambda each: each.state == LISTENING, every)
+    """All TCP sockets that listen."""
+    return select_tcp_sockets({LISTENING})
 
 
 def _parse_socket(protocol: str, line: str) -> Socket:
@@ -119,12 +151,6 @@ def wildcard_addresses(address: str) -> frozenset[str]:
     return frozenset({"::"} if ":" in address else {"0.0.0.0", "::"})  # noqa: S104 - not bound to
 
 
-def render_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """An address as text, one of IPv4 as such also where it is written as one of IPv6."""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
-
-
 def _parse_address(text: str) -> tuple[str, int]:
     """Address and port."""
     address, _, port = text.partition(":")
@@ -135,4 +161,4 @@ def _parse_address(text: str) -> tuple[str, int]:
 def _decode_address(text: str) -> str:
     """An address, which is in words of four octets, each in the machine's own order. Few are in use."""
     octets = b"".join(bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8))
-    return render_address(ipaddress.ip_address(octets))
+    return sock_diag.render_address(ipaddress.ip_address(octets))
