@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -171,6 +173,36 @@ def test_the_same_again_changes_no_index(repository, key, packages):
     assert make_repository(repository, key, f"{SUITE}={packages['0.2.0']}").returncode == 0
     assert index.read_bytes() == before
     assert not list(repository.rglob("*.new"))
+
+
+@pytest.mark.parametrize(
+    ("program", "failing"), [("gpg", "--clearsign"), ("gpg", "--detach-sign"), ("apt-ftparchive", "packages")]
+)
+def test_what_fails_in_the_middle_leaves_what_apt_takes(
+    apt, repository, key, packages, tmp_path, program, failing
+):
+    """A card that is taken out, a passphrase that is not typed, a program that is killed."""
+    stand_in = tmp_path / "bin" / program
+    stand_in.parent.mkdir()
+    own = f'exec {shutil.which(program)} "$@"'
+    script = f'#!/bin/sh\ncase "$*" in *{failing}*) echo half; exit 2 ;; esac\n{own}\n'
+    stand_in.write_text(script, encoding="utf-8")
+    stand_in.chmod(0o755)
+    path = f"{stand_in.parent}:{os.environ['PATH']}"
+    before = listing(repository)
+    failed = make_repository(
+        repository,
+        key._replace(environment={**key.environment, "PATH": path}),
+        f"{SUITE}={packages['0.10.0']}",
+    )
+    assert failed.returncode == 2
+    changed = {name for name, content in listing(repository).items() if before.get(name, content) != content}
+    assert not {name for name in changed if (repository / name).read_bytes() in {b"", b"half\n"}}
+    assert apt.update() == ""
+    assert apt.versions() == ["0.2.0"]
+    assert make_repository(repository, key).returncode == 0
+    assert apt.update() == ""
+    assert apt.versions() == ["0.10.0", "0.2.0"]
 
 
 def test_apt_refuses_what_another_key_signed(apt, repository, packages):
