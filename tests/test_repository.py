@@ -279,6 +279,39 @@ def test_a_key_that_gpg_has_not_is_refused(tmp_path, key):
     assert not (tmp_path / "new").exists()
 
 
+def give(key: SigningKey, other: SigningKey, export: str) -> None:
+    """Have the gpg of one key have the other key too: `--export`, or `--export-secret-keys`."""
+    words = ["gpg", "--batch", export, other.fingerprint]
+    exported = subprocess.run(words, env=other.environment, check=True, capture_output=True).stdout
+    taken = ["gpg", "--batch", "--quiet", "--import"]
+    subprocess.run(taken, env=key.environment, check=True, input=exported)
+
+
+def test_machines_trust_the_key_that_signs_and_no_other_of_that_name(apt, tmp_path, packages):
+    """Who verified a stranger's signature, or asked a key server, may have the stranger's key."""
+    folder = tmp_path / "new"
+    with signing_key() as own, signing_key() as stranger:
+        give(own, stranger, "--export")
+        named = own._replace(fingerprint="packages of a test")
+        assert make_repository(folder, named, f"{SUITE}={packages['0.2.0']}").returncode == 0
+        words = ["gpg", "--batch", "--with-colons", "--show-keys", folder / "qmesh-archive-key.asc"]
+        shown = subprocess.run(words, env=own.environment, check=True, capture_output=True, text=True).stdout
+        assert re.findall("^fpr:.*?([0-9A-F]{40})", shown, flags=re.MULTILINE) == [own.fingerprint]
+        apt.take(source_of(folder))
+        assert apt.update() == ""
+
+
+def test_of_several_keys_of_one_name_nobody_guesses(tmp_path, packages):
+    with signing_key() as own, signing_key() as other:
+        give(own, other, "--export-secret-keys")
+        named = own._replace(fingerprint="packages of a test")
+        done = make_repository(tmp_path / "new", named, f"{SUITE}={packages['0.2.0']}")
+        assert refused(done) == "error: gpg has several secret keys packages of a test"
+        assert own.fingerprint in done.stderr
+        assert not (tmp_path / "new").exists()
+        assert make_repository(tmp_path / "new", own, f"{SUITE}={packages['0.2.0']}").returncode == 0
+
+
 def test_no_secret_is_in_the_folder(repository):
     assert not [name for name, content in listing(repository).items() if b"PRIVATE KEY" in content]
 
