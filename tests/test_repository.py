@@ -312,6 +312,18 @@ def test_of_several_keys_of_one_name_nobody_guesses(tmp_path, packages):
         assert make_repository(tmp_path / "new", own, f"{SUITE}={packages['0.2.0']}").returncode == 0
 
 
+def test_everybody_can_read_it_whatever_the_umask(tmp_path, key, packages):
+    """A web server is another user than who made it; folders that are there stay as they are."""
+    previous = os.umask(0o077)
+    try:
+        assert make_repository(tmp_path / "new", key, f"{SUITE}={packages['0.2.0']}").returncode == 0
+    finally:
+        os.umask(previous)
+    modes = {path: path.stat().st_mode for path in [tmp_path / "new", *(tmp_path / "new").rglob("*")]}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o100644}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o40755}
+
+
 def test_no_secret_is_in_the_folder(repository):
     assert not [name for name, content in listing(repository).items() if b"PRIVATE KEY" in content]
 
