@@ -324,6 +324,19 @@ def test_everybody_can_read_it_whatever_the_umask(tmp_path, key, packages):
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o40755}
 
 
+def test_a_suite_whose_packages_were_all_deleted_is_empty_and_the_others_go_on(
+    apt, repository, key, packages
+):
+    shutil.rmtree(repository / f"pool/{SUITE}")
+    done = make_repository(repository, key, f"trixie={packages['0.10.0']}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert apt.update() == ""
+    assert apt.versions() == []
+    apt.take(repository / "dists/trixie/qmesh.sources")
+    assert apt.update() == ""
+    assert apt.versions() == ["0.10.0"]
+
+
 def test_no_secret_is_in_the_folder(repository):
     assert not [name for name, content in listing(repository).items() if b"PRIVATE KEY" in content]
 
