@@ -255,6 +255,16 @@ def test_another_package_of_the_same_name_is_refused_and_nothing_changes(reposit
     assert listing(repository) == before
 
 
+def test_two_packages_of_one_name_are_refused_together(tmp_path, key, packages):
+    (tmp_path / "other").mkdir()
+    other = build_package(tmp_path / "other", "0.2.0", does="echo other")
+    first, second = f"{SUITE}={packages['0.2.0']}", f"{SUITE}={other}"
+    done = make_repository(tmp_path / "new", key, first, second)
+    assert refused(done) == f"error: {other} and {packages['0.2.0']} are of one name"
+    assert not (tmp_path / "new").exists()
+    assert make_repository(tmp_path / "new", key, first, first).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
