@@ -254,6 +254,46 @@ def test_a_removal_ends_its_own_units_with_the_agent_first_and_keeps_guard_and_n
     assert "no process again without qmesh" in machine.said
 
 
+def test_what_no_call_before_has_ended_is_ended_after_the_files_are_gone(machine):
+    """dpkg calls no prerm for a package of an upgrade that was cut off."""
+    machine.begin_systemd()
+    machine.write(SETTINGS)
+    machine.answers["nft list"] = 0
+    for name in ("qmesh-hold.service", "qmesh.service", "qmesh-guard.service", "qmesh-undo.service"):
+        machine.write_unit(name)
+    machine.write("var/lib/qmesh/undo.json", '{"undone": false}')
+    assert machine.run("prerm", "left") == [
+        *(f"systemctl disable --now {name}" for name in ("qmesh.service", "qmesh-hold.service")),
+        "systemctl daemon-reload",
+        "nft list table inet qmesh",
+    ]
+    assert machine.list_units() == {"qmesh-guard.service", "qmesh-undo.service"}
+    assert "stay CLOSED" in machine.said
+    # A second call, as after prerm: an edited unit, which was stopped, is there too.
+    machine.write_unit("qmesh.service", more="# mine\n")
+    machine.answers["systemctl --quiet is-enabled"] = 1
+    assert machine.run("prerm", "left") == ["systemctl --quiet is-enabled qmesh.service"]
+    assert machine.said == ""
+
+
+@pytest.mark.parametrize(
+    ("call", "has_files", "is_called"),
+    [("remove", False, True), ("remove", True, False), ("upgrade", False, False), ("purge", False, False)],
+)
+def test_what_is_left_is_ended_where_the_files_are_gone_for_good(tmp_path, call, has_files, is_called):
+    python = tmp_path / "python"
+    if has_files:
+        python.touch()
+    prerm = tmp_path / "qmesh.prerm"
+    prerm.write_text("#!/bin/sh\necho called $1\nexit 1\n")
+    prerm.chmod(0o755)
+    text = (SCRIPTS / "qmesh.postrm").read_text().replace("/usr/lib/qmesh/bin/python", str(python))
+    postrm = tmp_path / "qmesh.postrm"
+    postrm.write_text(re.sub(r"^    purge\) purge ;;\n", "    purge) ;;\n", text, flags=re.MULTILINE))
+    done = subprocess.run(["sh", postrm, call], check=True, capture_output=True, text=True)
+    assert done.stdout == ("called left\n" if is_called else "")
+
+
 def test_a_removal_without_systemd_and_guard_says_that_ports_are_open(machine):
     machine.write(SETTINGS)
     machine.write_unit("qmesh.service", "/opt/pipx/bin/python")

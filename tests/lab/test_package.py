@@ -245,19 +245,52 @@ def test_a_package_that_cannot_read_the_state_is_refused_before_anything_is_unpa
     assert is_closed(machine)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["unpacked", "half installed"])
+@pytest.mark.parametrize("how", ["--remove", "--purge"])
+def test_after_an_upgrade_that_was_cut_off_a_removal_ends_what_runs(control, packages, how, half):
+    """dpkg calls prerm only for a package that is configured."""
+    if half:
+        cut_off_unpacking(control, packages[NEW])
+    else:
+        dpkg(control, "--unpack", bring(control, packages[NEW]))
+    said = dpkg(control, "--force-remove-reinstreq", how, "qmesh")
+    assert "ports 40000-40002, the workers' among them, stay CLOSED" in said
+    assert not control.processes(f"{AGENT}|{HOLDER}")
+    assert is_closed(control) == (how == "--remove")
+    assert ("another installation" in said, "are OPEN to any machine" in said) == (False, how == "--purge")
+    assert control.path(f"{STATE}/machine.json").exists() == (how == "--remove")
+
+
+def test_after_an_upgrade_that_was_cut_off_a_removal_leaves_what_rolls_a_change_back(control, packages):
+    control.kill(AGENT)
+    control.run(["ip", "link", "set", "qmesh0", "mtu", "1300"])
+    control.run([PROGRAM, "apply", "--confirm", "600"])
+    undoing = find_only(control, UNDOING)
+    dpkg(control, "--unpack", bring(control, packages[NEW]))
+    dpkg(control, "--remove", "qmesh")
+    assert not control.processes(f"{AGENT}|{HOLDER}")
+    assert find_only(control, UNDOING) == undoing
+    dpkg(control, "--purge", "qmesh")
+    wait_until(lambda: not control.processes(UNDOING))
+
+
+def cut_off_unpacking(machine: Machine, package: Path) -> None:
+    """Kill dpkg while it unpacks."""
+    words = ["dpkg", "--admindir=/root/dpkg", "--log=/dev/null", "--unpack", bring(machine, package)]
+    unpacking = machine.start(words)
+    there = machine.path("/usr/lib/qmesh")
+    wait_until(lambda: any(there.rglob("*.dpkg-new")) or unpacking.poll() is not None, every_s=0.0)
+    machine.kill("dpkg", signal.SIGKILL)
+
+
 @pytest.mark.parametrize("moment", ["--unpack", "--configure"])
 def test_g3_dpkg_can_be_killed_and_begun_again(control, packages, moment):
     """Killed while it unpacks, or between that and the configuration; the old agent and the guard go on."""
-    package = bring(control, packages[NEW])
     before = processes(control)
     if moment == "--configure":
-        dpkg(control, "--unpack", package)
+        dpkg(control, "--unpack", bring(control, packages[NEW]))
     else:
-        words = ["dpkg", "--admindir=/root/dpkg", "--log=/dev/null", "--unpack", package]
-        unpacking = control.start(words)
-        there = control.path("/usr/lib/qmesh")
-        wait_until(lambda: any(there.rglob("*.dpkg-new")) or unpacking.poll() is not None, every_s=0.0)
-        control.kill("dpkg", signal.SIGKILL)
+        cut_off_unpacking(control, packages[NEW])
     assert is_closed(control)
     assert processes(control) == before
     if moment == "--unpack":
