@@ -43,6 +43,7 @@ class Refused(Exception):
 def main() -> int:
     """Make a release, and say what is left to do."""
     arguments = read_arguments()
+    os.umask(0o022)  # others read the files, as a web server does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with (CHECKOUT / "scripts/release").open() as lock:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -52,7 +53,7 @@ while (($#)); do [[ $1 != --arch ]] || arches+=("$2"); shift; done
 %s
 for arch in "${arches[@]}"; do
     root=$(mktemp -d)
-    mkdir "$root/DEBIAN"
+    mkdir --mode=755 "$root/DEBIAN"
     name=qmesh_$(packaging/version)-1~$suite
     printf '%%s\\n' "Package: qmesh" "Version: ${name#*_}" "Architecture: $arch" \\
         "Maintainer: a <a@example.org>" "Description: a" >"$root/DEBIAN/control"
@@ -249,6 +250,18 @@ def test_a_dry_run_makes_the_files_and_no_commit(project):
     assert "verified: apt-get install ./qmesh_0.2.0_trixie_amd64.deb\n" in done.stdout
     assert len(list((project.folder / "../try").glob("*.deb"))) == 1
     assert project.state() == before
+
+
+def test_everybody_can_read_the_files_whatever_the_umask(project):
+    previous = os.umask(0o077)
+    try:
+        done = project.release("0.2.0", "--dry-run", "--arch", "amd64", "--suite", "trixie")
+    finally:
+        os.umask(previous)
+    assert done.returncode == 0, done.stderr
+    files = project.folder / "dist/0.2.0"
+    assert files.stat().st_mode & 0o777 == 0o755
+    assert {path.name for path in files.iterdir() if path.stat().st_mode & 0o777 != 0o644} == set()
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
