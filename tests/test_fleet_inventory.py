@@ -40,7 +40,10 @@ def play(folder: Path, control: dict[str, Any], workers: dict[str, Any], *option
     """What a run says that must end before the first connection."""
     link_collection(folder)
     groups = {"qmesh_control": {"hosts": control}, "qmesh_workers": {"hosts": workers}}
-    tree = {"all": {"vars": {"ansible_ssh_executable": "/bin/false"}, "children": groups}}
+    # As ssh ends where there is no server: Ansible calls the host unreachable then.
+    (folder / "ssh").write_text("#!/bin/sh\nexit 255\n", encoding="utf-8")
+    (folder / "ssh").chmod(0o755)
+    tree = {"all": {"vars": {"ansible_ssh_executable": f"{folder}/ssh"}, "children": groups}}
     (folder / "inventory.yml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     done = run(folder, "ansible-playbook", "-i", "inventory.yml", *options)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -80,6 +83,26 @@ def test_a_variable_that_no_role_takes_is_refused_with_the_name_of_the_host(tmp_
     text = play(tmp_path, CONTROL, {"hel-2": variables, "ams-3": {}}, "qmesh.fleet.site")
     assert said in text
     assert re.findall(r"fatal: \[([^]]+)\]", text) == ["hel-2"]
+
+
+def test_a_name_of_digits_is_a_name(tmp_path):
+    """YAML takes it for a number, which is in no order with the others."""
+    workers = {"hel-2": {"qmesh_name": 7}, "ams-3": {}, "nbg-4": {"qmesh_name": "7"}}
+    said = play(tmp_path, CONTROL, workers, "qmesh.fleet.site")
+    assert "Two hosts have one name: 7." in said
+
+
+def test_an_upgrade_that_would_install_nothing_of_what_is_named_is_refused(tmp_path):
+    """As with the inventory that a control node prints, and the package's name."""
+    said = play(tmp_path, CONTROL, {"hel-2": {"qmesh_package_file": "/x.deb"}}, "qmesh.fleet.upgrade")
+    assert "Nothing was upgraded: qmesh_package_file says what to install, and nothing how." in said
+
+
+def test_nothing_is_done_either_where_hosts_go_on_by_themselves(tmp_path):
+    """As where an operator's other plays are to be fast: with that strategy nothing stops a play for all."""
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nstrategy = free\n", encoding="utf-8")
+    said = play(tmp_path, CONTROL, {"hel-2": {"qmesh_worker_cuont": 3}, "ams-3": {}}, "qmesh.fleet.site")
+    assert "No role takes qmesh_worker_cuont." in said
 
 
 def test_a_machine_that_is_in_the_inventory_is_not_removed(tmp_path):

@@ -145,7 +145,39 @@ def test_a_member_is_removed_only_when_it_is_named_and_out_of_the_inventory(flee
 
 
 @pytest.mark.long
-def test_an_upgrade_ends_with_the_control_node_and_stops_at_a_machine_that_is_not_well(fleet):
+def test_no_mesh_is_made_beside_that_of_the_machines_which_a_run_leaves_out(fleet):
+    """The control node was installed again. They are looked at: one is off, one says what it likes."""
+    fleet.play("site")
+    (fleet.folder / "fra-1/state.json").unlink()
+    fleet.changes()
+    (fleet.folder / "ssh").write_text("#!/bin/sh\nexit 255\n", encoding="utf-8")
+    (fleet.folder / "ssh").chmod(0o755)
+    fleet.hosts["ams-3"] |= {"ansible_connection": "ssh", "ansible_ssh_executable": f"{fleet.folder}/ssh"}
+    refused = fleet.play("site", "--limit", "fra-1", code=2)
+    assert "This machine is in no mesh, but these are members of one: hel-2." in refused.text
+    assert fleet.changes() == []
+
+    (fleet.folder / "hel-2/state.json").unlink()
+    fleet.take_over("hel-2", qmesh_network="of hel-2", control_options=["of hel-2"])
+    fleet.play("site", "--limit", "fra-1")
+    assert "of hel-2" not in (fleet.folder / "commands").read_text("utf-8")
+    assert fleet.changes()[0] == ("fra-1", "init")
+
+
+@pytest.mark.long
+def test_where_a_join_ends_without_a_word_it_is_said_how(fleet):
+    (fleet.folder / "hel-2/killed").touch()
+    played = fleet.play("site", code=2)
+    assert re.search(r'fatal: \[hel-2\].*"msg": "[^"]', played.text)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["linear", "free"])
+def test_an_upgrade_ends_with_the_control_node_and_stops_at_a_machine_that_is_not_well(
+    fleet, strategy, monkeypatch
+):
+    """Whatever strategy the operator has for plays of his own."""
+    monkeypatch.setenv("ANSIBLE_STRATEGY", strategy)
     fleet.play("site")
     fleet.changes()
     assert fleet.play("upgrade").changed == 0
