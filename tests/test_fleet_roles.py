@@ -83,7 +83,10 @@ def fleet(tmp_path):
 
 def test_each_machine_is_invited_joins_and_is_confirmed_once(fleet):
     del fleet.hosts["ams-3"]
+    (fleet.folder / "fra-1/not-started").touch()
+    fleet.hosts["hel-2"]["qmesh_node_files"] = "false"  # as `-e` and an inventory in INI give it
     played = fleet.play("site", "-vvv")
+    assert "--node-files" not in (fleet.folder / "commands").read_text("utf-8")
     changes = fleet.changes()
     assert changes[:7] == [
         *(("fra-1", "init"), ("fra-1", "apply"), ("fra-1", "confirm"), ("fra-1", "invite")),
@@ -104,10 +107,12 @@ def test_a_second_run_changes_nothing(fleet):
 
 @pytest.mark.long
 def test_a_dry_run_runs_nothing_that_changes_and_says_what_would_be_run(fleet):
+    fleet.hosts["ams-3"]["qmesh_worker_count"] = 0  # which qmesh refuses
     played = fleet.play("site", "--check", "--diff")
     assert fleet.changes() == []
     assert "would run qmesh init --name fra-1 --config /nowhere" in played.text
     assert "would run qmesh invite hel-2 --expires 30m --workers 2 on fra-1" in played.text
+    assert "would run qmesh invite ams-3 --expires 30m --workers 0 on fra-1" in played.text
 
 
 @pytest.mark.long
@@ -119,7 +124,7 @@ def test_a_place_is_given_again_and_a_name_changed_only_when_asked(fleet):
     assert "-e qmesh_replace=ams-3" in refused.text
     assert [name for name, each in refused.hosts.items() if each != FINE] == ["ams-3"]
     assert fleet.changes() == []
-    fleet.play("site", "-e", "qmesh_replace=ams-3")
+    fleet.play("site", "-e", "qmesh_replace=hel-2,ams-3")
     assert fleet.changes()[:2] == [("fra-1", "invite"), ("ams-3", "join")]
 
     (fleet.folder / "helsinki").symlink_to("hel-2")
