@@ -95,10 +95,15 @@ def test_each_machine_is_invited_joins_and_is_confirmed_once(fleet):
     # Side by side.
     assert sorted(changes[7:]) == [(name, "render-config --write") for name in ("fra-1", "hel-2")]
     assert "qmesh1SECRET" not in played.text
+    # It is not the collection that starts the node.
+    assert "control-silent: something; fix: systemctl start" in played.text
 
 
 @pytest.mark.long
 def test_a_second_run_changes_nothing(fleet):
+    """Also where a machine that has never had a node fetches its files."""
+    config = fleet.folder / "ams-3/node/.config"
+    fleet.hosts["ams-3"] |= {"qmesh_node_files": True, "qmesh_config": str(config)}
     fleet.play("site")
     fleet.changes()
     assert set(fleet.play("site").hosts.values()) == {FINE}

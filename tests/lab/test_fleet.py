@@ -12,6 +12,7 @@ from tests.support.lab.fleet import FINE, Operator, make_fleet
 from tests.support.lab.machines import Lab, Machine
 from tests.support.lab.services import start_services
 from tests.support.lab.systemd import control_group, start_systemd
+from tests.support.node_identity import IDENTITY, KEY_STORE
 from tests.support.waiting import comes_true, wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
@@ -164,6 +165,32 @@ def make_nodes(lab: Lab, *, workers: int) -> tuple[Operator, list[Machine]]:
         machine.write("/usr/local/bin/node", "#!/bin/sh\nexec sleep infinity\n", 0o755)
     operator.variables |= {"qmesh_config": CONFIG, "qmesh_node_program": "/usr/local/bin/node"}
     return operator, machines
+
+
+def test_the_inventory_of_the_page_gives_each_machine_the_node_files_and_units(lab):
+    """With a node that nobody has started, and whose files are on the control node only."""
+    operator, machines = make_fleet(lab, workers=1)
+    for machine in machines:
+        start_services(machine)
+        machine.write("/usr/local/bin/node", "#!/bin/sh\nexec sleep infinity\n", 0o755)
+    control, member = machines
+    control.write(f"{CONFIG}/config.yml", IDENTITY, 0o600)
+    control.write(f"{CONFIG}/keys.yml", KEY_STORE, 0o600)
+    operator.variables |= {
+        "qmesh_config": CONFIG,
+        "qmesh_node_program": "/usr/local/bin/node",
+        "qmesh_node_files": True,
+    }
+    operator.hosts["qmesh_control"]["srv-0"]["qmesh_node"] = "2.1-rust"
+    operator.hosts["qmesh_workers"]["srv-1"]["qmesh_announce"] = member.ipv4
+
+    played = operator.play("site")
+
+    assert "control-silent" in played.text
+    assert member.read(f"{CONFIG}/keys.yml") == KEY_STORE
+    assert member.path("/etc/systemd/system/qmesh-workers.target").exists()
+    assert_nothing_changes(operator)
+    assert_nothing_changes(operator, "--check", "--diff")
 
 
 def add_server(lab: Lab, operator: Operator, number: int) -> Machine:

@@ -34,8 +34,16 @@ def become(name: str, key: str) -> None:
 
 
 def list_findings() -> list[dict[str, str]]:
-    texts = {"guard-missing": "qmesh apply", "foreign-drop": "nft delete rule"}
-    wrong = {"guard-missing": not (HERE / "applied").exists(), "foreign-drop": (HERE / "ill").exists()}
+    texts = {
+        "guard-missing": "qmesh apply",
+        "foreign-drop": "nft delete rule",
+        "control-silent": "systemctl start",
+    }
+    wrong = {
+        "guard-missing": not (HERE / "applied").exists(),
+        "foreign-drop": (HERE / "ill").exists(),
+        "control-silent": (HERE / "not-started").exists(),
+    }
     return [
         {"code": code, "severity": "error", "subject": "it", "seen": "something", "cure": texts[code]}
         for code, found in wrong.items()
@@ -89,6 +97,15 @@ def remove(words: list[str]) -> None:
     REGISTRY.write_text(json.dumps(mesh), "utf-8")
 
 
+def node_files(words: list[str]) -> None:
+    directory = Path(words[words.index("--config") + 1])
+    if not directory.is_dir():
+        refuse(words, f"there is no directory {directory}")
+    if not (directory / "config.yml").exists():
+        (directory / "config.yml").touch()
+        print("wrote config.yml")
+
+
 def render_config(words: list[str]) -> None:
     rendered = HERE / "rendered"
     if "--write" in words:
@@ -109,6 +126,7 @@ IN_A_MESH: dict[str, Callable[[list[str]], None]] = {
     "apply": lambda _: (HERE / "applied").touch(),
     "confirm": lambda _: None,
     "remove": remove,
+    "node-files": node_files,
     "render-config": render_config,
     "restart": lambda _: None,
 }
