@@ -151,7 +151,9 @@ def test_a_member_is_removed_only_when_it_is_named_and_out_of_the_inventory(flee
     assert fleet.changes() == []
     fleet.play("remove", "-e", "qmesh_remove=ams-3")
     assert fleet.changes() == [("fra-1", "remove")]
-    assert fleet.play("remove", "-e", "qmesh_remove=ams-3").changed == 0
+    again = fleet.play("remove", "-e", "qmesh_remove=ams-3")
+    assert again.changed == 0
+    assert "nothing was removed for it: ams-3" in again.text
 
 
 @pytest.mark.long

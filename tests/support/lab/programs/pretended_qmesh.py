@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,8 @@ def invite(words: list[str]) -> None:
 
 
 def join(words: list[str]) -> None:
+    if (HERE / "killed").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
     secret, _, name = sys.stdin.read().strip().partition(" ")
     if secret != "qmesh1SECRET":
         refuse(words, "no invitation")
