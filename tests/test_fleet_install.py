@@ -34,6 +34,13 @@ os.execve("/usr/bin/nsenter", [*words, "/bin/sh", "-c", sys.argv[-1]], environme
 """Takes a command into the root instead of to a server."""
 
 
+HOLDS = """\
+perl -e 'use Fcntl; open(F, ">", "LOCK");
+    fcntl(F, F_SETLK, pack("s s x4 q q l x4", F_WRLCK, 0, 0, 0, 0)) or die; sleep 30' >/dev/null 2>&1 &
+"""
+"""Has one of apt's locks for a while."""
+
+
 class Server:
     """A pristine root that Ansible takes for a server. process: one that is in it."""
 
@@ -110,6 +117,17 @@ def test_a_bare_debian_gets_the_package_and_another_one_when_it_is_upgraded(serv
     assert server.run("qmesh --version") == "qmesh 2.0"
     assert server.play("put", **given) == FINE
     assert server.run("find / -xdev -name 'qmesh_*.deb'") == ""
+
+
+def test_what_another_apt_is_doing_is_waited_for(server, tmp_path):
+    """As on a server that has just started, which updates itself."""
+    given = {"qmesh_install_method": "package", "qmesh_package_file": str(build_package(tmp_path, "1.0"))}
+    for lock in ("lib/apt/lists", "cache/apt/archives"):
+        server.run(HOLDS.replace("LOCK", f"/var/{lock}/lock"))
+    assert server.play("main", **given).changed
+    assert server.run("qmesh --version") == "qmesh 1.0"
+    server.run(HOLDS.replace("LOCK", "/var/lib/apt/lists/lock"))
+    assert server.play("put", **given) == FINE
 
 
 def list_versions(text: str) -> dict[str, str]:

@@ -105,6 +105,7 @@ def test_a_second_run_changes_nothing(fleet):
     config = fleet.folder / "ams-3/node/.config"
     fleet.hosts["ams-3"] |= {"qmesh_node_files": True, "qmesh_config": str(config)}
     fleet.play("site")
+    assert config.joinpath("config.yml").exists()
     fleet.changes()
     assert set(fleet.play("site").hosts.values()) == {FINE}
     assert fleet.changes() == []
