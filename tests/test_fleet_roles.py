@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -202,6 +203,18 @@ def test_an_upgrade_ends_with_the_control_node_and_stops_at_a_machine_that_is_no
     (fleet.folder / "hel-2/ill").unlink()
     fleet.play("upgrade", PRETENDED_VERSION="9.0")
     assert fleet.changes() == [(name, "restart") for name in ("ams-3", "hel-2", "fra-1")]
+
+
+@pytest.mark.long
+def test_an_upgrade_is_refused_where_the_inventory_has_another_control_node_than_the_mesh(fleet):
+    """As after a handover, with the inventory of before."""
+    fleet.play("site")
+    fleet.changes()
+    mesh = json.loads((fleet.folder / "registry.json").read_text("utf-8"))
+    (fleet.folder / "registry.json").write_text(json.dumps({"hel-2": mesh.pop("hel-2"), **mesh}), "utf-8")
+    refused = fleet.play("upgrade", "-e", "qmesh_batch=2", code=2, PRETENDED_VERSION="9.0")
+    assert "this machine is hel-2, and the control node is hel-2. Put hel-2, and no other," in refused.text
+    assert fleet.changes() == []
 
 
 @pytest.mark.long

@@ -27,7 +27,8 @@ from tests.support.waiting import wait_until
 EPHEMERAL: Final = "10000 30000"
 """Ports from which workers call, and at which none listens."""
 FIRST_USER: Final = 10_000
-CAPABILITIES: Final = ("--inh-caps=+net_admin", "--ambient-caps=+net_admin")
+CAPABILITIES: Final = ("--inh-caps=+net_admin,+dac_override", "--ambient-caps=+net_admin,+dac_override")
+"""The second for /dev/net/tun, which may be root's alone."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -58,10 +59,8 @@ def make_tunnel(number: int, member: Member, crowd: Crowd) -> None:
     """
     interface = f"wg{number}"
     as_user = ("setpriv", f"--reuid={FIRST_USER + number}", "--clear-groups", *CAPABILITIES)
-    subprocess.Popen(
-        [*as_user, "wireguard-go", "-f", interface], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    wait_until(lambda: uapi.is_responding(interface), 30)
+    tunnel = subprocess.Popen([*as_user, "wireguard-go", "-f", interface], stdout=subprocess.DEVNULL)
+    wait_until(lambda: uapi.is_responding(interface) or tunnel.poll() is not None, 30)
     peer = Peer(
         public_key=crowd.control_key,
         allowed_ips=(f"{crowd.control}/32",),
