@@ -66,3 +66,14 @@ def test_a_kernel_without_sock_diag_tells_the_same_by_proc(monkeypatch):
         assert sorted(socket_lists.select_tcp_sockets(BOTH), key=repr) == sorted(found, key=repr)
         listening = {(each.state, each.local) for each in socket_lists.list_listening_sockets()}
     assert listening == {each for each in there if each[0] == LISTENING}
+
+
+def test_an_answer_of_sock_diag_that_breaks_off_is_asked_of_proc(monkeypatch):
+    def cut_off(states):
+        return [message[:40] for message in request(states)]
+
+    request = sock_diag.request_tcp_sockets
+    with furnished():
+        found = list(socket_lists.select_tcp_sockets(BOTH))
+        monkeypatch.setattr(sock_diag, "request_tcp_sockets", cut_off)
+        assert sorted(socket_lists.select_tcp_sockets(BOTH), key=repr) == sorted(found, key=repr)

@@ -52,14 +52,20 @@ def select_tcp_sockets(
     Raises KernelRefused.
     """
     try:
-        messages = sock_diag.request_tcp_sockets(int(each, 16) for each in states)
-        outlines = [sock_diag.parse_outline(each) for each in messages]
+        found = [
+            _build_socket(sock_diag.parse_socket(message))
+            for message in sock_diag.request_tcp_sockets(int(each, 16) for each in states)
+            if is_wanted(*_describe_outline(message))
+        ]
     except (OSError, ValueError, struct.error):  # a kernel, or a container, without
         yield from _select_listed("tcp", lambda state, *ports: state in states and is_wanted(state, *ports))
         return
-    for message, (state, *ports) in zip(messages, outlines, strict=True):
-        if is_wanted(f"{state:02X}", *ports):
-            yield _build_socket(sock_diag.parse_socket(message))
+    yield from found
+
+
+def _describe_outline(message: bytes) -> tuple[str, int, int]:
+    state, port, remote_port = sock_diag.parse_outline(message)
+    return f"{state:02X}", port, remote_port
 
 
 def select_udp_sockets(is_wanted: Callable[[str, int, int], bool]) -> Iterator[Socket]:
